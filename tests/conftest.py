@@ -1,0 +1,22 @@
+"""Fixtures that every part of the suite shares."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_mini"
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """Folder of 80 + 40 real COCO images with instances and person keypoints; the repository does not carry it."""
+    if not COCO_MINI.is_dir():
+        pytest.skip(f"the sample of real COCO images is not at {COCO_MINI}")
+    return COCO_MINI
+
+
+@pytest.fixture(autouse=True)
+def _seed_torch() -> None:
+    """The same random numbers in each test, whatever ran before it."""
+    torch.manual_seed(0)
