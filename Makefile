@@ -1,0 +1,68 @@
+# make train   sets up everything it needs, then trains, tests and draws on the embedded dataset
+# make test    sets up everything it needs, then runs the test suite
+#
+# PYTHON=python3.12 chooses the interpreter of the virtual environment. All paths are relative, so that a checkout whose
+# path has spaces works.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+JOBS ?= 2
+
+# Without a GPU only the CPU kernels are built: seconds instead of minutes. FORCE_CUDA=1 builds the CUDA ones all the same.
+ifeq ($(FORCE_CUDA)$(shell command -v nvidia-smi),)
+export FORCE_CPU := 1
+endif
+
+CSRC := $(shell find maskrcnn_benchmark/csrc -type f 2>/dev/null)
+INSTALLED := $(VENV)/.installed
+PEOPLE := datasets/people
+PEOPLE_ANNOTATIONS := $(PEOPLE)/annotations/person_keypoints_val.json
+TRAIN_IMAGES ?= 1000
+VAL_IMAGES ?= 100
+TRAIN_CONFIG := configs/quick/hrnet_refine_people.yaml
+TRAIN_OUTPUT := output/people
+TRAIN_RESULTS := $(TRAIN_OUTPUT)/inference/people_val/results.txt
+
+.PHONY: install data train test lint format cuda clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml $(CSRC)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
+	$(RUN) -m pip install --quiet "torch>=2.10" torchvision
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+data: $(PEOPLE_ANNOTATIONS)
+
+$(PEOPLE_ANNOTATIONS): $(INSTALLED) tools/make_people_dataset.py $(wildcard maskrcnn_benchmark/data/synthetic_people/*.py)
+	$(RUN) tools/make_people_dataset.py --output $(PEOPLE) --train $(TRAIN_IMAGES) --val $(VAL_IMAGES)
+	touch $@
+
+train: $(TRAIN_RESULTS)
+	@cat $(TRAIN_RESULTS)
+	@echo "Pictures: $(TRAIN_OUTPUT)/inference/people_val/pictures  Log: $(TRAIN_OUTPUT)/log.txt"
+
+$(TRAIN_RESULTS): $(INSTALLED) $(PEOPLE_ANNOTATIONS) $(TRAIN_CONFIG) configs/hrnet_refine.yaml
+	$(RUN) tools/train_net.py --config-file $(TRAIN_CONFIG) OUTPUT_DIR $(TRAIN_OUTPUT)
+	touch $@
+
+test: $(INSTALLED)
+	$(RUN) -m pytest -n $(JOBS) -q
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: $(INSTALLED)
+	$(RUN) -m ruff check --fix .
+
+# Compiles the CUDA kernels for one architecture into build/, to see that they compile; needs nvcc and no GPU.
+cuda: $(INSTALLED)
+	FORCE_CPU= FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-9.0}" $(RUN) setup.py build_ext --build-temp build/cuda --build-lib build/cuda
+
+clean:
+	rm -rf $(VENV) build dist output datasets/people maskrcnn_benchmark.egg-info
+	find maskrcnn_benchmark -name "*.so" -delete
