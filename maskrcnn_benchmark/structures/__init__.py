@@ -1,0 +1,1 @@
+"""What knows the image it lies in: boxes with their fields, masks, keypoints, padded batches, and pictures of them."""

@@ -1,0 +1,56 @@
+"""What `resize`, `transpose` and `crop` of boxes, masks and keypoints agree on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+FLIP_LEFT_RIGHT = 0
+FLIP_TOP_BOTTOM = 1
+
+
+def check_flip(method: int) -> None:
+    """Raise ValueError unless `method` is one of the two flips."""
+    if method not in (FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM):
+        raise ValueError(
+            f"transpose was given {method!r}; it knows FLIP_LEFT_RIGHT ({FLIP_LEFT_RIGHT}) "
+            f"and FLIP_TOP_BOTTOM ({FLIP_TOP_BOTTOM})"
+        )
+
+
+def check_size(size: Sequence[int], owner: str) -> tuple[int, int]:
+    """(width, height) in pixels as a tuple; ValueError that names `owner` unless it is two non-negative numbers."""
+    if isinstance(size, (str, int, float)) or len(size) != 2 or size[0] < 0 or size[1] < 0:
+        raise ValueError(f"{owner}: an image size is (width, height) in pixels, not {size!r}")
+    return size[0], size[1]
+
+
+def resize_ratios(old_size: Sequence[int], new_size: Sequence[int], owner: str) -> tuple[float, float]:
+    """Factors for x and y from one (width, height) to another; an image without extent keeps its coordinates."""
+    new_size = check_size(new_size, owner)
+    return tuple(float(new) / float(old) if old else 1.0 for new, old in zip(new_size, old_size, strict=True))
+
+
+def check_crop(box: Any, owner: str) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of the window [x1, x2) x [y1, y2) in pixels; ValueError unless it has an extent."""
+    corners = box.tolist() if isinstance(box, (torch.Tensor, np.ndarray)) else list(box)
+    if len(corners) != 4 or not (corners[2] > corners[0] and corners[3] > corners[1]):
+        raise ValueError(f"{owner}: crop takes (x1, y1, x2, y2) with x2 > x1 and y2 > y1, not {corners}")
+    return corners[0], corners[1], corners[2], corners[3]
+
+
+def index_to_list(index: Any, length: int) -> list[int]:
+    """What a BoxList may be indexed with (int, slice, int or bool sequence or tensor), as non-negative positions."""
+    if isinstance(index, slice):
+        return list(range(length))[index]
+    values = torch.as_tensor(index)
+    if values.dtype == torch.bool:
+        if values.shape != (length,):
+            raise IndexError(f"a mask of shape {tuple(values.shape)} cannot select among {length} instances")
+        return values.nonzero()[:, 0].tolist()
+    positions = [int(position) for position in values.reshape(-1).tolist()]
+    for position in positions:
+        if not -length <= position < length:
+            raise IndexError(f"index {position} is out of range for {length} instances")
+    return [position % length for position in positions]

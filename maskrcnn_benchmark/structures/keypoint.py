@@ -1,0 +1,217 @@
+"""`Keypoints`: named points of the instances of one image, with their visibility."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.structures.geometry import (
+    FLIP_LEFT_RIGHT,
+    FLIP_TOP_BOTTOM,
+    check_crop,
+    check_flip,
+    check_size,
+    index_to_list,
+    resize_ratios,
+)
+
+__all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Keypoints", "PersonKeypoints"]
+
+
+class Keypoints:
+    """K points of each of R instances, and fields with an entry per instance.
+
+    A skeleton is a subclass that says its NAMES, its FLIP_MAP (left name -> right name; {} where nothing has a side),
+    its CONNECTIONS (pairs of indices) and its OKS_SIGMAS; this class itself has none, so it can do all but `transpose`.
+
+    Args:
+        keypoints: (R, K, 3) or (R, K * 3): x, y in pixels and the visibility, 0 not labelled (x = y = 0), 1 labelled
+            but hidden, 2 visible; kept as float32.
+        size: (width, height) of the image, in pixels.
+        mode: carried for callers that pass one; has no meaning here.
+    Raises: ValueError for another shape or another number of points than the skeleton has.
+    """
+
+    NAMES: ClassVar[Sequence[str]] = ()
+    FLIP_MAP: ClassVar[dict[str, str] | None] = None
+    CONNECTIONS: ClassVar[Sequence[tuple[int, int]]] = ()  # indices into NAMES
+    OKS_SIGMAS: ClassVar[Sequence[float]] = ()  # as COCO's evaluation takes them
+    FLIP_INDS: ClassVar[Sequence[int]] = ()  # where each point of a mirrored instance comes from; made of FLIP_MAP
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.FLIP_MAP is None:
+            return
+        unknown = sorted({name for pair in cls.FLIP_MAP.items() for name in pair} - set(cls.NAMES))
+        if unknown:
+            raise ValueError(f"{cls.__name__}.FLIP_MAP names {', '.join(unknown)}, which NAMES does not have")
+        partner = {**cls.FLIP_MAP, **{right: left for left, right in cls.FLIP_MAP.items()}}
+        cls.FLIP_INDS = tuple(list(cls.NAMES).index(partner.get(name, name)) for name in cls.NAMES)
+
+    def __init__(self, keypoints: Tensor | Sequence[Any], size: Sequence[int], mode: str | None = None) -> None:
+        points = torch.as_tensor(keypoints, dtype=torch.float32)
+        if points.numel() == 0 and points.dim() < 3:
+            points = points.reshape(0, len(self.NAMES), 3)
+        elif points.dim() == 2 and points.shape[1] % 3 == 0:
+            points = points.reshape(points.shape[0], -1, 3)
+        if points.dim() != 3 or points.shape[2] != 3:
+            raise ValueError(f"{type(self).__name__} takes (R, K, 3) or (R, K * 3), not {tuple(points.shape)}")
+        if self.NAMES and points.shape[1] != len(self.NAMES):
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.NAMES)} points, {points.shape[1]} were given; "
+                "for another skeleton make a subclass of Keypoints with its NAMES and FLIP_MAP"
+            )
+        self.keypoints = points
+        self.size = check_size(size, type(self).__name__)
+        self.mode = mode
+        self.extra_fields: dict[str, Any] = {}
+
+    # Fields
+
+    def add_field(self, field: str, field_data: Any) -> None:
+        self.extra_fields[field] = field_data
+
+    def get_field(self, field: str) -> Any:
+        """The field's value; KeyError that lists the fields present."""
+        if field not in self.extra_fields:
+            present = ", ".join(sorted(self.extra_fields)) or "none"
+            raise KeyError(f"these {type(self).__name__} have no field {field!r}; fields present: {present}")
+        return self.extra_fields[field]
+
+    def has_field(self, field: str) -> bool:
+        return field in self.extra_fields
+
+    # Geometry
+
+    def resize(self, size: Sequence[int], *args: Any, **kwargs: Any) -> "Keypoints":
+        """For an image stretched to `size` (width, height)."""
+        ratios = resize_ratios(self.size, size, f"{type(self).__name__}.resize")
+        x, y, visibility = self.keypoints.unbind(-1)
+        scaled = torch.stack((x * ratios[0], y * ratios[1], visibility), dim=-1)
+        return self._like(scaled, size, self.extra_fields)
+
+    def transpose(self, method: int, offset: int = 1) -> "Keypoints":
+        """For a mirrored image: left and right change names, x becomes width - offset - x (or y height - offset - y).
+
+        Args:
+            method: FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM; both are mirrors, so both swap sides.
+            offset: as of the BoxList that these points go with: 1 where a coordinate names a pixel, 0 where it is
+                continuous.
+        A point that is not labelled stays (0, 0, 0); a field (R, K, ...) of tensors swaps sides too.
+        Raises: ValueError where the skeleton does not say which points have sides.
+        """
+        check_flip(method)
+        if self.FLIP_MAP is None:
+            raise ValueError(
+                f"{type(self).__name__} does not say which points swap sides in a mirror: make a subclass with "
+                "NAMES and FLIP_MAP ({} where no point has a side)"
+            )
+        axis = 0 if method == FLIP_LEFT_RIGHT else 1
+        order = list(self.FLIP_INDS)
+        flipped = self.keypoints[:, order]
+        flipped[..., axis] = self.size[axis] - offset - flipped[..., axis]
+        flipped = torch.where(flipped[..., 2:] == 0, 0.0, flipped)
+        fields = {
+            name: value[:, order] if self._per_point(value) else value for name, value in self.extra_fields.items()
+        }
+        return self._like(flipped, self.size, fields)
+
+    def crop(self, box: Sequence[float] | Tensor) -> "Keypoints":
+        """For the window [x1, x2) x [y1, y2) cut out of the image; points outside it become unlabelled (0, 0, 0)."""
+        left, top, right, bottom = check_crop(box, f"{type(self).__name__}.crop")
+        size = (right - left, bottom - top)
+        x, y, visibility = self.keypoints.unbind(-1)
+        x, y = x - left, y - top
+        inside = (x >= 0) & (x < size[0]) & (y >= 0) & (y < size[1]) & (visibility != 0)
+        moved = torch.where(inside[..., None], torch.stack((x, y, visibility), dim=-1), 0.0)
+        return self._like(moved, size, self.extra_fields)
+
+    # The rest
+
+    def to(self, *args: Any, **kwargs: Any) -> "Keypoints":
+        fields = {
+            name: value.to(*args, **kwargs) if hasattr(value, "to") else value
+            for name, value in self.extra_fields.items()
+        }
+        return self._like(self.keypoints.to(*args, **kwargs), self.size, fields)
+
+    def pin_memory(self) -> "Keypoints":
+        fields = {
+            name: value.pin_memory() if hasattr(value, "pin_memory") else value
+            for name, value in self.extra_fields.items()
+        }
+        return self._like(self.keypoints.pin_memory(), self.size, fields)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Keypoints"]) -> "Keypoints":
+        """The instances of all parts in order, with the fields that every part has."""
+        first = parts[0]
+        joined = first._like(torch.cat([part.keypoints for part in parts]), first.size, {})
+        for name in first.extra_fields:
+            if all(part.has_field(name) for part in parts):
+                joined.add_field(name, torch.cat([part.get_field(name) for part in parts]))
+        return joined
+
+    def __getitem__(self, item: Any) -> "Keypoints":
+        if not isinstance(item, slice) and not isinstance(item, Tensor):
+            item = torch.tensor(index_to_list(item, len(self)), dtype=torch.int64)
+        item = item.reshape(1) if isinstance(item, Tensor) and item.dim() == 0 else item
+        fields = {name: value[item] for name, value in self.extra_fields.items()}
+        return self._like(self.keypoints[item], self.size, fields)
+
+    def __len__(self) -> int:
+        return self.keypoints.shape[0]
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return (
+            f"{type(self).__name__}(num_instances={len(self)}, num_keypoints={self.keypoints.shape[1]}, "
+            f"image_width={width}, image_height={height}, fields=[{', '.join(self.extra_fields)}])"
+        )
+
+    def _per_point(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == self.keypoints.shape[:2]
+
+    def _like(self, points: Tensor, size: Sequence[int] | Sequence[float], fields: dict[str, Any]) -> "Keypoints":
+        other = type(self)(points, size, self.mode)
+        other.extra_fields = dict(fields)
+        return other
+
+
+class PersonKeypoints(Keypoints):
+    """COCO's 17 points of a person, in COCO's order."""
+
+    NAMES = (
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    )
+    FLIP_MAP = {
+        f"left_{part}": f"right_{part}" for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    }
+    CONNECTIONS = (
+        (0, 1), (0, 2), (1, 2), (1, 3), (2, 4),  # face
+        (5, 6), (5, 7), (7, 9), (6, 8), (8, 10),  # arms
+        (5, 11), (6, 12), (11, 12),  # trunk
+        (11, 13), (13, 15), (12, 14), (14, 16),  # legs
+    )  # fmt: skip
+    # Standard deviation of the annotators relative to an object's scale, from COCO's keypoint evaluation.
+    OKS_SIGMAS = (
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+        0.089,
+    )  # fmt: skip
