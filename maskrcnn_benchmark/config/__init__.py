@@ -1,0 +1,10 @@
+"""The config tree. `cfg` is the process-wide one that old scripts share; new code calls `load_config`."""
+
+from .defaults import get_cfg
+from .loading import load_config
+from .node import CfgNode, UnknownKeyError
+from .yaml_files import ConfigError
+
+cfg = get_cfg()
+
+__all__ = ["CfgNode", "ConfigError", "UnknownKeyError", "cfg", "get_cfg", "load_config"]

@@ -1,0 +1,382 @@
+"""Every config key with its default.
+
+Keys and defaults are maskrcnn-benchmark's and, where marked "fork", those of its HRNet fork, so that the YAML files of
+both load unchanged and mean what they meant; keys marked "new" are this project's. Sizes are in pixels of the resized
+image unless said otherwise; a level is one map of the feature pyramid.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .node import CfgNode as CN
+
+_C = CN()
+
+_C.VERSION = 1  # new: version of this set of keys, written into config.yml
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MODEL = CN()
+_C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # name of the detector class
+_C.MODEL.DEVICE = "cuda"  # device of the model, as torch spells it
+_C.MODEL.WEIGHT = ""  # initial weights: .pth, .pkl or .safetensors file, http(s) URL or catalog:// name; "" = random
+_C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 - x1 + 1), 0 = it does not
+_C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall
+_C.MODEL.MASK_ON = False  # add the mask branch
+_C.MODEL.KEYPOINT_ON = False  # add the keypoint branch
+_C.MODEL.REFINE_ON = False  # new: add the refine head behind the mask and keypoint branches
+_C.MODEL.RETINANET_ON = False  # a one-stage RetinaNet head in place of RPN and ROI heads
+_C.MODEL.CLS_AGNOSTIC_BBOX_REG = False  # one regressed box per RoI rather than one per class
+
+_C.MODEL.BACKBONE = CN()
+_C.MODEL.BACKBONE.CONV_BODY = "R-50-C4"  # name in the BACKBONES registry
+_C.MODEL.BACKBONE.FREEZE_CONV_BODY_AT = 2  # ResNet: stem and stages below this index do not learn; 0 = all learn
+_C.MODEL.BACKBONE.OUT_CHANNELS = 1024  # fork: its name for MODEL.RESNETS.BACKBONE_OUT_CHANNELS; setting one sets both
+
+_C.MODEL.RESNETS = CN()
+_C.MODEL.RESNETS.NUM_GROUPS = 1  # groups of the 3x3 convolutions; above 1 the body is a ResNeXt
+_C.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # channels per group in the first stage
+_C.MODEL.RESNETS.STRIDE_IN_1X1 = True  # stride 2 on the first 1x1 convolution (MSRA's weights) or on the 3x3
+_C.MODEL.RESNETS.TRANS_FUNC = "BottleneckWithFixedBatchNorm"  # residual block
+_C.MODEL.RESNETS.STEM_FUNC = "StemWithFixedBatchNorm"
+_C.MODEL.RESNETS.NORM = ""  # new: FrozenBN, BN, SyncBN or GN; "" = the one that TRANS_FUNC and STEM_FUNC name
+_C.MODEL.RESNETS.RES5_DILATION = 1  # dilation of the last stage; above 1 the stage keeps its input's resolution
+_C.MODEL.RESNETS.BACKBONE_OUT_CHANNELS = 1024  # channels that RPN and heads receive: 256 with FPN, 1024 for C4
+_C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # channels of the first stage; each later stage doubles them
+_C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+_C.MODEL.RESNETS.STAGE_WITH_DCN = (False, False, False, False)  # deformable convolution, stage by stage
+_C.MODEL.RESNETS.WITH_MODULATED_DCN = False  # the modulated (v2) kind of it
+_C.MODEL.RESNETS.DEFORMABLE_GROUPS = 1
+
+_C.MODEL.FPN = CN()
+_C.MODEL.FPN.USE_GN = False  # group normalisation behind each convolution of the pyramid
+_C.MODEL.FPN.USE_RELU = False  # ReLU behind each convolution of the pyramid
+_C.MODEL.FPN.NORM = ""  # new: FrozenBN, BN, SyncBN or GN; "" = what USE_GN says
+
+_C.MODEL.GROUP_NORM = CN()  # of every layer whose norm is GN
+_C.MODEL.GROUP_NORM.DIM_PER_GP = -1  # channels per group; -1 = by NUM_GROUPS
+_C.MODEL.GROUP_NORM.NUM_GROUPS = 32  # groups; -1 = by DIM_PER_GP
+_C.MODEL.GROUP_NORM.EPSILON = 1e-5
+
+# HRNet body and its stages. STAGE1 is one sequence of blocks; from STAGE2 on there are branches of falling resolution.
+_C.MODEL.HRNET = CN()
+_C.MODEL.HRNET.NORM = "FrozenBN"  # new: FrozenBN, BN, SyncBN or GN
+_C.MODEL.HRNET.FREEZE_AT = 0  # new: stem (1) and stages up to this one (2 = STAGE1, ...) do not learn; 0 = all do
+_C.MODEL.HRNET.CHECKPOINT_ACTIVATIONS = False  # new: recompute stages in the backward pass, less memory for more time
+# fork: the next seven and DECODER were never read by it and are not read here; they let its files load
+_C.MODEL.HRNET.BASE_CHANNEL = [96, 96, 96, 96]
+_C.MODEL.HRNET.CHANNEL_GROWTH = 2
+_C.MODEL.HRNET.BLOCK_TYPE = "BottleneckWithFixedBatchNorm"
+_C.MODEL.HRNET.BRANCH_DEPTH = [3, 3, 3, 3]
+_C.MODEL.HRNET.NUM_BLOCKS = [6, 4, 4, 4]
+_C.MODEL.HRNET.NUM_LAYERS = [3, 3, 3]
+_C.MODEL.HRNET.FINAL_CONV_KERNEL = 1
+_C.MODEL.HRNET.DECODER = CN()
+_C.MODEL.HRNET.DECODER.BLOCK = "BottleneckWithFixedBatchNorm"
+_C.MODEL.HRNET.DECODER.HEAD_UPSAMPLING = "BILINEAR"
+_C.MODEL.HRNET.DECODER.HEAD_UPSAMPLING_KERNEL = 1
+
+_C.MODEL.HRNET.STAGE1 = CN()  # fork
+_C.MODEL.HRNET.STAGE1.NUM_MODULES = 1  # not read: stage 1 is one module
+_C.MODEL.HRNET.STAGE1.NUM_BRANCHES = 1  # not read: stage 1 has one branch
+_C.MODEL.HRNET.STAGE1.NUM_BLOCKS = [3]  # residual blocks (4 in every released model)
+_C.MODEL.HRNET.STAGE1.NUM_CHANNELS = [64]  # width, before a bottleneck's expansion by 4
+_C.MODEL.HRNET.STAGE1.BLOCK = "BottleneckWithFixedBatchNorm"  # or BasicBlockWithFixedBatchNorm
+_C.MODEL.HRNET.STAGE1.FUSE_METHOD = "SUM"  # not read: nothing to fuse
+
+_C.MODEL.HRNET.STAGE2 = CN()  # fork
+_C.MODEL.HRNET.STAGE2.NUM_MODULES = 1  # multi-branch modules, one behind the other
+_C.MODEL.HRNET.STAGE2.NUM_BRANCHES = 2  # parallel resolutions
+_C.MODEL.HRNET.STAGE2.NUM_BLOCKS = [4, 4]  # residual blocks per branch
+_C.MODEL.HRNET.STAGE2.NUM_CHANNELS = [24, 48]  # width per branch, before expansion
+_C.MODEL.HRNET.STAGE2.BLOCK = "BottleneckWithFixedBatchNorm"
+_C.MODEL.HRNET.STAGE2.FUSE_METHOD = "SUM"  # the only one
+
+_C.MODEL.HRNET.STAGE3 = CN()  # fork; as STAGE2
+_C.MODEL.HRNET.STAGE3.NUM_MODULES = 1
+_C.MODEL.HRNET.STAGE3.NUM_BRANCHES = 3
+_C.MODEL.HRNET.STAGE3.NUM_BLOCKS = [4, 4, 4]
+_C.MODEL.HRNET.STAGE3.NUM_CHANNELS = [24, 48, 92]
+_C.MODEL.HRNET.STAGE3.BLOCK = "BottleneckWithFixedBatchNorm"
+_C.MODEL.HRNET.STAGE3.FUSE_METHOD = "SUM"
+
+_C.MODEL.HRNET.STAGE4 = CN()  # fork; as STAGE2
+_C.MODEL.HRNET.STAGE4.NUM_MODULES = 1
+_C.MODEL.HRNET.STAGE4.NUM_BRANCHES = 4
+_C.MODEL.HRNET.STAGE4.NUM_BLOCKS = [4, 4, 4, 4]
+_C.MODEL.HRNET.STAGE4.NUM_CHANNELS = [24, 48, 92, 192]
+_C.MODEL.HRNET.STAGE4.BLOCK = "BottleneckWithFixedBatchNorm"
+_C.MODEL.HRNET.STAGE4.FUSE_METHOD = "SUM"
+_C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: into the first alone
+
+_C.MODEL.NECK = CN()  # fork: HRFPN, the neck of HRNET-HR
+_C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first
+_C.MODEL.NECK.OUT_CHANNELS = 256  # channels of every level
+_C.MODEL.NECK.NUM_OUTS = 5  # levels; strides 4, 8, 16, 32, 64
+_C.MODEL.NECK.POOLING = "AVG"  # how the coarser levels are made: AVG or MAX
+_C.MODEL.NECK.NORM = ""  # new: FrozenBN, BN, SyncBN or GN behind each convolution; "" = none
+_C.MODEL.NECK.ACTIVATION = False  # not read, by the fork neither
+_C.MODEL.NECK.SHARING_CONV = False  # not read, by the fork neither
+
+_C.MODEL.RPN = CN()
+_C.MODEL.RPN.RPN_HEAD = "SingleConvRPNHead"  # name in the RPN_HEADS registry
+_C.MODEL.RPN.USE_FPN = False  # several levels, one anchor size on each
+_C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # side of an anchor of aspect ratio 1
+_C.MODEL.RPN.ANCHOR_STRIDE = (16,)  # pixels between neighbouring anchors, per level
+_C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
+_C.MODEL.RPN.STRADDLE_THRESH = 0  # anchors further than this outside the image are not trained on; -1 = all are
+_C.MODEL.RPN.FG_IOU_THRESHOLD = 0.7  # an anchor is positive from this overlap on
+_C.MODEL.RPN.BG_IOU_THRESHOLD = 0.3  # and negative below this one
+_C.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 256  # anchors sampled per image for the losses
+_C.MODEL.RPN.POSITIVE_FRACTION = 0.5  # largest share of positives among them
+_C.MODEL.RPN.PRE_NMS_TOP_N_TRAIN = 12000  # best proposals per level and image that enter NMS
+_C.MODEL.RPN.PRE_NMS_TOP_N_TEST = 6000
+_C.MODEL.RPN.POST_NMS_TOP_N_TRAIN = 2000  # proposals per level and image that leave NMS
+_C.MODEL.RPN.POST_NMS_TOP_N_TEST = 1000
+_C.MODEL.RPN.NMS_THRESH = 0.7
+_C.MODEL.RPN.MIN_SIZE = 0  # proposals with a shorter side are dropped
+_C.MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN = 2000  # proposals left after all levels are merged
+_C.MODEL.RPN.FPN_POST_NMS_TOP_N_TEST = 2000
+_C.MODEL.RPN.FPN_POST_NMS_PER_BATCH = True  # in training that number is for the batch of a process, else per image
+
+_C.MODEL.ROI_HEADS = CN()
+_C.MODEL.ROI_HEADS.USE_FPN = False  # pool from several levels
+_C.MODEL.ROI_HEADS.FG_IOU_THRESHOLD = 0.5  # a RoI is foreground from this overlap on
+_C.MODEL.ROI_HEADS.BG_IOU_THRESHOLD = 0.5  # and background below this one
+_C.MODEL.ROI_HEADS.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # factors on the regression targets dx, dy, dw, dh
+_C.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 512  # RoIs sampled per image for the losses
+_C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25  # largest share of foreground among them
+_C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are dropped
+_C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
+_C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes
+
+_C.MODEL.ROI_BOX_HEAD = CN()
+_C.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR = "ResNet50Conv5ROIFeatureExtractor"
+_C.MODEL.ROI_BOX_HEAD.PREDICTOR = "FastRCNNPredictor"
+_C.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 14  # bins per side of the pooled RoI
+_C.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 0  # samples per side of a bin; 0 = by the size of the RoI
+_C.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.0625,)  # 1 / stride of each pooled level, finest first
+_C.MODEL.ROI_BOX_HEAD.POOLER_ALIGNED = False  # new: shift samples by half a cell, as later ROIAligns do
+_C.MODEL.ROI_BOX_HEAD.NUM_CLASSES = 81  # classes with the background; of the mask branch too
+_C.MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM = 1024  # width of the fully connected layers
+_C.MODEL.ROI_BOX_HEAD.USE_GN = False
+_C.MODEL.ROI_BOX_HEAD.DILATION = 1  # of the convolutions of FPNXconv1fcFeatureExtractor
+_C.MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM = 256  # their width
+_C.MODEL.ROI_BOX_HEAD.NUM_STACKED_CONVS = 4  # their number
+
+_C.MODEL.ROI_MASK_HEAD = CN()
+_C.MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR = "ResNet50Conv5ROIFeatureExtractor"
+_C.MODEL.ROI_MASK_HEAD.PREDICTOR = "MaskRCNNC4Predictor"
+_C.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
+_C.MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO = 0
+_C.MODEL.ROI_MASK_HEAD.POOLER_SCALES = (0.0625,)
+_C.MODEL.ROI_MASK_HEAD.POOLER_ALIGNED = False  # new
+_C.MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM = 1024  # not read, upstream neither
+_C.MODEL.ROI_MASK_HEAD.CONV_LAYERS = (256,) * 4  # widths of the 3x3 convolutions; the last is the deconvolution's too
+_C.MODEL.ROI_MASK_HEAD.RESOLUTION = 14  # cells per side of the predicted mask and of its target
+_C.MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True  # reuse the box branch's features; for single-level bodies
+_C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS = False  # paste masks into the image inside the model
+_C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from which a pixel belongs to the pasted mask
+_C.MODEL.ROI_MASK_HEAD.DILATION = 1
+_C.MODEL.ROI_MASK_HEAD.USE_GN = False
+_C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
+
+_C.MODEL.ROI_KEYPOINT_HEAD = CN()
+_C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"
+_C.MODEL.ROI_KEYPOINT_HEAD.PREDICTOR = "KeypointRCNNPredictor"
+_C.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 14
+_C.MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO = 0
+_C.MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES = (0.0625,)
+_C.MODEL.ROI_KEYPOINT_HEAD.POOLER_ALIGNED = False  # new
+_C.MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM = 1024  # not read, upstream neither
+_C.MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS = (512,) * 8  # widths of the 3x3 convolutions
+_C.MODEL.ROI_KEYPOINT_HEAD.RESOLUTION = 14  # cells per side of the heatmap; 4 * POOLER_RESOLUTION, 56 in every recipe
+_C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
+_C.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True
+_C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
+_C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic (upstream's), argmax, quarter or dark
+
+# new: one network, shared by the mask and the keypoint branch, that looks again at a larger region around each RoI
+_C.MODEL.ROI_REFINE_HEAD = CN()
+_C.MODEL.ROI_REFINE_HEAD.INDICATORS = ("mask", "keypoint")  # coarse predictions that it is shown; any subset
+_C.MODEL.ROI_REFINE_HEAD.OUTPUTS = ("mask", "keypoint")  # predictions that it refines; any subset but the empty one
+_C.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM = "probability"  # probability, logit, or features (those of the branch)
+_C.MODEL.ROI_REFINE_HEAD.DETACH_INDICATORS = True  # its losses do not teach the coarse branches through the indicators
+_C.MODEL.ROI_REFINE_HEAD.ROI_EXPAND = 1.3  # factor on width and height of a RoI, about its centre
+_C.MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION = 28  # bins per side of the pooled region; outputs have twice as many cells
+_C.MODEL.ROI_REFINE_HEAD.POOLER_SCALES = (0.25, 0.125, 0.0625, 0.03125)
+_C.MODEL.ROI_REFINE_HEAD.POOLER_SAMPLING_RATIO = 2
+_C.MODEL.ROI_REFINE_HEAD.POOLER_ALIGNED = True
+_C.MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR = "HourglassRefineFeatureExtractor"
+_C.MODEL.ROI_REFINE_HEAD.PREDICTOR = "RefinePredictor"
+_C.MODEL.ROI_REFINE_HEAD.CONV_DIM = 128  # width of the trunk
+_C.MODEL.ROI_REFINE_HEAD.NORM = "GN"  # FrozenBN, BN, SyncBN, GN or ""
+_C.MODEL.ROI_REFINE_HEAD.NUM_STACKS = 1  # hourglasses, one behind the other
+_C.MODEL.ROI_REFINE_HEAD.DEPTH = 2  # halvings of the resolution inside an hourglass
+_C.MODEL.ROI_REFINE_HEAD.NUM_CONVS = 4  # 3x3 convolutions of the plain extractor
+_C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss behind every hourglass, not only the last
+_C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 1.0
+_C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
+_C.MODEL.ROI_REFINE_HEAD.DECODE = "dark"  # as ROI_KEYPOINT_HEAD.DECODE
+_C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # everything but the refine head keeps its weights
+_C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # detections carry the coarse predictions too, so that both are scored
+
+_C.MODEL.RETINANET = CN()
+_C.MODEL.RETINANET.NUM_CLASSES = 81  # with the background
+_C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # base size, per level
+_C.MODEL.RETINANET.ASPECT_RATIOS = (0.5, 1.0, 2.0)
+_C.MODEL.RETINANET.ANCHOR_STRIDES = (8, 16, 32, 64, 128)
+_C.MODEL.RETINANET.STRADDLE_THRESH = 0
+_C.MODEL.RETINANET.OCTAVE = 2.0  # ratio between the base sizes of neighbouring levels
+_C.MODEL.RETINANET.SCALES_PER_OCTAVE = 3  # sizes per level
+_C.MODEL.RETINANET.USE_C5 = True  # make P6 from C5, else from P5
+_C.MODEL.RETINANET.NUM_CONVS = 4  # per tower
+_C.MODEL.RETINANET.BBOX_REG_WEIGHT = 4.0  # divisor of the regression loss
+_C.MODEL.RETINANET.BBOX_REG_BETA = 0.11  # where smooth L1 turns from square to linear
+_C.MODEL.RETINANET.PRE_NMS_TOP_N = 1000  # candidates per level
+_C.MODEL.RETINANET.FG_IOU_THRESHOLD = 0.5
+_C.MODEL.RETINANET.BG_IOU_THRESHOLD = 0.4
+_C.MODEL.RETINANET.LOSS_ALPHA = 0.25  # focal loss
+_C.MODEL.RETINANET.LOSS_GAMMA = 2.0
+_C.MODEL.RETINANET.PRIOR_PROB = 0.01  # foreground probability at the start
+_C.MODEL.RETINANET.INFERENCE_TH = 0.05
+_C.MODEL.RETINANET.NMS_TH = 0.4
+
+_C.MODEL.FBNET = CN()  # mobile architectures; kept so that their files can be read
+_C.MODEL.FBNET.ARCH = "default"
+_C.MODEL.FBNET.ARCH_DEF = ""
+_C.MODEL.FBNET.BN_TYPE = "bn"
+_C.MODEL.FBNET.SCALE_FACTOR = 1.0
+_C.MODEL.FBNET.WIDTH_DIVISOR = 1
+_C.MODEL.FBNET.DW_CONV_SKIP_BN = True
+_C.MODEL.FBNET.DW_CONV_SKIP_RELU = True
+_C.MODEL.FBNET.DET_HEAD_LAST_SCALE = 1.0
+_C.MODEL.FBNET.DET_HEAD_BLOCKS = []
+_C.MODEL.FBNET.DET_HEAD_STRIDE = 0
+_C.MODEL.FBNET.KPTS_HEAD_LAST_SCALE = 0.0
+_C.MODEL.FBNET.KPTS_HEAD_BLOCKS = []
+_C.MODEL.FBNET.KPTS_HEAD_STRIDE = 0
+_C.MODEL.FBNET.MASK_HEAD_LAST_SCALE = 0.0
+_C.MODEL.FBNET.MASK_HEAD_BLOCKS = []
+_C.MODEL.FBNET.MASK_HEAD_STRIDE = 0
+_C.MODEL.FBNET.RPN_HEAD_BLOCKS = 0
+_C.MODEL.FBNET.RPN_BN_TYPE = ""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images and their augmentation
+# ---------------------------------------------------------------------------------------------------------------------
+_C.INPUT = CN()
+_C.INPUT.MIN_SIZE_TRAIN = (800,)  # lengths of the shorter side; one is drawn per image
+_C.INPUT.MAX_SIZE_TRAIN = 1333  # cap on the longer side; fork: a tuple with one cap per entry of MIN_SIZE_TRAIN
+_C.INPUT.MIN_SIZE_TEST = 800
+_C.INPUT.MAX_SIZE_TEST = 1333
+_C.INPUT.ALIGN_IMAGE_FACTOR = 0  # fork: pad each image to a multiple of this many pixels; 0 = off
+_C.INPUT.TO_BGR255 = True  # channels in the order BGR, values 0 to 255 (Caffe2's weights); False: RGB, 0 to 1
+_C.INPUT.FORMAT = ""  # new: RGB, BGR (0 to 1), RGB255 or BGR255 (0 to 255); "" = what TO_BGR255 says
+_C.INPUT.PIXEL_MEAN = [102.9801, 115.9465, 122.7717]  # per channel, in the order and range of the line above
+_C.INPUT.PIXEL_STD = [1.0, 1.0, 1.0]
+_C.INPUT.BRIGHTNESS = 0.0  # colour jitter in training: largest relative change; 0 = none
+_C.INPUT.CONTRAST = 0.0
+_C.INPUT.SATURATION = 0.0
+_C.INPUT.HUE = 0.0  # largest turn of the hue, as a share of the colour circle, at most 0.5
+_C.INPUT.HORIZONTAL_FLIP_PROB_TRAIN = 0.5  # probability of a left-right flip
+_C.INPUT.VERTICAL_FLIP_PROB_TRAIN = 0.0  # probability of an up-down flip
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------------------
+_C.DATASETS = CN()
+_C.DATASETS.TRAIN = ()  # names in the DatasetCatalog, joined to one training set
+_C.DATASETS.TEST = ()  # names in the DatasetCatalog, evaluated one after the other
+_C.DATASETS.FILTER_EMPTY = True  # new: leave out training images without usable annotations; False: keep them
+_C.DATASETS.MIN_KEYPOINTS = 10  # new: with keypoints on, leave out training images with fewer visible ones; 0 = off
+
+_C.DATALOADER = CN()
+_C.DATALOADER.NUM_WORKERS = 4  # loader processes per training process; 0 = load in the training process itself
+_C.DATALOADER.SIZE_DIVISIBILITY = 0  # pad height and width of a batch to a multiple of this; 0 = no more than needed
+_C.DATALOADER.ASPECT_RATIO_GROUPING = True  # landscape and portrait images in batches of their own
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+_C.SOLVER = CN()
+_C.SOLVER.MAX_ITER = 40000  # optimiser steps
+_C.SOLVER.IMS_PER_BATCH = 16  # images per iteration, over all processes
+_C.SOLVER.ACCUMULATE = 1  # new: iterations whose gradients are added up for one optimiser step
+_C.SOLVER.OPTIMIZER = "SGD"  # new: SGD or AdamW
+_C.SOLVER.BASE_LR = 0.001  # learning rate for the whole batch
+_C.SOLVER.BIAS_LR_FACTOR = 2  # factor on it for biases
+_C.SOLVER.MOMENTUM = 0.9  # of SGD
+_C.SOLVER.WEIGHT_DECAY = 0.0005
+_C.SOLVER.WEIGHT_DECAY_BIAS = 0
+_C.SOLVER.WEIGHT_DECAY_NORM = -1.0  # new: of the scale of norm layers; -1 = as WEIGHT_DECAY
+_C.SOLVER.LR_SCHEDULER = "WarmupMultiStepLR"  # new: WarmupMultiStepLR or WarmupCosineLR
+_C.SOLVER.GAMMA = 0.1  # factor at each step of WarmupMultiStepLR
+_C.SOLVER.STEPS = (30000,)  # iterations at which it applies
+_C.SOLVER.WARMUP_FACTOR = 1.0 / 3  # factor on the learning rate at iteration 0
+_C.SOLVER.WARMUP_ITERS = 500  # iterations until it is 1
+_C.SOLVER.WARMUP_METHOD = "linear"  # linear, or constant (the factor holds until the end of the warm-up)
+_C.SOLVER.CLIP_GRADIENTS = CN()  # new
+_C.SOLVER.CLIP_GRADIENTS.ENABLED = False
+_C.SOLVER.CLIP_GRADIENTS.TYPE = "norm"  # norm: the length of all gradients together; value: each entry
+_C.SOLVER.CLIP_GRADIENTS.VALUE = 10.0  # largest length or entry
+_C.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+_C.SOLVER.EMA_DECAY = 0.0  # new: share of the old value in a running mean of the weights, per step; 0 = no such mean
+_C.SOLVER.ENABLE_FP16 = False  # fork: its name for DTYPE float16; setting it sets DTYPE
+_C.SOLVER.CHECKPOINT_PERIOD = 2500  # iterations between checkpoints
+_C.SOLVER.KEEP_LAST = 0  # new: checkpoints kept, the newest; 0 = all
+_C.SOLVER.TEST_PERIOD = 0  # iterations between evaluations during training; 0 = none
+_C.SOLVER.LOG_PERIOD = 20  # new: iterations between lines in the log
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+_C.TEST = CN()
+_C.TEST.IMS_PER_BATCH = 8  # images per step, over all processes
+_C.TEST.DETECTIONS_PER_IMG = 100  # of RetinaNet; ROI_HEADS.DETECTIONS_PER_IMG is that of R-CNN
+_C.TEST.EXPECTED_RESULTS = []  # [[task, metric, [mean, deviation]], ...] to compare the results with
+_C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass
+_C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of its annotations relative to the person; [] = COCO's 17
+_C.TEST.PICTURES = 8  # new: images with annotations drawn in, written after a test; 0 = none
+_C.TEST.BBOX_AUG = CN()  # test-time augmentation
+_C.TEST.BBOX_AUG.ENABLED = False
+_C.TEST.BBOX_AUG.H_FLIP = False  # flip the image at INPUT.MIN_SIZE_TEST
+_C.TEST.BBOX_AUG.SCALES = ()  # more lengths of the shorter side
+_C.TEST.BBOX_AUG.MAX_SIZE = 4000  # cap on the longer side at these
+_C.TEST.BBOX_AUG.SCALE_H_FLIP = False  # flip at each of these too
+_C.TEST.MULTI_SCALE = False  # fork: evaluate at MULTI_SIZES and vote
+_C.TEST.MULTI_SIZES = [(480, 800), (600, 1000), (800, 1333), (1000, 1667), (1200, 2000)]  # fork: (shorter, longer side)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+# ---------------------------------------------------------------------------------------------------------------------
+_C.OUTPUT_DIR = "."  # checkpoints, logs and results
+# Python file that defines DatasetCatalog and ModelCatalog; yours may take its place
+_C.PATHS_CATALOG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "paths_catalog.py")
+_C.SEED = -1  # new: of all random numbers; -1 = draw one and log it
+_C.DETERMINISTIC = False  # new: only operations whose result does not vary from run to run
+_C.DTYPE = "float32"  # of the forward pass: float32, float16 or bfloat16 (the last two: mixed precision)
+_C.AMP_VERBOSE = False  # not read: was a switch of NVIDIA's Apex
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What these keys take besides values of their default's type
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MODEL.RPN.also_accept("STRADDLE_THRESH", float)
+_C.MODEL.RPN.also_accept("MIN_SIZE", float)
+_C.MODEL.RETINANET.also_accept("STRADDLE_THRESH", float)
+_C.INPUT.also_accept("MAX_SIZE_TRAIN", tuple)
+_C.INPUT.accept_single("MIN_SIZE_TRAIN")
+_C.DATASETS.accept_single("TRAIN", "TEST")
+_C.MODEL.ROI_REFINE_HEAD.accept_single("INDICATORS", "OUTPUTS")
+_C.SOLVER.also_accept("BIAS_LR_FACTOR", float)
+_C.SOLVER.also_accept("WEIGHT_DECAY_BIAS", float)
+_C.TEST.also_accept("EXPECTED_RESULTS_SIGMA_TOL", float)
+_C.twin_keys("MODEL.BACKBONE.OUT_CHANNELS", "MODEL.RESNETS.BACKBONE_OUT_CHANNELS")
+_C.imply("SOLVER.ENABLE_FP16", "DTYPE", {True: "float16"})
+
+
+def get_cfg() -> CN:
+    """A fresh copy of the defaults."""
+    return _C.clone()

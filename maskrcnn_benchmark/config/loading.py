@@ -1,0 +1,29 @@
+"""From a file and command-line overrides to a config that is known to be usable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .defaults import get_cfg
+from .node import CfgNode
+
+
+def load_config(
+    config_file: str | os.PathLike[str] | None = None, opts: Sequence[Any] = (), *, lenient: bool = False
+) -> CfgNode:
+    """Defaults, then the file (with its `_BASE_` files), then the overrides.
+
+    Args:
+        config_file: YAML; None or "" for the defaults alone.
+        opts: KEY, VALUE, KEY, VALUE, ... as left over on a command line.
+        lenient: warn about unknown keys instead of refusing them, for files of other forks.
+    Returns: a tree that is not frozen.
+    Raises: ConfigError, with one line per bad key or impossible combination.
+    """
+    cfg = get_cfg()
+    if config_file:
+        cfg.merge_from_file(config_file, lenient=lenient)
+    cfg.merge_from_list(opts, lenient=lenient)
+    return cfg
