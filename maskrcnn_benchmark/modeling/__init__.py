@@ -1,0 +1,1 @@
+"""The detector and its parts: backbone, region proposal network and heads, each built from a registry entry."""
