@@ -1,0 +1,89 @@
+"""Between `BoxList`s, one per image and of any length, and tensors of the whole batch.
+
+On a GPU nothing here makes the host wait: what only the host knows (counts, image sizes) is copied without blocking, and
+what only the device knows stays there, but for `split_rows`, whose results have sizes that the host must learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+
+def to_device(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Numbers of the host as a tensor on the device, in a copy that does not wait."""
+    return torch.tensor(values).to(device, non_blocking=True)
+
+
+def image_ids_of(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Rows per image, N counts -> (sum,) int64: the image that each row belongs to."""
+    ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    return ids.to(device, non_blocking=True)
+
+
+def image_sizes_wh(sizes: Sequence[tuple[float, float]], like: Tensor) -> Tensor:
+    """N sizes (width, height) -> (N, 2) in the dtype and on the device of `like`."""
+    return torch.tensor(sizes, dtype=like.dtype).reshape(-1, 2).to(like.device, non_blocking=True)
+
+
+def cat_boxes(boxlists: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
+    """Boxes of all images in order (R, 4) xyxy, and the image of each (R,) int64."""
+    boxes = torch.cat([boxes_per_image.convert("xyxy").bbox for boxes_per_image in boxlists])
+    return boxes, image_ids_of([len(boxes_per_image) for boxes_per_image in boxlists], boxes.device)
+
+
+def pad_boxes(boxlists: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
+    """Boxes of all images at one length.
+
+    Returns: (N, P, 4) xyxy, zeros behind an image's last box, and (N, P) bool: is there a box? P is the largest
+        count, at least 1, so that an index always has something to point at.
+    """
+    boxes = pad_sequence([boxes_per_image.convert("xyxy").bbox for boxes_per_image in boxlists], batch_first=True)
+    if boxes.shape[1] == 0:
+        boxes = boxes.new_zeros((len(boxlists), 1, 4))
+    return boxes, is_filled([len(boxes_per_image) for boxes_per_image in boxlists], boxes.shape[1], boxes.device)
+
+
+def pad_labels(labels: Sequence[Tensor], length: int) -> Tensor:
+    """N tensors (P_n,) -> (N, length), zeros behind the last entry of each."""
+    padded = pad_sequence(list(labels), batch_first=True)
+    return torch.nn.functional.pad(padded, (0, length - padded.shape[1]))
+
+
+def is_filled(counts: Sequence[int], length: int, device: torch.device) -> Tensor:
+    """(N, length) bool: the first counts[n] of row n."""
+    return torch.arange(length, device=device) < to_device(counts, device)[:, None]
+
+
+def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:
+    """How many entries of the same group stand before each entry.
+
+    Args:
+        groups: (R,) int64 in [0, num_groups).
+    Returns: (R,) int64, 0 for the first of its group.
+    """
+    order = groups.argsort(stable=True)
+    in_order = groups[order]
+    starts = torch.searchsorted(in_order, torch.arange(num_groups, device=groups.device))
+    positions = torch.arange(len(groups), device=groups.device) - starts[in_order]
+    return torch.empty_like(groups).scatter_(0, order, positions)
+
+
+def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]:
+    """The rows to keep, image by image, in the order in which they come.
+
+    Args:
+        keep: (R,) bool.
+        image_ids: (R,) int64.
+    Returns: N index tensors. The one point at which the host waits, for N numbers.
+    """
+    owner = torch.where(keep, image_ids, num_images)  # what is dropped goes to an image behind the last
+    order = owner.argsort(stable=True)
+    counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
+    counts.scatter_add_(0, owner, torch.ones_like(owner))
+    return list(order.split(counts.tolist()))[:num_images]

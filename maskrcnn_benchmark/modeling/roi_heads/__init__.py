@@ -1,0 +1,1 @@
+"""The second stage: what is looked for in each region."""
