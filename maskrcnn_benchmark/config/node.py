@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _ACCEPTED = "__accepted_types__"  # {leaf name: types accepted besides the default's own}
 _SINGLE = "__single_values__"  # leaf names whose one value may be written without a sequence around it
-_IMPLIED = "__implied_keys__"  # {full key: (full key that it sets too, {value: value there} or None for the same value)}
+_IMPLIED = "__implied_keys__"  # {full key: (full key that it sets too, {value: value there}; None: the same value)}
 _PYTHON_SUFFIX = ".py"
 
 

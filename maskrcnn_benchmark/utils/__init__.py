@@ -1,0 +1,1 @@
+"""What has nothing to do with images: processes, logs, meters, files, checkpoints."""
