@@ -1,0 +1,180 @@
+"""Names of datasets and of released weights, and where they lie.
+
+`PATHS_CATALOG` may name a file of your own in place of this one; it defines `DatasetCatalog.get(name)`, and
+`ModelCatalog.get(name)` if it names weights. To add a dataset, `DatasetCatalog.register` is enough.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+DATASETS_VARIABLE = "MASKRCNN_BENCHMARK_DATASETS"  # environment: the folder that holds coco/, people/, ...
+
+_COCO_SPLITS = {  # split: (images, ending of the annotation files)
+    "2017_train": ("coco/train2017", "train2017"),
+    "2017_val": ("coco/val2017", "val2017"),
+    "2014_train": ("coco/train2014", "train2014"),
+    "2014_val": ("coco/val2014", "val2014"),
+    "2014_minival": ("coco/val2014", "minival2014"),
+    "2014_valminusminival": ("coco/val2014", "valminusminival2014"),
+}
+
+
+def _known_datasets() -> dict[str, dict[str, str]]:
+    datasets = {}
+    for split, (images, ending) in _COCO_SPLITS.items():
+        for prefix, kind in (("", "instances"), ("keypoints_", "person_keypoints")):
+            annotations = f"coco/annotations/{kind}_{ending}.json"
+            datasets[f"{prefix}coco_{split}"] = {"img_dir": images, "ann_file": annotations}
+    datasets["coco_2017_test_dev"] = {
+        "img_dir": "coco/test2017",
+        "ann_file": "coco/annotations/image_info_test-dev2017.json",
+    }
+    for year, splits in {"2007": ("train", "val", "test"), "2012": ("train", "val")}.items():
+        for split in splits:
+            datasets[f"voc_{year}_{split}_cocostyle"] = {
+                "img_dir": f"voc/VOC{year}/JPEGImages",
+                "ann_file": f"voc/VOC{year}/Annotations/pascal_{split}{year}.json",
+            }
+    for split in ("train", "val", "test"):
+        datasets[f"cityscapes_fine_instanceonly_seg_{split}_cocostyle"] = {
+            "img_dir": "cityscapes/images",
+            "ann_file": f"cityscapes/annotations/instancesonly_filtered_gtFine_{split}.json",
+        }
+    for split in ("train", "val"):  # drawn by tools/make_people_dataset.py
+        datasets[f"people_{split}"] = {
+            "img_dir": f"people/{split}",
+            "ann_file": f"people/annotations/person_keypoints_{split}.json",
+        }
+    return datasets
+
+
+class UnknownNameError(KeyError):
+    """A name that a catalog does not have; a KeyError whose text stays readable."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DatasetCatalog:
+    """Dataset names -> class and arguments of the dataset. Paths that are not absolute lie below `data_dir()`."""
+
+    DATA_DIR = "datasets"  # below the working directory, where the environment names no other folder
+    DATASETS: dict[str, dict[str, str]] = _known_datasets()
+
+    @classmethod
+    def data_dir(cls) -> str:
+        """The folder of all datasets, as of now."""
+        return os.path.expanduser(os.environ.get(DATASETS_VARIABLE, "") or cls.DATA_DIR)
+
+    @classmethod
+    def contains(cls, name: str) -> bool:
+        return name in cls.DATASETS
+
+    @classmethod
+    def register(cls, name: str, ann_file: str, root: str, factory: str = "COCODataset") -> None:
+        """Add a dataset, or put another one in the place of a known name.
+
+        Args:
+            ann_file: annotations, in COCO's JSON format for the default factory.
+            root: folder of the images that the annotations name.
+            factory: name of the class in `maskrcnn_benchmark.data.datasets`.
+        """
+        cls.DATASETS[name] = {"img_dir": os.fspath(root), "ann_file": os.fspath(ann_file), "factory": factory}
+
+    @classmethod
+    def get(cls, name: str) -> dict[str, Any]:
+        """{"factory": class name, "args": {"root": folder, "ann_file": file}}. Raises: UnknownNameError."""
+        if name not in cls.DATASETS:
+            near = difflib.get_close_matches(name, cls.DATASETS, n=3)
+            suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(cls.DATASETS))}."
+            raise UnknownNameError(
+                f"no dataset {name!r} in the catalog; {suggestion} "
+                "DatasetCatalog.register(name, ann_file, root) adds one of your own."
+            )
+        entry = cls.DATASETS[name]
+        folder = cls.data_dir()
+        args = {"root": os.path.join(folder, entry["img_dir"]), "ann_file": os.path.join(folder, entry["ann_file"])}
+        return {"factory": entry.get("factory", "COCODataset"), "args": args}
+
+    @classmethod
+    def check(cls, names: Iterable[str]) -> None:
+        """See that all these datasets are known and on disk. Raises: UnknownNameError, FileNotFoundError."""
+        check_datasets(names, cls)
+
+
+def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
+    """`DatasetCatalog.check` for any catalog with a `get`, such as a user's own.
+
+    Raises: whatever `get` raises for an unknown name; FileNotFoundError that lists everything that is missing.
+    """
+    missing = []
+    for name in dict.fromkeys(names):
+        for argument, path in catalog.get(name)["args"].items():
+            if argument == "ann_file" and not os.path.isfile(path):
+                missing.append(f"{name}: no annotation file {path}")
+            elif argument in ("root", "data_dir", "img_dir", "ann_dir") and not os.path.isdir(path):
+                missing.append(f"{name}: no folder {path}")
+    if not missing:
+        return
+    folder = DatasetCatalog.data_dir()
+    origin = f"from {DATASETS_VARIABLE}" if os.environ.get(DATASETS_VARIABLE) else f"{DATASETS_VARIABLE} is not set"
+    raise FileNotFoundError(
+        "datasets are missing:\n  "
+        + "\n  ".join(missing)
+        + f"\nDatasets are looked for in {os.path.abspath(folder)} ({origin}). Two ways on:\n"
+        f"  1. COCO: link the folder that holds its images and annotations/, `ln -s /path/to/coco {folder}/coco`,\n"
+        f"     or set {DATASETS_VARIABLE} to the folder in which coco/ lies.\n"
+        "  2. The embedded set, drawn here in a minute: `make data` (or `python tools/make_people_dataset.py`),\n"
+        "     then DATASETS.TRAIN \"('people_train',)\" DATASETS.TEST \"('people_val',)\"."
+    )
+
+
+class ModelCatalog:
+    """Names behind `catalog://` in MODEL.WEIGHT -> URLs of the weights that the Detectron project released."""
+
+    URL = "https://dl.fbaipublicfiles.com/detectron"
+
+    IMAGENET = {  # "ImageNetPretrained/" + name: path below URL
+        "MSRA/R-50": "ImageNetPretrained/MSRA/R-50.pkl",
+        "MSRA/R-50-GN": "ImageNetPretrained/47261647/R-50-GN.pkl",
+        "MSRA/R-101": "ImageNetPretrained/MSRA/R-101.pkl",
+        "MSRA/R-101-GN": "ImageNetPretrained/47592356/R-101-GN.pkl",
+        "FAIR/20171220/X-101-32x8d": "ImageNetPretrained/20171220/X-101-32x8d.pkl",
+    }
+    COCO = {  # "Caffe2Detectron/COCO/" + name: the run's signature, a part of its path
+        "35857197/e2e_faster_rcnn_R-50-C4_1x": "01_33_49.iAX0mXvW",
+        "35857345/e2e_faster_rcnn_R-50-FPN_1x": "01_36_30.cUF7QR7I",
+        "35857890/e2e_faster_rcnn_R-101-FPN_1x": "01_38_50.sNxI7sX7",
+        "36761737/e2e_faster_rcnn_X-101-32x8d-FPN_1x": "06_31_39.5MIHi1fZ",
+        "35858791/e2e_mask_rcnn_R-50-C4_1x": "01_45_57.ZgkA7hPB",
+        "35858933/e2e_mask_rcnn_R-50-FPN_1x": "01_48_14.DzEQe4wC",
+        "35861795/e2e_mask_rcnn_R-101-FPN_1x": "02_31_37.KqyEK4tT",
+        "36761843/e2e_mask_rcnn_X-101-32x8d-FPN_1x": "06_35_59.RZotkLKI",
+        "37129812/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x": "09_35_36.8pzTQKYK",
+        "37697547/e2e_keypoint_rcnn_R-50-FPN_1x": "08_42_54.kdzV35ao",
+    }
+
+    @classmethod
+    def get(cls, name: str) -> str:
+        """URL of the file. Raises: KeyError that lists the known names."""
+        kind, _, rest = name.partition("/")
+        if kind == "ImageNetPretrained" and rest in cls.IMAGENET:
+            return f"{cls.URL}/{cls.IMAGENET[rest]}"
+        if name.startswith("Caffe2Detectron/COCO/") and name[len("Caffe2Detectron/COCO/") :] in cls.COCO:
+            model = name[len("Caffe2Detectron/COCO/") :]
+            number, config = model.split("/")
+            data = "keypoints_coco" if "keypoint" in config else "coco"
+            return (
+                f"{cls.URL}/{number}/12_2017_baselines/{config}.yaml.{cls.COCO[model]}/output/train/"
+                f"{data}_2014_train%3A{data}_2014_valminusminival/generalized_rcnn/model_final.pkl"
+            )
+        known = [f"ImageNetPretrained/{key}" for key in cls.IMAGENET] + [
+            f"Caffe2Detectron/COCO/{key}" for key in cls.COCO
+        ]
+        near = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"did you mean catalog://{near[0]}?" if near else f"known: {', '.join(known)}."
+        raise UnknownNameError(f"no weights catalog://{name}; {suggestion}")
