@@ -1,0 +1,289 @@
+"""Masks between the image and the frame of a region: cut out, re-draw, paste.
+
+Geometry is continuous throughout: pixel p covers [p, p + 1), a region is its extents x1, y1, x2, y2 (`box_extents`),
+and cell i of M cells across a region of width w covers [x1 + i * w / M, x1 + (i + 1) * w / M).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+from torch import Tensor
+
+# Values that one step of a chunked loop holds at a time; 64 MiB in float32.
+_CHUNK_ELEMENTS = 1 << 24
+# pycocotools walks along polygon edges in fifths of a cell: beyond so many cells from the grid, edges are cut off.
+_FAR_CELLS = 4096.0
+# Areas are sums of rounded products: a cell that is exactly half covered must not depend on the last bit.
+_AREA_TOLERANCE = 1e-9
+
+
+def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor, size: int) -> Tensor:
+    """Draw polygons on a size x size grid over each region, as COCO's own tools draw them on an image of that size.
+
+    Args:
+        polygons: for each of R regions the polygons (P, 2) of one instance, x and y in pixels; their union is drawn.
+        extents: (R, 4).
+        size: cells per side of the grid.
+    Returns: (R, size, size) uint8, 0 or 1, on the device of extents; zero where a region has no extent.
+    Raises: ValueError when counts differ or a polygon is not (P >= 3, 2).
+    """
+    if len(polygons) != len(extents):
+        raise ValueError(f"rasterize_polygons: {len(polygons)} instances for {len(extents)} regions")
+    drawn = np.zeros((len(polygons), size, size), dtype=np.uint8)
+    corners = extents.detach().to("cpu", torch.float64).numpy()
+    parts: list[np.ndarray] = []
+    owners: list[int] = []
+    for region, (instance, (x1, y1, x2, y2)) in enumerate(zip(polygons, corners, strict=True)):
+        if not (x2 > x1 and y2 > y1):
+            continue
+        scale = np.array((size / (x2 - x1), size / (y2 - y1)))
+        for polygon in instance:
+            if polygon.ndim != 2 or polygon.shape[0] < 3 or polygon.shape[1] != 2:
+                raise ValueError(f"a polygon is (P, 2) with at least 3 points, not {polygon.shape}")
+            points = (polygon - (x1, y1)) * scale
+            if max(-points.min(), points.max()) > size + _FAR_CELLS:
+                points = _clip_polygon(points, -_FAR_CELLS, size + _FAR_CELLS)
+            if len(points) >= 3:
+                parts.append(points.reshape(-1))
+                owners.append(region)
+    if parts:
+        masks = coco_mask.decode(coco_mask.frPyObjects(parts, size, size)).transpose(2, 0, 1)
+        regions, firsts = np.unique(owners, return_index=True)
+        drawn[regions] = np.maximum.reduceat(masks, firsts, axis=0)
+    return torch.from_numpy(drawn).to(extents.device)
+
+
+def cover_fractions(
+    bitmaps: Sequence[Tensor], bitmap_extents: Tensor, indices: Tensor, extents: Tensor, size_hw: tuple[int, int]
+) -> Tensor:
+    """How much of each cell of a grid over each region is covered by the region's bitmap, exactly.
+
+    Args:
+        bitmaps: G tensors (h, w) of 0 and 1 (any dtype, sizes may differ), all on one device.
+        bitmap_extents: (G, 4), the rectangle that each bitmap's cells divide evenly; it is 0 outside.
+        indices: (R,) int64 into bitmaps, one per region.
+        extents: (R, 4) of the regions.
+        size_hw: rows and columns of the grid.
+    Returns: (R, *size_hw) float64 in [0, 1] on the bitmaps' device; 0 where a region or a bitmap has no extent.
+    """
+    if len(bitmaps) == 0:
+        if len(indices):
+            raise ValueError(f"cover_fractions: {len(indices)} regions, but no bitmap to cut them from")
+        return torch.zeros((0, *size_hw), dtype=torch.float64, device=extents.device)
+    table, starts, shapes = _summed_areas(bitmaps)
+    indices = indices.to(table.device)
+    regions = extents.detach().to(table.device, torch.float64)
+    sources = bitmap_extents.detach().to(table.device, torch.float64)
+    fractions = regions.new_zeros((len(indices), *size_hw))
+    step = max(1, _CHUNK_ELEMENTS // (8 * (size_hw[0] + 1) * (size_hw[1] + 1)))
+    for first in range(0, len(indices), step):
+        chosen, region = indices[first : first + step], regions[first : first + step]
+        source, (height, width) = sources[chosen], shapes[chosen].unbind(1)
+        row, row_part, cell_height = _grid_lines(region[:, 1::2], source[:, 1::2], height, size_hw[0])
+        column, column_part, cell_width = _grid_lines(region[:, 0::2], source[:, 0::2], width, size_hw[1])
+        below = (width + 1)[:, None, None]
+        corner = starts[chosen][:, None, None] + row[:, :, None] * below + column[:, None, :]
+        upper = torch.lerp(table[corner].double(), table[corner + 1].double(), column_part[:, None, :])
+        lower = torch.lerp(table[corner + below].double(), table[corner + below + 1].double(), column_part[:, None, :])
+        covered = torch.lerp(upper, lower, row_part[:, :, None]).diff(dim=1).diff(dim=2)
+        cell_area = (cell_height * cell_width)[:, None, None]
+        fractions[first : first + step] = torch.where(cell_area > 0, covered / cell_area, 0.0)
+    return fractions
+
+
+def crop_bitmaps(bitmaps: Tensor, indices: Tensor, extents: Tensor, size: int) -> Tensor:
+    """Cut regions out of whole-image bitmaps, on a size x size grid each.
+
+    Args:
+        bitmaps: (G, H, W) of 0 and 1, any dtype.
+        indices: (R,) int64 into bitmaps.
+        extents: (R, 4); what lies outside the image is 0.
+        size: cells per side of the grid.
+    Returns: (R, size, size) uint8 on the bitmaps' device: 1 where at least half of a cell's area is covered.
+    """
+    if bitmaps.dim() != 3:
+        raise ValueError(f"crop_bitmaps takes bitmaps (G, H, W), not {tuple(bitmaps.shape)}")
+    count, height, width = bitmaps.shape
+    whole = extents.new_tensor([0.0, 0.0, width, height]).expand(count, 4)
+    return at_least_half(cover_fractions(list(bitmaps), whole, indices, extents, (size, size)))
+
+
+def at_least_half(fractions: Tensor) -> Tensor:
+    """Covered fractions of cells -> uint8, 1 from one half on."""
+    return (fractions >= 0.5 - _AREA_TOLERANCE).to(torch.uint8)
+
+
+def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5) -> Tensor:
+    """Enlarge the mask of each region bilinearly and lay it on the image.
+
+    A pixel takes the value at its centre, u = (p + 0.5 - x1) / w * M - 0.5 in cells. Around the grid lies zero: from
+    the outermost cell centres the mask falls off to 0 within one cell, half of which is outside the extents.
+
+    Args:
+        masks: (R, M, M) probabilities.
+        extents: (R, 4), what each mask spans; a region without extent stays empty.
+        image_size_hw: (height, width) in pixels.
+        threshold: a pixel is set where its probability exceeds this; negative to get the probabilities themselves.
+    Returns: (R, height, width) bool; uint8, probability * 255 rounded down, when the threshold is negative.
+    """
+    if masks.dim() != 3 or extents.shape != (len(masks), 4):
+        raise ValueError(
+            f"paste_masks takes masks (R, M, M) and extents (R, 4), not {tuple(masks.shape)}, {tuple(extents.shape)}"
+        )
+    height, width = int(image_size_hw[0]), int(image_size_hw[1])
+    pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
+    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
+    regions = extents.detach().to(torch.float64)
+    if masks.device.type == "cpu":
+        # The work is proportional to the pixels touched, and most regions are a small part of the image.
+        for index, (left, top, right, bottom) in enumerate(_touched_pixels(regions, masks.shape, height, width)):
+            window = _paste(masks[index, None], regions[index, None], (top, bottom), (left, right), threshold)
+            pasted[index, top:bottom, left:right] = window[0]
+        return pasted
+    step = max(1, _CHUNK_ELEMENTS // max(1, height * width))
+    for first in range(0, len(masks), step):
+        chunk = slice(first, first + step)
+        pasted[chunk] = _paste(masks[chunk], regions[chunk], (0, height), (0, width), threshold)
+    return pasted
+
+
+def resample_grids(
+    values: Tensor, src_extents: Tensor, dst_extents: Tensor, size: int, mode: str = "bilinear", fill: float = 0.0
+) -> Tensor:
+    """Re-draw values that are known on a grid over one region on a grid over another.
+
+    Each cell of the new grid takes the value at its centre. Inside the old region [x1, x2) x [y1, y2) that is
+    interpolated between the centres of the old cells, and between an outermost centre and the region's edge it is the
+    outermost cell's value. Outside the old region it is `fill`.
+
+    Args:
+        values: (R, C, h, w), finite; half precision is computed in float32.
+        src_extents: (R, 4), what the old cells span; a region without extent holds nothing.
+        dst_extents: (R, 4), what the new cells span.
+        size: new cells per side.
+        mode: "bilinear", or "nearest" for the value of the old cell that holds the centre.
+        fill: the value outside the old region.
+    Returns: (R, C, size, size) in the dtype of values; differentiable in values, not in the extents.
+    """
+    if values.dim() != 4 or src_extents.shape != (len(values), 4) or dst_extents.shape != (len(values), 4):
+        raise ValueError(
+            "resample_grids takes values (R, C, h, w) and two extents (R, 4), not "
+            f"{tuple(values.shape)}, {tuple(src_extents.shape)}, {tuple(dst_extents.shape)}"
+        )
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f"resample_grids: mode is {mode!r}; it can be 'bilinear' or 'nearest'")
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    src, dst = src_extents.detach().double(), dst_extents.detach().double()
+    row_weights, row_inside = _resampling_weights(src[:, 1::2], dst[:, 1::2], values.shape[2], size, mode)
+    column_weights, column_inside = _resampling_weights(src[:, 0::2], dst[:, 0::2], values.shape[3], size, mode)
+    with torch.autocast(device_type=values.device.type, enabled=False):
+        columns_done = torch.einsum("rchw,rjw->rchj", values.to(dtype), column_weights.to(dtype))
+        resampled = torch.einsum("rih,rchj->rcij", row_weights.to(dtype), columns_done)
+    inside = row_inside[:, None, :, None] & column_inside[:, None, None, :]
+    return torch.where(inside, resampled, fill).to(values.dtype)
+
+
+def _clip_polygon(points: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Sutherland and Hodgman's clipping of a polygon (P, 2) to the square [low, high]^2; (Q, 2), Q may be 0."""
+    for axis, sign, bound in ((0, 1, low), (0, -1, high), (1, 1, low), (1, -1, high)):
+        if len(points) == 0:
+            return points
+        following = np.roll(points, -1, axis=0)
+        depth, next_depth = sign * (points[:, axis] - bound), sign * (following[:, axis] - bound)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossings = points + (following - points) * (depth / (depth - next_depth))[:, None]
+        crossings[:, axis] = bound
+        # Each edge gives its first point if that is inside, then its crossing if it has one.
+        keep = np.stack((depth >= 0, (depth >= 0) != (next_depth >= 0)), axis=1)
+        points = np.stack((points, crossings), axis=1)[keep]
+    return points
+
+
+def _summed_areas(bitmaps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed-area tables of G bitmaps in one flat int32 tensor, where each starts (G,), and the (G, 2) sizes.
+
+    Entry (i, j) of a table (h + 1, w + 1) counts the ones above row i and left of column j; between the entries that
+    count is bilinear, so areas of fractional windows are exact.
+    """
+    tables, sizes = [], []
+    for bitmap in bitmaps:
+        bitmap = bitmap if bitmap.numel() else bitmap.new_zeros((1, 1))
+        ones = torch.nn.functional.pad((bitmap != 0).to(torch.int32), (1, 0, 1, 0))
+        tables.append(ones.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32).flatten())
+        sizes.append(bitmap.shape)
+    shapes = torch.tensor(sizes, dtype=torch.int64)
+    ends = (shapes + 1).prod(dim=1).cumsum(0)
+    starts = torch.cat((ends.new_zeros(1), ends[:-1]))
+    device = tables[0].device
+    return torch.cat(tables), starts.to(device), shapes.to(device)
+
+
+def _grid_lines(span: Tensor, source: Tensor, cells: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the count + 1 lines between the cells of a grid over each span fall among the cells of its source.
+
+    Args:
+        span, source: (R, 2), first and last coordinate.
+        cells: (R,) int64, how many cells the source has.
+    Returns: (R, count + 1) index of the source line before, (R, count + 1) part of a cell beyond it, and the (R,) size
+        of a grid cell in source cells, not positive where span or source has no extent. Lines off the source are moved
+        to its edge, beyond which there is nothing to count.
+    """
+    extent = source[:, 1] - source[:, 0]
+    scale = torch.where(extent > 0, cells / extent, 0.0)
+    steps = torch.arange(count + 1, device=span.device, dtype=span.dtype) / count
+    lines = span[:, :1] + steps * (span[:, 1:] - span[:, :1])
+    lines = ((lines - source[:, :1]) * scale[:, None]).clamp(min=0).minimum(cells[:, None])
+    before = lines.long().minimum((cells - 1)[:, None])
+    return before, lines - before, (span[:, 1] - span[:, 0]).clamp(min=0) * scale / count
+
+
+def _touched_pixels(regions: Tensor, shape: torch.Size, height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """For each region the pixels left, top, right, bottom (the last two exclusive) that its mask can reach."""
+    x1, y1, x2, y2 = regions.unbind(1)
+    margin_x, margin_y = (x2 - x1) / (2 * shape[2]), (y2 - y1) / (2 * shape[1])
+    touched = []
+    for low, high, limit in ((x1 - margin_x, x2 + margin_x, width), (y1 - margin_y, y2 + margin_y, height)):
+        first = (low - 0.5).floor().clamp(0, limit)
+        touched.append((first, torch.maximum((high + 0.5).ceil().clamp(0, limit), first)))
+    (left, right), (top, bottom) = touched
+    return [tuple(map(int, window)) for window in torch.stack((left, top, right, bottom), dim=1).tolist()]
+
+
+def _paste(masks: Tensor, regions: Tensor, rows: tuple[int, int], columns: tuple[int, int], threshold: float) -> Tensor:
+    """The window rows x columns of the image with each mask (R, M, M) on it: bool, or uint8 if threshold < 0."""
+    row_weights = _tent_weights(_pixels_in_cells(rows, regions[:, 1::2], masks.shape[1]), masks.shape[1])
+    column_weights = _tent_weights(_pixels_in_cells(columns, regions[:, 0::2], masks.shape[2]), masks.shape[2])
+    with torch.autocast(device_type=masks.device.type, enabled=False):
+        values = row_weights.to(masks.dtype) @ masks @ column_weights.to(masks.dtype).transpose(1, 2)
+    return values > threshold if threshold >= 0 else (values * 255).clamp(0, 255).to(torch.uint8)
+
+
+def _pixels_in_cells(pixels: tuple[int, int], span: Tensor, cells: int) -> Tensor:
+    """Centres of pixels first .. last - 1 as positions (R, n), in cells, among the cells of each span (R, 2).
+
+    Cell i has its centre at position i; a span without extent puts every pixel out of reach.
+    """
+    centres = torch.arange(*pixels, device=span.device, dtype=span.dtype) + 0.5
+    extent = span[:, 1:] - span[:, :1]
+    return torch.where(extent > 0, (centres - span[:, :1]) / extent * cells - 0.5, -2.0)
+
+
+def _tent_weights(positions: Tensor, cells: int) -> Tensor:
+    """(R, n) positions in cells -> (R, n, cells) weights of linear interpolation, none for what is beyond the cells."""
+    centres = torch.arange(cells, device=positions.device, dtype=positions.dtype)
+    return (1 - (positions[..., None] - centres).abs()).clamp(min=0)
+
+
+def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: str) -> tuple[Tensor, Tensor]:
+    """Weights (R, size, cells) of the old cells in the new, and whether a new cell's centre is in src (R, size)."""
+    steps = (torch.arange(size, device=src.device, dtype=src.dtype) + 0.5) / size
+    centres = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
+    inside = (centres >= src[:, :1]) & (centres < src[:, 1:])
+    extent = src[:, 1:] - src[:, :1]
+    positions = torch.where(inside, (centres - src[:, :1]) / extent * cells, 0.0)
+    if mode == "nearest":
+        old_cell = positions.floor().clamp(0, cells - 1)
+        return (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype), inside
+    return _tent_weights((positions - 0.5).clamp(0, cells - 1), cells), inside

@@ -1,0 +1,315 @@
+"""`SegmentationMask`: the ground-truth masks of the instances of one image, from polygons, bitmaps or run lengths."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.layers.mask_ops import at_least_half, cover_fractions, rasterize_polygons
+from maskrcnn_benchmark.structures.geometry import (
+    FLIP_LEFT_RIGHT,
+    FLIP_TOP_BOTTOM,
+    check_crop,
+    check_flip,
+    check_size,
+    index_to_list,
+    resize_ratios,
+)
+
+__all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Bitmap", "Polygons", "SegmentationMask"]
+
+_MODES = ("poly", "mask")
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """An instance as the union of polygons, each (P >= 3, 2) float32, x and y in continuous image coordinates."""
+
+    parts: tuple[np.ndarray, ...]
+
+    def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Polygons":
+        """x becomes scale * x + shift; x and y each have their own."""
+        factors, offsets = np.asarray(scale, dtype=np.float32), np.asarray(shift, dtype=np.float32)
+        return Polygons(tuple(part * factors + offsets for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """An instance as cells of 0 and 1, (h, w) uint8, that divide a rectangle of the image evenly; 0 outside it.
+
+    Resizing or cropping the image moves the rectangle only: the cells stay as they were annotated, so however often
+    an image is transformed they are resampled once, when the mask is used.
+    """
+
+    cells: np.ndarray
+    extents: tuple[float, float, float, float]  # x1, y1, x2, y2 in continuous image coordinates
+
+    @classmethod
+    def cover(cls, bitmap: np.ndarray, size: Sequence[int]) -> "Bitmap":
+        """A bitmap of the whole image of `size` (width, height), cut down to the part that is not 0."""
+        bitmap = (bitmap != 0).astype(np.uint8)
+        rows, columns = bitmap.any(axis=1).nonzero()[0], bitmap.any(axis=0).nonzero()[0]
+        if len(rows) == 0:
+            return cls(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, float(size[0]), float(size[1])))
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        scale_x, scale_y = size[0] / bitmap.shape[1], size[1] / bitmap.shape[0]
+        # a copy: a view would keep, and pickle, the whole image
+        cells = bitmap[top:bottom, left:right].copy()
+        return cls(cells, (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y))
+
+    def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Bitmap":
+        """x becomes scale * x + shift; x and y each have their own. A negative scale mirrors the cells."""
+        x1, y1, x2, y2 = (value * scale[side % 2] + shift[side % 2] for side, value in enumerate(self.extents))
+        cells = self.cells[:: -1 if scale[1] < 0 else 1, :: -1 if scale[0] < 0 else 1]
+        extents = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        return Bitmap(np.ascontiguousarray(cells), extents)
+
+
+class SegmentationMask:
+    """Masks of R instances in an image; every operation returns a new object.
+
+    Args:
+        instances: a sequence with one entry per instance, each of them any of
+            - polygons: a sequence of parts, a part being [x0, y0, x1, y1, ...] or (P, 2), in pixels;
+            - run lengths: a dict with "size" [height, width] and "counts", compressed (str, bytes) or a list;
+            - a bitmap (H, W) of 0 and 1, tensor or array;
+            or one tensor or array (R, H, W) of bitmaps; or the instances of another SegmentationMask. Bitmaps and run
+            lengths cover the whole image, whatever their own size.
+        size: (width, height) of the image, in pixels.
+        mode: "poly" keeps each instance in the form it has, "mask" turns all into bitmaps.
+    Raises: ValueError that says which instance is malformed: fewer than 3 points, an odd number of coordinates, a
+        coordinate that is not finite, an unknown form.
+    """
+
+    def __init__(self, instances: Any, size: Sequence[int], mode: str = "poly") -> None:
+        if mode not in _MODES:
+            raise ValueError(f"SegmentationMask mode is {mode!r}; it can be {' or '.join(map(repr, _MODES))}")
+        self.size = check_size(size, "SegmentationMask")
+        self.mode = mode
+        if isinstance(instances, SegmentationMask):
+            instances = instances.instances
+        if isinstance(instances, (Tensor, np.ndarray)) and instances.ndim == 2:
+            instances = instances[None]
+        parsed = []
+        for position, instance in enumerate(instances):
+            try:
+                parsed.append(_parse_instance(instance, self.size))
+            except ValueError as error:
+                raise ValueError(f"SegmentationMask, instance {position}: {error}") from error
+        if mode == "mask":
+            width, height = (int(side) for side in self.size)
+            parsed = [
+                Bitmap.cover(_draw(instance, height, width).numpy(), self.size)
+                if isinstance(instance, Polygons)
+                else instance
+                for instance in parsed
+            ]
+        self.instances: list[Polygons | Bitmap] = parsed
+
+    # Geometry. Masks are areas in continuous coordinates, so no pixel offset enters: x mirrors to width - x.
+
+    def resize(self, size: Sequence[int], *args: Any, **kwargs: Any) -> "SegmentationMask":
+        """For an image stretched to `size` (width, height)."""
+        ratios = resize_ratios(self.size, size, "SegmentationMask.resize")
+        return self._like([instance.affine(ratios, (0.0, 0.0)) for instance in self.instances], size)
+
+    def transpose(self, method: int) -> "SegmentationMask":
+        """For a mirrored image: FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM."""
+        check_flip(method)
+        width, height = self.size
+        scale, shift = ((-1.0, 1.0), (width, 0.0)) if method == FLIP_LEFT_RIGHT else ((1.0, -1.0), (0.0, height))
+        return self._like([instance.affine(scale, shift) for instance in self.instances], self.size)
+
+    def crop(self, box: Sequence[float] | Tensor) -> "SegmentationMask":
+        """For the window [x1, x2) x [y1, y2) cut out of the image; what lies outside is kept but never drawn."""
+        left, top, right, bottom = check_crop(box, "SegmentationMask.crop")
+        moved = [instance.affine((1.0, 1.0), (-left, -top)) for instance in self.instances]
+        return self._like(moved, (right - left, bottom - top))
+
+    # Drawing
+
+    def rasterize(self, extents: Tensor, resolution: int, indices: Tensor) -> Tensor:
+        """Cut a square target out of the masks for each of R regions.
+
+        Args:
+            extents: (R, 4) continuous rectangles x1, y1, x2, y2 in pixels, anywhere.
+            resolution: cells per side.
+            indices: (R,) int64, which instance each region looks at.
+        Returns: (R, resolution, resolution) float32, 0 or 1, on the device of extents. Polygons are drawn as COCO's
+            tools draw them on a grid of that size; a cell of a bitmap is 1 where at least half of its area is.
+        """
+        if extents.shape != (len(indices), 4):
+            raise ValueError(
+                f"SegmentationMask.rasterize: extents {tuple(extents.shape)} do not go with {len(indices)} indices"
+            )
+        chosen = index_to_list(indices, len(self))
+        by_polygon = [row for row, index in enumerate(chosen) if isinstance(self.instances[index], Polygons)]
+        if len(by_polygon) == len(chosen):
+            return rasterize_polygons([self.instances[index].parts for index in chosen], extents, resolution).float()
+        by_bitmap = sorted(set(range(len(chosen))) - set(by_polygon))
+        targets = extents.new_zeros((len(chosen), resolution, resolution), dtype=torch.float32)
+        if by_polygon:
+            parts = [self.instances[chosen[row]].parts for row in by_polygon]
+            targets[by_polygon] = rasterize_polygons(parts, extents[by_polygon], resolution).float()
+        bitmaps = [self.instances[chosen[row]] for row in by_bitmap]
+        targets[by_bitmap] = _cut_bitmaps(bitmaps, extents[by_bitmap], (resolution, resolution)).to(targets)
+        return targets
+
+    def get_mask_tensor(self) -> Tensor:
+        """(R, height, width) uint8 on the CPU, the masks drawn over the whole image; R may be 0."""
+        width, height = (int(side) for side in self.size)
+        drawn = torch.zeros((len(self), height, width), dtype=torch.uint8)
+        for mask, instance in zip(drawn, self.instances, strict=True):
+            mask.copy_(_draw(instance, height, width))
+        return drawn
+
+    def convert(self, mode: str) -> "SegmentationMask":
+        """All instances as bitmaps ("mask"), or all as polygons ("poly").
+
+        Polygons follow the outlines of a bitmap's pixels, once over the image as it is now; they have no holes, and an
+        instance that covers no pixel stays a bitmap.
+        """
+        if mode == self.mode and mode == "mask":
+            return self
+        converted = SegmentationMask(self.instances, self.size, mode)
+        if mode == "poly":
+            width, height = (int(side) for side in self.size)
+            converted.instances = [
+                _trace(_draw(instance, height, width)) or instance if isinstance(instance, Bitmap) else instance
+                for instance in self.instances
+            ]
+        return converted
+
+    # The rest
+
+    def to(self, *args: Any, **kwargs: Any) -> "SegmentationMask":
+        """Itself: instances are host arrays, and `rasterize` sends what it drew to where the regions are."""
+        return self
+
+    @classmethod
+    def cat(cls, parts: Sequence["SegmentationMask"]) -> "SegmentationMask":
+        """The instances of all parts in order."""
+        return parts[0]._like([instance for part in parts for instance in part.instances], parts[0].size)
+
+    def __getitem__(self, item: Any) -> "SegmentationMask":
+        return self._like([self.instances[index] for index in index_to_list(item, len(self))], self.size)
+
+    def __iter__(self) -> Iterator["SegmentationMask"]:
+        return (self._like([instance], self.size) for instance in self.instances)
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return (
+            f"SegmentationMask(num_instances={len(self)}, image_width={width}, image_height={height}, mode={self.mode})"
+        )
+
+    def _like(self, instances: list[Polygons | Bitmap], size: Sequence[int] | Sequence[float]) -> "SegmentationMask":
+        other = SegmentationMask.__new__(SegmentationMask)  # the instances are parsed already
+        other.size, other.mode, other.instances = check_size(size, "SegmentationMask"), self.mode, instances
+        return other
+
+
+def _parse_instance(instance: Any, size: tuple[int, int]) -> Polygons | Bitmap:
+    """Any accepted form of one instance; ValueError that says what is wrong with it."""
+    if isinstance(instance, (Polygons, Bitmap)):
+        return instance
+    if isinstance(instance, dict):
+        return Bitmap.cover(_decode_run_lengths(instance), size)
+    if isinstance(instance, (Tensor, np.ndarray)):
+        bitmap = instance.detach().cpu().numpy() if isinstance(instance, Tensor) else instance
+        if bitmap.ndim != 2 or bitmap.size == 0:
+            raise ValueError(f"a bitmap is (H, W) with at least one pixel, not {bitmap.shape}")
+        return Bitmap.cover(bitmap, size)
+    if not isinstance(instance, (list, tuple)):
+        raise ValueError(f"polygons, run lengths or a bitmap are expected, not {type(instance).__name__}")
+    if not instance:
+        raise ValueError("it has no polygon")
+    return Polygons(tuple(_parse_polygon(part) for part in instance))
+
+
+def _parse_polygon(part: Any) -> np.ndarray:
+    """[x0, y0, x1, y1, ...] or (P, 2) -> (P, 2) float32."""
+    if np.isscalar(part):
+        raise ValueError("an instance is a list of polygons, each a list of coordinates; it is a list of numbers")
+    points = np.asarray(part.cpu() if isinstance(part, Tensor) else part, dtype=np.float32)
+    if points.ndim == 1 and points.size % 2 == 0:
+        points = points.reshape(-1, 2)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"a polygon is [x0, y0, x1, y1, ...], not of shape {points.shape}")
+    if len(points) < 3:
+        raise ValueError(f"a polygon needs at least 3 points, this one has {len(points)}")
+    if not np.isfinite(points).all():
+        raise ValueError("a polygon has a coordinate that is not finite")
+    return points
+
+
+def _decode_run_lengths(encoded: dict[str, Any]) -> np.ndarray:
+    """COCO's run lengths, compressed or not -> (H, W) uint8."""
+    if "size" not in encoded or "counts" not in encoded:
+        raise ValueError(f"run lengths have 'size' and 'counts', this dict has {sorted(map(str, encoded))}")
+    height, width = (int(side) for side in encoded["size"])
+    counts = encoded["counts"]
+    if not isinstance(counts, (str, bytes)):
+        counts = [int(count) for count in counts]
+        if sum(counts) != height * width or min(counts, default=0) < 0:
+            raise ValueError(f"run lengths add up to {sum(counts)}, the bitmap is {height} x {width}")
+        encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    try:
+        bitmap = coco_mask.decode(encoded)
+    except Exception as error:  # pycocotools raises what its C code left behind
+        raise ValueError(f"run lengths that pycocotools cannot decode: {error}") from error
+    if bitmap.size == 0:
+        raise ValueError(f"run lengths of a bitmap without pixels, {height} x {width}")
+    return bitmap
+
+
+def _draw(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
+    """(height, width) uint8, one instance over the whole image."""
+    if isinstance(instance, Polygons):
+        outlines = [part.astype(np.float64).ravel() for part in instance.parts]
+        encoded = coco_mask.merge(coco_mask.frPyObjects(outlines, height, width))
+        return torch.from_numpy(coco_mask.decode(encoded))
+    drawn = torch.zeros((height, width), dtype=torch.uint8)
+    x1, y1, x2, y2 = instance.extents
+    left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+    right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+    if right > left and bottom > top:
+        window = torch.tensor([[left, top, right, bottom]], dtype=torch.float64)
+        drawn[top:bottom, left:right] = _cut_bitmaps([instance], window, (bottom - top, right - left))[0]
+    return drawn
+
+
+def _cut_bitmaps(bitmaps: Sequence[Bitmap], extents: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(R, *size_hw) uint8 on the CPU: each bitmap as its region of `extents` (R, 4) sees it."""
+    distinct = list({id(bitmap): bitmap for bitmap in bitmaps}.values())
+    place = {id(bitmap): position for position, bitmap in enumerate(distinct)}
+    fractions = cover_fractions(
+        [torch.from_numpy(bitmap.cells) for bitmap in distinct],
+        torch.tensor([bitmap.extents for bitmap in distinct], dtype=torch.float64).reshape(-1, 4),
+        torch.tensor([place[id(bitmap)] for bitmap in bitmaps], dtype=torch.int64),
+        extents.cpu(),
+        size_hw,
+    )
+    return at_least_half(fractions)
+
+
+def _trace(bitmap: Tensor) -> Polygons | None:
+    """The outlines of the pixels of a bitmap (H, W), holes filled; None for a bitmap without any.
+
+    OpenCV's contours run through pixel centres. In a bitmap of twice the size, centres 2p and 2p + 1 lie on either
+    side of pixel p's middle, and (i + 1) // 2 takes them to the edges p and p + 1 of that pixel.
+    """
+    doubled = bitmap.numpy().repeat(2, axis=0).repeat(2, axis=1)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines = [(contour[:, 0] + 1) // 2 for contour in contours]
+    outlines = [outline[(outline != np.roll(outline, 1, axis=0)).any(axis=1)] for outline in outlines]
+    return Polygons(tuple(outline.astype(np.float32) for outline in outlines)) if outlines else None
