@@ -1,0 +1,45 @@
+"""Keypoint predictors: (R, C, S, S) features to one heat map of logits per keypoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.modeling import registry
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+class KeypointRCNNPredictor(nn.Module):
+    """A transposed convolution to one map per keypoint, then twice the size again: (R, C, S, S) -> (R, K, 4S, 4S).
+
+    Args:
+        in_channels: channels of the features.
+        num_keypoints: K.
+    Source: He et al. 2017, Mask R-CNN, section 5.
+    """
+
+    def __init__(self, in_channels: int, *, num_keypoints: int) -> None:
+        super().__init__()
+        self.kps_score_lowres = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
+        nn.init.kaiming_normal_(self.kps_score_lowres.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.kps_score_lowres.bias)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> KeypointRCNNPredictor:
+        return cls(in_channels, num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # not by `size=`: without RoIs that one has nothing to measure, and the factor is part of the format
+        return F.interpolate(self.kps_score_lowres(x), scale_factor=2, mode="bilinear", align_corners=False)
+
+
+registry.ROI_KEYPOINT_PREDICTOR.register("KeypointRCNNPredictor", KeypointRCNNPredictor.from_cfg)
+
+
+def make_roi_keypoint_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
+    """What `MODEL.ROI_KEYPOINT_HEAD.PREDICTOR` names, for features of `in_channels`."""
+    return registry.ROI_KEYPOINT_PREDICTOR[cfg.MODEL.ROI_KEYPOINT_HEAD.PREDICTOR](cfg, in_channels)

@@ -1,0 +1,72 @@
+"""Mask predictors: (R, C, S, S) features to one map of logits per class, background's unused one included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.modeling import registry
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+def _kaiming(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class MaskRCNNC4Predictor(nn.Module):
+    """Double the resolution by a transposed convolution, then classify every cell: (R, C, S, S) -> (R, J, 2S, 2S).
+
+    Args:
+        in_channels: channels of the features.
+        width: channels between the two layers.
+        num_classes: J, background included; channel 0 is never trained nor read.
+    """
+
+    def __init__(self, in_channels: int, *, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv5_mask = nn.ConvTranspose2d(in_channels, width, 2, stride=2)
+        self.mask_fcn_logits = nn.Conv2d(width, num_classes, 1)
+        _kaiming(self.conv5_mask)
+        _kaiming(self.mask_fcn_logits)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNC4Predictor:
+        return cls(
+            in_channels,
+            width=cfg.MODEL.ROI_MASK_HEAD.CONV_LAYERS[-1],
+            num_classes=cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask_fcn_logits(F.relu(self.conv5_mask(x)))
+
+
+class MaskRCNNConv1x1Predictor(nn.Module):
+    """Classify every cell where it is: (R, C, S, S) -> (R, J, S, S), J counting background."""
+
+    def __init__(self, in_channels: int, *, num_classes: int) -> None:
+        super().__init__()
+        self.mask_fcn_logits = nn.Conv2d(in_channels, num_classes, 1)
+        _kaiming(self.mask_fcn_logits)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNConv1x1Predictor:
+        return cls(in_channels, num_classes=cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask_fcn_logits(x)
+
+
+registry.ROI_MASK_PREDICTOR.register("MaskRCNNC4Predictor", MaskRCNNC4Predictor.from_cfg)
+registry.ROI_MASK_PREDICTOR.register("MaskRCNNConv1x1Predictor", MaskRCNNConv1x1Predictor.from_cfg)
+
+
+def make_roi_mask_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
+    """What `MODEL.ROI_MASK_HEAD.PREDICTOR` names, for features of `in_channels`."""
+    return registry.ROI_MASK_PREDICTOR[cfg.MODEL.ROI_MASK_HEAD.PREDICTOR](cfg, in_channels)

@@ -1,0 +1,37 @@
+"""Train a refine head on top of a detector that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+REFINE_PREFIX = "roi_heads.refine"
+
+
+def freeze_detector(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
+    """Stop every parameter outside the module named `trained` from learning.
+
+    Batch norms keep statistics besides parameters: `hold_frozen_norms` belongs behind each later `model.train()`.
+
+    Raises: ValueError when the model has no such module.
+    """
+    names = {name for name, _ in model.named_modules()}
+    if trained not in names:
+        raise ValueError(f"the model has no module {trained!r} to train; set MODEL.REFINE_ON to True")
+    for name, parameter in model.named_parameters():
+        if not name.startswith(trained + "."):
+            parameter.requires_grad_(False)
+
+
+def hold_frozen_norms(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
+    """Put every batch norm outside the module named `trained` into evaluation mode, so that its statistics stay."""
+    for module in _frozen_batch_norms(model, trained):
+        module.eval()
+
+
+def _frozen_batch_norms(model: nn.Module, trained: str) -> Iterator[nn.Module]:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not f"{name}.".startswith(f"{trained}."):
+            yield module
