@@ -156,14 +156,15 @@ def resample_grids(
 
     Each cell of the new grid takes the value at its centre. Inside the old region [x1, x2) x [y1, y2) that is
     interpolated between the centres of the old cells, and between an outermost centre and the region's edge it is the
-    outermost cell's value. Outside the old region it is `fill`.
+    outermost cell's value. Outside the old region it is `fill`. Where new cells are larger than old ones this steps
+    over some; "area" averages over the whole of each new cell instead, old cells being constant, `fill` around them.
 
     Args:
         values: (R, C, h, w), finite; half precision is computed in float32.
         src_extents: (R, 4), what the old cells span; a region without extent holds nothing.
         dst_extents: (R, 4), what the new cells span.
         size: new cells per side.
-        mode: "bilinear", or "nearest" for the value of the old cell that holds the centre.
+        mode: "bilinear", "area", or "nearest" for the value of the old cell that holds the centre.
         fill: the value outside the old region.
     Returns: (R, C, size, size) in the dtype of values; differentiable in values, not in the extents.
     """
@@ -172,17 +173,21 @@ def resample_grids(
             "resample_grids takes values (R, C, h, w) and two extents (R, 4), not "
             f"{tuple(values.shape)}, {tuple(src_extents.shape)}, {tuple(dst_extents.shape)}"
         )
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"resample_grids: mode is {mode!r}; it can be 'bilinear' or 'nearest'")
+    if mode not in ("bilinear", "nearest", "area"):
+        raise ValueError(f"resample_grids: mode is {mode!r}; it can be 'bilinear', 'nearest' or 'area'")
     dtype = torch.promote_types(values.dtype, torch.float32)
     src, dst = src_extents.detach().double(), dst_extents.detach().double()
-    row_weights, row_inside = _resampling_weights(src[:, 1::2], dst[:, 1::2], values.shape[2], size, mode)
-    column_weights, column_inside = _resampling_weights(src[:, 0::2], dst[:, 0::2], values.shape[3], size, mode)
+    row_weights, row_covered = _resampling_weights(src[:, 1::2], dst[:, 1::2], values.shape[2], size, mode)
+    column_weights, column_covered = _resampling_weights(src[:, 0::2], dst[:, 0::2], values.shape[3], size, mode)
     with torch.autocast(device_type=values.device.type, enabled=False):
         columns_done = torch.einsum("rchw,rjw->rchj", values.to(dtype), column_weights.to(dtype))
         resampled = torch.einsum("rih,rchj->rcij", row_weights.to(dtype), columns_done)
-    inside = row_inside[:, None, :, None] & column_inside[:, None, None, :]
-    return torch.where(inside, resampled, fill).to(values.dtype)
+    covered = row_covered[:, None, :, None] * column_covered[:, None, None, :]
+    if mode == "area":
+        resampled = resampled + fill * (1 - covered.to(dtype))
+    else:
+        resampled = torch.where(covered > 0, resampled, fill)
+    return resampled.to(values.dtype)
 
 
 def _clip_polygon(points: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -277,13 +282,25 @@ def _tent_weights(positions: Tensor, cells: int) -> Tensor:
 
 
 def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: str) -> tuple[Tensor, Tensor]:
-    """Weights (R, size, cells) of the old cells in the new, and whether a new cell's centre is in src (R, size)."""
+    """Weights (R, size, cells) of the old cells in each new one, and their sum (R, size): the part of the new cell, or
+    of its centre, that is in the old span."""
+    extent = src[:, 1:] - src[:, :1]
+    if mode == "area":
+        steps = torch.arange(size + 1, device=src.device, dtype=src.dtype) / size
+        lines = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
+        lines = torch.where(extent > 0, (lines - src[:, :1]) / extent * cells, -1.0)  # in old cells
+        old = torch.arange(cells, device=src.device, dtype=src.dtype)
+        low, high = lines[:, :-1, None], lines[:, 1:, None]
+        overlaps = (torch.minimum(high, old + 1) - torch.maximum(low, old)).clamp(min=0)
+        weights = torch.where(high > low, overlaps / (high - low), 0.0)
+        return weights, weights.sum(2)
     steps = (torch.arange(size, device=src.device, dtype=src.dtype) + 0.5) / size
     centres = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
     inside = (centres >= src[:, :1]) & (centres < src[:, 1:])
-    extent = src[:, 1:] - src[:, :1]
     positions = torch.where(inside, (centres - src[:, :1]) / extent * cells, 0.0)
     if mode == "nearest":
         old_cell = positions.floor().clamp(0, cells - 1)
-        return (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype), inside
-    return _tent_weights((positions - 0.5).clamp(0, cells - 1), cells), inside
+        weights = (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype)
+    else:
+        weights = _tent_weights((positions - 0.5).clamp(0, cells - 1), cells)
+    return weights * inside[..., None], inside.to(src.dtype)
