@@ -153,3 +153,21 @@ def make_norm(
         known = ", ".join(repr(known_name) for known_name in makers)
         raise ValueError(f"the norm layer {name!r} is not known; expected one of {known}.")
     return makers[name]()
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """`module` with parameters that do not learn and batch norms that are frozen; module by module where it can, a new
+    FrozenBatchNorm2d where `module` itself is a batch norm, so callers put the result in the old place."""
+    module.requires_grad_(False)
+    if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return _frozen_copy(module)
+    for name, child in module.named_children():
+        setattr(module, name, freeze(child))
+    return module
+
+
+def _frozen_copy(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
+    frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(norm.weight.device, norm.weight.dtype)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        setattr(frozen, name, getattr(norm, name).detach().clone())
+    return frozen

@@ -1,0 +1,5 @@
+"""Bodies and necks. Importing this package registers them."""
+
+from maskrcnn_benchmark.modeling.backbone.backbone import Backbone, build_backbone
+
+__all__ = ["Backbone", "build_backbone"]

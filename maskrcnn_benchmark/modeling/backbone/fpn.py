@@ -1,0 +1,103 @@
+"""Feature pyramid network: one width and semantic strength on every resolution of a body."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from maskrcnn_benchmark.layers.norm import NormFactory
+from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, norm_factory
+
+
+class LastLevelMaxPool(nn.Module):
+    """One more level: every second cell of the coarsest one."""
+
+    num_levels = 1
+
+    def forward(self, body_features: Tensor, pyramid_features: Tensor) -> list[Tensor]:
+        return [F.max_pool2d(pyramid_features, kernel_size=1, stride=2)]
+
+
+class LastLevelP6P7(nn.Module):
+    """Two more levels by strided 3x3 convolutions, as RetinaNet has them.
+
+    Args:
+        in_channels: of the map that they start from: the body's coarsest, or the pyramid's.
+        out_channels: of both levels.
+        from_body: start from the body's coarsest map and not from the pyramid's.
+    Source: Lin et al. 2017, Focal Loss for Dense Object Detection.
+    """
+
+    num_levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int, *, from_body: bool = True) -> None:
+        super().__init__()
+        self.from_body = from_body
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        for conv in (self.p6, self.p7):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, body_features: Tensor, pyramid_features: Tensor) -> list[Tensor]:
+        p6 = self.p6(body_features if self.from_body else pyramid_features)
+        return [p6, self.p7(p6.relu())]
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 convolutions, a top-down sum, and a 3x3 convolution per level.
+
+    A coarser map is resized to the size of the next finer one, so sizes need not be multiples of anything.
+
+    Args:
+        in_channels: of the body's maps, finest first.
+        out_channels: of every level.
+        norm, relu: what follows each convolution.
+        top_blocks: a module (body's coarsest map, pyramid's coarsest map) -> more, coarser levels, with `num_levels`.
+    Inputs: maps (N, in_channels[i], H_i, W_i), finest first. Returns: (N, out_channels, H_i, W_i) and the top's levels.
+    Source: Lin et al. 2017, Feature Pyramid Networks.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        *,
+        norm: NormFactory | None = None,
+        relu: bool = False,
+        top_blocks: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        make_conv = conv_with_kaiming_uniform(norm, relu)
+        self.inner_blocks: list[str] = []
+        self.layer_blocks: list[str] = []
+        for level, channels in enumerate(in_channels, start=1):
+            self.inner_blocks.append(f"fpn_inner{level}")
+            self.layer_blocks.append(f"fpn_layer{level}")
+            self.add_module(self.inner_blocks[-1], make_conv(channels, out_channels, 1))
+            self.add_module(self.layer_blocks[-1], make_conv(out_channels, out_channels, 3))
+        self.top_blocks = top_blocks
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        laterals = [getattr(self, name)(level) for name, level in zip(self.inner_blocks, features, strict=True)]
+        merged = laterals[-1:]
+        for lateral in reversed(laterals[:-1]):
+            coarser = F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest")
+            merged.insert(0, coarser.add_(lateral))
+        outputs = [getattr(self, name)(level) for name, level in zip(self.layer_blocks, merged, strict=True)]
+        if self.top_blocks is not None:
+            outputs.extend(self.top_blocks(features[-1], outputs[-1]))
+        return outputs
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: Sequence[int]) -> "FPN":
+        node = cfg.MODEL.FPN
+        return cls(
+            in_channels,
+            cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
+            norm=norm_factory(node.NORM or ("GN" if node.USE_GN else ""), cfg.MODEL.GROUP_NORM),
+            relu=node.USE_RELU,
+            top_blocks=LastLevelMaxPool(),
+        )

@@ -1,0 +1,85 @@
+"""HRFPN: the neck that turns HRNet's branches into a pyramid of one width."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from maskrcnn_benchmark.layers.norm import NormFactory
+from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, norm_factory
+
+
+class HRFPN(nn.Module):
+    """All branches at the finest resolution, concatenated and reduced to one map, then pooled to levels.
+
+    A level halves the one before, rounded up, so no level is empty however small the image, and has a 3x3 convolution
+    of its own. The reduction is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own
+    resolution and its result enlarged, the same sum for a fraction of the multiplications and without the wide
+    concatenated map.
+
+    Args:
+        in_channels: of the branches, finest first.
+        out_channels: of every level.
+        num_outs: levels; strides are 1, 2, 4, ... times that of the finest branch.
+        pooling: "AVG" or "MAX".
+        norm: behind each convolution, or None.
+    Inputs: (N, in_channels[i], H_i, W_i), finest first, any sizes. Returns: (N, out_channels, ceil(H_0 / 2**i), ...).
+    Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition (HRNetV2p).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        *,
+        num_outs: int = 5,
+        pooling: str = "AVG",
+        norm: NormFactory | None = None,
+    ) -> None:
+        super().__init__()
+        poolings = {"AVG": F.avg_pool2d, "MAX": F.max_pool2d}
+        if pooling not in poolings:
+            raise ValueError(f"MODEL.NECK.POOLING is {pooling!r}; expected one of {', '.join(poolings)}.")
+        self.in_channels = tuple(in_channels)
+        self.out_channels = out_channels
+        self.pool = poolings[pooling]
+        make_conv = conv_with_kaiming_uniform(norm)
+        # One entry, or two with a norm; the released files call the convolution reduction_conv.0.
+        reduction = make_conv(sum(self.in_channels), out_channels, 1)
+        self.reduction_conv = reduction if isinstance(reduction, nn.Sequential) else nn.Sequential(reduction)
+        self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3) for _ in range(num_outs))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        level = self._reduce(features)
+        outputs = [self.fpn_conv[0](level)]
+        for conv in self.fpn_conv[1:]:
+            level = self.pool(level, kernel_size=2, stride=2, ceil_mode=True)
+            outputs.append(conv(level))
+        return outputs
+
+    def _reduce(self, features: Sequence[Tensor]) -> Tensor:
+        conv, *norm = self.reduction_conv
+        size_hw = features[0].shape[-2:]
+        weights = conv.weight.split(self.in_channels, dim=1)
+        total = F.conv2d(features[0], weights[0], conv.bias)
+        for branch, weight in zip(features[1:], weights[1:], strict=True):
+            reduced = F.conv2d(branch, weight)
+            total.add_(F.interpolate(reduced, size=size_hw, mode="bilinear", align_corners=False))
+        return norm[0](total) if norm else total
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: Sequence[int]) -> "HRFPN":
+        node = cfg.MODEL.NECK
+        if tuple(node.IN_CHANNELS) != tuple(in_channels):
+            raise ValueError(
+                f"MODEL.NECK.IN_CHANNELS is {tuple(node.IN_CHANNELS)}, but the body's maps have {tuple(in_channels)} "
+                "channels (MODEL.HRNET.STAGE4.NUM_CHANNELS, times 4 for bottlenecks); set it to those."
+            )
+        return cls(
+            in_channels,
+            node.OUT_CHANNELS,
+            num_outs=node.NUM_OUTS,
+            pooling=node.POOLING.strip().upper(),
+            norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM),
+        )

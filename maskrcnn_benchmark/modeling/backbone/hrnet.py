@@ -1,0 +1,287 @@
+"""HRNet: parallel branches of several resolutions that exchange features again and again.
+
+Names are the file format of the official weights: `conv1, bn1, conv2, bn2, layer1, transition{1-3}`,
+`stage{2-4}.{module}.branches.{branch}.{block}` and `stage{2-4}.{module}.fuse_layers.{to}.{from}`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode
+
+from maskrcnn_benchmark.layers.norm import NormFactory, freeze
+from maskrcnn_benchmark.modeling.backbone.blocks import BasicBlock, Bottleneck, BottleneckSettings, init_body
+from maskrcnn_benchmark.modeling.make_layers import norm_factory
+
+STEM_CHANNELS = 64
+BOTTLENECK_EXPANSION = 4
+
+# Values of MODEL.HRNET.STAGE*.BLOCK. The norm is MODEL.HRNET.NORM's, whatever the name of a block says.
+IS_BOTTLENECK = {
+    "BottleneckWithFixedBatchNorm": True,
+    "BasicBlockWithFixedBatchNorm": False,
+    "Bottleneck": True,
+    "BasicBlock": False,
+}
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of HRNet.
+
+    Attributes:
+        num_blocks: residual blocks of each branch, finest branch first.
+        num_channels: width of each branch, before the expansion of bottlenecks.
+        num_modules: multi-branch modules, one behind the other.
+        bottleneck: blocks are bottlenecks, which hand out BOTTLENECK_EXPANSION times `num_channels`.
+    """
+
+    num_blocks: tuple[int, ...]
+    num_channels: tuple[int, ...]
+    num_modules: int = 1
+    bottleneck: bool = False
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        expansion = BOTTLENECK_EXPANSION if self.bottleneck else 1
+        return tuple(channels * expansion for channels in self.num_channels)
+
+
+class HighResolutionModule(nn.Module):
+    """Residual blocks on every branch, then every output is the sum of all branches, brought to its resolution.
+
+    Coarser branches come by a 1x1 convolution and nearest-neighbour enlargement to the output's size, finer ones by
+    strided 3x3 convolutions. Inputs and outputs: one (N, C_i, H_i, W_i) per branch, finest first.
+
+    Args:
+        channels: C_i of inputs and outputs.
+        settings: of the stage; its `out_channels` equal `channels`.
+        num_outputs: of the first so many branches; the last module of a single-output network has one.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], settings: StageSettings, norm: NormFactory, *, num_outputs: int
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            _blocks(settings, branch, channels[branch], norm) for branch in range(len(channels))
+        )
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(_fuse_layer(channels, source, target, norm) for source in range(len(channels)))
+            for target in range(num_outputs)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        features = [branch(level) for branch, level in zip(self.branches, features, strict=True)]
+        return [self._fuse(features, target) for target in range(len(self.fuse_layers))]
+
+    def _fuse(self, features: Sequence[Tensor], target: int) -> Tensor:
+        size_hw = features[target].shape[-2:]
+        total: Tensor | None = None
+        for source, layer in enumerate(self.fuse_layers[target]):
+            if source == target:
+                continue
+            addend = layer(features[source])
+            if source > target:
+                addend = F.interpolate(addend, size=size_hw, mode="nearest")
+            # Sums are written into memory that this loop owns; the branch's own features are inputs of other sums.
+            total = addend.add_(features[target]) if total is None else total.add_(addend)
+        return features[target] if total is None else total.relu_()
+
+
+class HRNet(nn.Module):
+    """Stem to stride 4, one stage of blocks, then three stages with two, three and four resolutions.
+
+    Args:
+        stages: the four stages; the first has one branch and each later one a branch more.
+        norm: constructor of the norm layers.
+        multi_output: hand out every branch of the last stage; else only the finest.
+        frozen_parts: this many parts do not learn: 1 is the stem, 2 the stem and stage 1, ..., 5 everything.
+        checkpoint_activations: in training keep only the inputs of stage 1 and of each module, and compute the rest
+            again in the backward pass: the same gradients for less memory and about a third more time.
+    Inputs: images (N, 3, H, W) of any size. Returns: (N, C, H / stride, W / stride), sizes rounded up, for the strides
+        4, 8, 16, 32; the attributes `out_channels` and `strides` hold C and stride of what is handed out.
+    Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageSettings],
+        norm: NormFactory,
+        *,
+        multi_output: bool = True,
+        frozen_parts: int = 0,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        first, *later = stages
+        self.checkpoint_activations = checkpoint_activations
+        self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(STEM_CHANNELS)
+        self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
+        self.bn2 = norm(STEM_CHANNELS)
+        self.layer1 = _blocks(first, 0, STEM_CHANNELS, norm)
+
+        channels: Sequence[int] = first.out_channels
+        for number, stage in enumerate(later, start=2):
+            num_outputs = 1 if number == len(stages) and not multi_output else len(stage.out_channels)
+            self.add_module(f"transition{number - 1}", _transition(channels, stage.out_channels, norm))
+            self.add_module(f"stage{number}", _stage(stage, norm, num_outputs))
+            channels = stage.out_channels
+        self.num_stages = len(stages)
+        self.out_channels = tuple(channels[:num_outputs])
+        self.strides = tuple(4 * 2**branch for branch in range(num_outputs))
+        init_body(self)
+        self._freeze_parts(frozen_parts)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.bn1(self.conv1(images)).relu_()
+        features = self.bn2(self.conv2(features)).relu_()
+        branches = [self._run(self.layer1, features)]
+        for number in range(2, self.num_stages + 1):
+            branches = _branch_out(getattr(self, f"transition{number - 1}"), branches)
+            for module in getattr(self, f"stage{number}"):
+                branches = self._run(module, branches)
+        return branches
+
+    def _run(self, module: nn.Module, inputs: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        if not (self.checkpoint_activations and self.training and torch.is_grad_enabled() and learns):
+            return module(inputs)
+        contexts = partial(_recompute_contexts, module)
+        return checkpoint(module, inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    def _freeze_parts(self, count: int) -> None:
+        parts = [["conv1", "bn1", "conv2", "bn2"], ["layer1"]]
+        parts += [[f"transition{number - 1}", f"stage{number}"] for number in range(2, self.num_stages + 1)]
+        if not 0 <= count <= len(parts):
+            raise ValueError(
+                f"MODEL.HRNET.FREEZE_AT is {count}; expected a number from 0 (all parts learn) to {len(parts)} (none "
+                "does): 1 freezes the stem, 2 also stage 1, 3 also stage 2, and so on."
+            )
+        for name in (name for part in parts[:count] for name in part):
+            setattr(self, name, freeze(getattr(self, name)))
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "HRNet":
+        node = cfg.MODEL.HRNET
+        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM)
+        if norm is None:
+            raise ValueError("MODEL.HRNET.NORM is empty; expected FrozenBN, BN, SyncBN or GN.")
+        return cls(
+            [_stage_from_cfg(node, number) for number in (1, 2, 3, 4)],
+            norm,
+            multi_output=node.STAGE4.MULTI_OUTPUT,
+            frozen_parts=node.FREEZE_AT,
+            checkpoint_activations=node.CHECKPOINT_ACTIVATIONS,
+        )
+
+
+def _stage_from_cfg(node: CfgNode, number: int) -> StageSettings:
+    key = f"MODEL.HRNET.STAGE{number}"
+    stage = node[f"STAGE{number}"]
+    if stage.BLOCK not in IS_BOTTLENECK:
+        raise KeyError(f"{key}.BLOCK is {stage.BLOCK!r}; expected one of {', '.join(IS_BOTTLENECK)}.")
+    if stage.FUSE_METHOD != "SUM":
+        raise ValueError(f"{key}.FUSE_METHOD is {stage.FUSE_METHOD!r}; expected 'SUM', the only way to fuse branches.")
+    # Stage 1 is one module with one branch; the official files describe it with the first entries of its lists.
+    num_branches = 1 if number == 1 else stage.NUM_BRANCHES
+    num_blocks = tuple(stage.NUM_BLOCKS[:1] if number == 1 else stage.NUM_BLOCKS)
+    num_channels = tuple(stage.NUM_CHANNELS[:1] if number == 1 else stage.NUM_CHANNELS)
+    if num_branches != number:
+        raise ValueError(f"{key}.NUM_BRANCHES is {num_branches}; expected {number}: each stage adds one resolution.")
+    for name, values in (("NUM_BLOCKS", num_blocks), ("NUM_CHANNELS", num_channels)):
+        if len(values) != num_branches:
+            raise ValueError(
+                f"{key}.{name} is {list(values)}; expected {num_branches} numbers, one per branch (NUM_BRANCHES)."
+            )
+    return StageSettings(num_blocks, num_channels, max(1, stage.NUM_MODULES), IS_BOTTLENECK[stage.BLOCK])
+
+
+def _blocks(settings: StageSettings, branch: int, in_channels: int, norm: NormFactory) -> nn.Sequential:
+    """The residual blocks of one branch of one module."""
+    width, out_channels = settings.num_channels[branch], settings.out_channels[branch]
+    blocks: list[nn.Module] = []
+    for _ in range(settings.num_blocks[branch]):
+        if settings.bottleneck:
+            blocks.append(_bottleneck(in_channels, width, out_channels, norm))
+        else:
+            blocks.append(BasicBlock(in_channels, out_channels, norm))
+        in_channels = out_channels
+    return nn.Sequential(*blocks)
+
+
+def _bottleneck(in_channels: int, width: int, out_channels: int, norm: NormFactory) -> Bottleneck:
+    block = Bottleneck(in_channels, width, out_channels, BottleneckSettings(norm))
+    # HRNet's files list the shortcut behind the convolutions, ResNet's before them; optimiser states go by this order.
+    block.downsample = block._modules.pop("downsample", None)
+    return block
+
+
+def _stage(settings: StageSettings, norm: NormFactory, num_outputs_of_last: int) -> nn.Sequential:
+    channels = settings.out_channels
+    counts = [len(channels)] * (settings.num_modules - 1) + [num_outputs_of_last]
+    return nn.Sequential(*(HighResolutionModule(channels, settings, norm, num_outputs=count) for count in counts))
+
+
+def _conv_norm(
+    in_channels: int, out_channels: int, norm: NormFactory, *, kernel: int = 3, stride: int = 1, relu: bool = True
+) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, norm(out_channels), *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def _fuse_layer(channels: Sequence[int], source: int, target: int, norm: NormFactory) -> nn.Module:
+    """From a branch's features to an addend of another branch's sum; the identity keeps the index of the sum's own."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return _conv_norm(channels[source], channels[target], norm, kernel=1, relu=False)
+    halvings: list[nn.Module] = [
+        _conv_norm(channels[source], channels[source], norm, stride=2) for _ in range(target - source - 1)
+    ]
+    return nn.Sequential(*halvings, _conv_norm(channels[source], channels[target], norm, stride=2, relu=False))
+
+
+def _transition(old: Sequence[int], new: Sequence[int], norm: NormFactory) -> nn.ModuleList:
+    """From the branches of one stage to those of the next: a branch that changes its width gets a convolution, a new
+    branch grows from the coarsest old one by halvings."""
+    layers: list[nn.Module] = []
+    for branch, channels in enumerate(new):
+        if branch < len(old):
+            same = old[branch] == channels
+            layers.append(nn.Identity() if same else _conv_norm(old[branch], channels, norm))
+            continue
+        widths = [old[-1]] * (branch + 1 - len(old)) + [channels]
+        layers.append(nn.Sequential(*(_conv_norm(*pair, norm, stride=2) for pair in pairwise(widths))))
+    return nn.ModuleList(layers)
+
+
+def _branch_out(transition: nn.ModuleList, branches: Sequence[Tensor]) -> list[Tensor]:
+    last = len(branches) - 1
+    return [layer(branches[min(branch, last)]) for branch, layer in enumerate(transition)]
+
+
+def _recompute_contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """For the first and for the second forward pass of a checkpointed module."""
+    return nullcontext(), _running_statistics_kept(module)
+
+
+@contextmanager
+def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms use the statistics of their batch but do not count it: the first pass has done so already."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
