@@ -1,0 +1,280 @@
+"""The annotations of a dataset as a few large arrays instead of millions of small objects.
+
+Loader workers that are forked share these arrays with the main process; lists and dictionaries would be copied page by
+page as their reference counts change, which multiplies the memory of a COCO-sized set by the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_benchmark.data.datasets import validation
+from maskrcnn_benchmark.data.datasets.validation import ValidationReport
+
+RLE = dict[str, Any]
+
+
+class PackedStrings:
+    """A read-only sequence of strings in one buffer."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [string.encode() for string in strings]
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._buffer = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return self._buffer[self._ends[index] : self._ends[index + 1]].tobytes().decode()
+
+
+@dataclass(frozen=True)
+class PackedSegmentations:
+    """Polygons or run lengths of A annotations; `first_*[a]` to `first_*[a + 1]` is what annotation a has of a kind.
+
+    coordinates: x, y, x, y, ... in pixels of all polygons; polygon p has `polygon_ends[p]` to `polygon_ends[p + 1]`.
+    runs: COCO's compressed run lengths; mask r has bytes `run_ends[r]` to `run_ends[r + 1]`.
+    """
+
+    coordinates: NDArray[np.float32]
+    polygon_ends: NDArray[np.int64]
+    first_polygon: NDArray[np.int64]
+    runs: NDArray[np.uint8]
+    run_ends: NDArray[np.int64]
+    first_run: NDArray[np.int64]
+
+    def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float32]] | RLE:
+        """Polygons, each flat (2 * P,), or COCO's run-length dictionary of one annotation in an image of that size."""
+        run = self.first_run[index]
+        if run < self.first_run[index + 1]:
+            counts = self.runs[self.run_ends[run] : self.run_ends[run + 1]].tobytes()
+            return {"size": [size_wh[1], size_wh[0]], "counts": counts}
+        return [
+            self.coordinates[self.polygon_ends[polygon] : self.polygon_ends[polygon + 1]].copy()
+            for polygon in range(self.first_polygon[index], self.first_polygon[index + 1])
+        ]
+
+
+@dataclass(frozen=True)
+class PackedAnnotations:
+    """The usable annotations of a dataset, ordered by image; image i has rows `first[i]` to `first[i + 1]`.
+
+    boxes: (A, 4) float32 x, y, width, height in pixels, inside the image. labels: (A,) int64 from 1. ids: (A,) int64.
+    keypoints: (A, K, 3) float32. Masks and keypoints are None where they were not asked for.
+    """
+
+    first: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    segmentations: PackedSegmentations | None
+    keypoints: NDArray[np.float32] | None
+
+    def rows(self, image: int) -> slice:
+        return slice(int(self.first[image]), int(self.first[image + 1]))
+
+    def counts(self) -> NDArray[np.int64]:
+        """(number of images,): annotations of each image."""
+        return np.diff(self.first)
+
+    def visible_keypoints(self) -> NDArray[np.int64]:
+        """(number of images,): labelled keypoints (visibility 1 or 2) over all annotations of each image."""
+        if self.keypoints is None:
+            return np.zeros(len(self.first) - 1, dtype=np.int64)
+        totals = np.concatenate([[0], np.cumsum((self.keypoints[..., 2] > 0).sum(axis=1))])
+        return totals[self.first[1:]] - totals[self.first[:-1]]
+
+
+def pack_annotations(
+    annotations: Sequence[Any],
+    image_rows: Mapping[Any, int],
+    sizes_wh: NDArray[np.int64],
+    labels: Mapping[Any, int],
+    report: ValidationReport,
+    *,
+    with_masks: bool,
+    num_keypoints: int | None,
+) -> PackedAnnotations:
+    """Check all annotations of a COCO file, leave out crowd regions and unusable ones, and pack the rest.
+
+    Args:
+        image_rows: image id -> row of `sizes_wh` (number of images, 2), in pixels.
+        labels: category id -> contiguous label from 1.
+        report: counts what was left out and why.
+        with_masks: read segmentations; an annotation whose segmentation is unusable is left out as a whole, so that
+            boxes and masks stay aligned.
+        num_keypoints: K; None reads no keypoints.
+    """
+    report.num_annotations += len(annotations)
+    kept = _recognised(annotations, image_rows, labels, report)
+    owners = np.array([image_rows[annotation["image_id"]] for annotation in kept], dtype=np.int64)
+    order = np.argsort(owners, kind="stable")
+    kept, owners = [kept[position] for position in order.tolist()], owners[order]
+    ids = np.array([annotation["id"] for annotation in kept], dtype=np.int64)
+    sound = np.ones(len(kept), dtype=bool)
+
+    def note(problems: Iterable[tuple[str, NDArray[np.bool_]]]) -> None:
+        for reason, rows in problems:
+            report.skip(reason, ids[rows & sound].tolist())  # the first problem of an annotation is the one counted
+            sound[rows] = False
+
+    boxes, problems, clipped = validation.check_boxes([a.get("bbox") for a in kept], sizes_wh[owners])
+    report.clipped += clipped
+    note(problems)
+    keypoints = None
+    if num_keypoints is not None:
+        keypoints, problems = validation.check_keypoints([a.get("keypoints") for a in kept], num_keypoints)
+        note(problems)
+    segmentations = None
+    if with_masks:
+        segmentations, problems = _pack_segmentations([a.get("segmentation") for a in kept], sizes_wh[owners])
+        note(problems)
+        segmentations = _select_segmentations(segmentations, sound)
+    return PackedAnnotations(
+        first=np.searchsorted(owners[sound], np.arange(len(sizes_wh) + 1)),
+        boxes=boxes[sound].astype(np.float32),
+        labels=np.array([labels[a["category_id"]] for a in kept], dtype=np.int64)[sound],
+        ids=ids[sound],
+        segmentations=segmentations,
+        keypoints=None if keypoints is None else keypoints[sound],
+    )
+
+
+def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> PackedAnnotations:
+    """The annotations of these images (ascending), which are then numbered from 0."""
+    counts = annotations.counts()
+    rows = np.repeat(np.isin(np.arange(len(counts)), images), counts)
+    segmentations, keypoints = annotations.segmentations, annotations.keypoints
+    return PackedAnnotations(
+        first=np.concatenate([[0], np.cumsum(counts[images])]),
+        boxes=annotations.boxes[rows],
+        labels=annotations.labels[rows],
+        ids=annotations.ids[rows],
+        segmentations=None if segmentations is None else _select_segmentations(segmentations, rows),
+        keypoints=None if keypoints is None else keypoints[rows],
+    )
+
+
+def _recognised(
+    annotations: Sequence[Any], image_rows: Mapping[Any, int], labels: Mapping[Any, int], report: ValidationReport
+) -> list[dict[str, Any]]:
+    """Annotations of a known image and category under an id of their own, crowd regions left out."""
+    kept, seen = [], set()
+    for position, annotation in enumerate(annotations):
+        problem = None
+        try:
+            identity = annotation["id"]
+            if type(identity) is not int or identity.bit_length() > 63:
+                problem = validation.INCOMPLETE
+            elif annotation["image_id"] not in image_rows:
+                problem = validation.UNKNOWN_IMAGE
+            elif annotation["category_id"] not in labels:
+                problem = validation.UNKNOWN_CATEGORY
+            elif identity in seen:
+                problem = validation.DUPLICATE_ID
+        except (KeyError, TypeError):  # a key that is missing, an id that is a list, an entry that is no dictionary
+            problem = validation.INCOMPLETE
+        if problem is not None:
+            known = isinstance(annotation, dict) and "id" in annotation
+            report.skip(problem, [annotation["id"] if known else f"none, entry {position}"])
+            continue
+        seen.add(identity)
+        if annotation.get("iscrowd"):
+            report.crowd += 1
+        else:
+            kept.append(annotation)
+    return kept
+
+
+def _pack_segmentations(
+    entries: Sequence[Any], sizes_wh: NDArray[np.int64]
+) -> tuple[PackedSegmentations, list[tuple[str, NDArray[np.bool_]]]]:
+    """Segmentations as read from the file, in the order given; an unusable one is empty and told of in the problems."""
+    polygons: list[Sequence[float]] = []
+    runs: list[bytes] = []
+    num_polygons, num_runs = np.zeros((2, len(entries)), dtype=np.int64)
+    found: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            compressed, problem = validation.check_rle(entry, (int(sizes_wh[index, 1]), int(sizes_wh[index, 0])))
+            if problem is None:
+                runs.append(compressed)
+                num_runs[index] = 1
+        elif entry is None or isinstance(entry, (list, tuple)):
+            problem = validation.check_polygons(entry)
+            if problem is None:
+                polygons.extend(entry)
+                num_polygons[index] = len(entry)
+        else:
+            problem = validation.POLYGON_MALFORMED
+        if problem is not None:
+            found.setdefault(problem, []).append(index)
+
+    lengths = np.fromiter(map(len, polygons), dtype=np.int64, count=len(polygons))
+    coordinates, unreadable = _flatten(polygons, lengths)
+    owners = np.repeat(np.arange(len(entries)), num_polygons)
+    finite = np.isfinite(coordinates)
+    if not finite.all():
+        broken = np.zeros(len(polygons), dtype=bool)
+        broken[np.repeat(np.arange(len(polygons)), lengths)[~finite]] = True
+        found.setdefault(validation.POLYGON_MALFORMED, []).extend(np.unique(owners[unreadable]).tolist())
+        found.setdefault(validation.POLYGON_NOT_FINITE, []).extend(np.unique(owners[broken & ~unreadable]).tolist())
+    packed = PackedSegmentations(
+        coordinates=coordinates,
+        polygon_ends=_ends(lengths),
+        first_polygon=_ends(num_polygons),
+        runs=np.frombuffer(b"".join(runs), dtype=np.uint8),
+        run_ends=_ends(np.fromiter(map(len, runs), dtype=np.int64, count=len(runs))),
+        first_run=_ends(num_runs),
+    )
+    problems = []
+    for reason, rows in found.items():
+        mask = np.zeros(len(entries), dtype=bool)
+        mask[rows] = True
+        problems.append((reason, mask))
+    return packed, problems
+
+
+def _flatten(
+    polygons: list[Sequence[float]], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """All coordinates in one array, and which polygons are not made of numbers; the coordinates of those are NaN."""
+    unreadable = np.zeros(len(polygons), dtype=bool)
+    with np.errstate(over="ignore"):
+        try:
+            return np.fromiter(chain.from_iterable(polygons), np.float32, count=int(lengths.sum())), unreadable
+        except (TypeError, ValueError, OverflowError):
+            rows: list[NDArray[np.float32]] = []
+            for index, polygon in enumerate(polygons):
+                values, well_formed = validation.number_rows([polygon], len(polygon))
+                unreadable[index] = not well_formed[0]
+                rows.append(values[0].astype(np.float32))
+            return np.concatenate(rows), unreadable
+
+
+def _select_segmentations(packed: PackedSegmentations, kept: NDArray[np.bool_]) -> PackedSegmentations:
+    """The annotations for which `kept` (A,) is set."""
+    if kept.all():
+        return packed
+    num_polygons, num_runs = np.diff(packed.first_polygon), np.diff(packed.first_run)
+    polygons, runs = np.repeat(kept, num_polygons), np.repeat(kept, num_runs)
+    polygon_lengths, run_lengths = np.diff(packed.polygon_ends), np.diff(packed.run_ends)
+    return PackedSegmentations(
+        coordinates=packed.coordinates[np.repeat(polygons, polygon_lengths)],
+        polygon_ends=_ends(polygon_lengths[polygons]),
+        first_polygon=_ends(num_polygons[kept]),
+        runs=packed.runs[np.repeat(runs, run_lengths)],
+        run_ends=_ends(run_lengths[runs]),
+        first_run=_ends(num_runs[kept]),
+    )
+
+
+def _ends(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

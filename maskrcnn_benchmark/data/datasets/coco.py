@@ -1,0 +1,291 @@
+"""`COCODataset`: images with the annotations of a COCO file (instances or person keypoints)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import io
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskrcnn_benchmark.data.datasets.annotations import PackedStrings, pack_annotations, select_images
+from maskrcnn_benchmark.data.datasets.image_files import check_files_exist, read_image
+from maskrcnn_benchmark.data.datasets.validation import ValidationReport
+from maskrcnn_benchmark.layers.boxes import INCLUSIVE
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+
+logger = logging.getLogger(__name__)
+
+Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
+
+_MAX_IDS_NAMED = 5
+
+
+class COCODataset(Dataset):
+    """Images and targets of a COCO annotation file.
+
+    A target is a `BoxList` (xyxy) with the fields LABELS, ANNOTATION_IDS and, where asked for, MASKS and KEYPOINTS;
+    every image has all of them, also one without any annotation, and an instance without keypoints has zeros.
+    Categories are numbered from 1 in the order of the file. Regions marked `iscrowd` are no targets. Unusable
+    annotations are left out, and one warning says how many, why and which: see `validation_report`.
+
+    Args:
+        ann_file: JSON in COCO's format; without "annotations" (test sets) no image has any.
+        root: folder of the images; "file_name" may have folders in it.
+        remove_images_without_annotations: leave out images in which no usable annotation is left, as one trains; False
+            keeps them as negatives.
+        transforms: called with the image (PIL, RGB) and the target, returns both.
+        offset: the box convention of the targets, see `BoxList`.
+        with_masks, with_keypoints: None reads them where the file has them.
+        num_keypoints: K; None takes it from the file, or COCO's 17.
+        min_keypoints: leave out images that have annotations but fewer labelled keypoints than this over all of them;
+            only with keypoints, and only where the file has any.
+    Raises: FileNotFoundError for a missing file or missing images; ValueError for a file that is not of this format,
+        and when no image is left. Both name the file.
+    """
+
+    def __init__(
+        self,
+        ann_file: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        remove_images_without_annotations: bool = False,
+        transforms: Transforms | None = None,
+        *,
+        offset: int = INCLUSIVE,
+        with_masks: bool | None = None,
+        with_keypoints: bool | None = None,
+        num_keypoints: int | None = None,
+        min_keypoints: int = 0,
+    ) -> None:
+        self.ann_file, self.root = os.fspath(ann_file), os.fspath(root)
+        self.transforms = transforms
+        self.offset = offset
+        content = _read_json(self.ann_file)
+        annotations = content.get("annotations", [])
+        dictionaries = [annotation for annotation in annotations if isinstance(annotation, dict)]
+        has_keypoints = any(annotation.get("keypoints") for annotation in dictionaries)
+        self.with_masks = any(a.get("segmentation") for a in dictionaries) if with_masks is None else with_masks
+        self.with_keypoints = has_keypoints if with_keypoints is None else with_keypoints
+        self.num_keypoints = _number_of_keypoints(content, num_keypoints, self.ann_file) if self.with_keypoints else 0
+
+        self.categories = _read_categories(content, self.ann_file)  # id in the file -> name
+        self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
+        self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}
+
+        images = _read_images(content, self.ann_file)
+        sizes_wh = np.array([(image["width"], image["height"]) for image in images], dtype=np.int64).reshape(-1, 2)
+        self.validation_report = ValidationReport(self.ann_file)
+        packed = pack_annotations(
+            annotations,
+            {image["id"]: row for row, image in enumerate(images)},
+            sizes_wh,
+            self.json_category_id_to_contiguous_id,
+            self.validation_report,
+            with_masks=self.with_masks,
+            num_keypoints=self.num_keypoints if self.with_keypoints else None,
+        )
+        if summary := self.validation_report.summary():
+            logger.warning("%s", summary)
+
+        annotated = packed.counts() > 0
+        few_keypoints = np.zeros(len(images), dtype=bool)
+        if self.with_keypoints and has_keypoints and min_keypoints > 0:
+            few_keypoints = annotated & (packed.visible_keypoints() < min_keypoints)
+        removed = {"without a usable annotation": ~annotated & remove_images_without_annotations}
+        removed[f"with fewer than {min_keypoints} labelled keypoints"] = few_keypoints
+        kept = np.flatnonzero(~np.logical_or.reduce(list(removed.values())))
+        self._report_removed(len(images), len(kept), {reason: int(rows.sum()) for reason, rows in removed.items()})
+
+        self._annotations = select_images(packed, kept)
+        self.sizes_wh: NDArray[np.int64] = sizes_wh[kept]  # (number of images, 2) in pixels
+        self.ids = [images[row]["id"] for row in kept.tolist()]
+        self._file_names = PackedStrings(images[row]["file_name"] for row in kept.tolist())
+        check_files_exist(self.root, self._file_names, self.ann_file)
+
+    @classmethod
+    def from_cfg(
+        cls, cfg: Any, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
+    ) -> COCODataset:
+        """The dataset that the model of `cfg` needs; what is filtered for training is all there for testing."""
+        return cls(
+            ann_file,
+            root,
+            is_train and cfg.DATASETS.FILTER_EMPTY,
+            transforms,
+            offset=cfg.MODEL.BOX_OFFSET,
+            with_masks=cfg.MODEL.MASK_ON,
+            with_keypoints=cfg.MODEL.KEYPOINT_ON,
+            num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
+            min_keypoints=cfg.DATASETS.MIN_KEYPOINTS if is_train else 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Any, BoxList, int]:
+        image, target = self.read_image(index), self.get_groundtruth(index)
+        if self.transforms is not None:
+            image, target = self.transforms(image, target)
+        return image, target, index
+
+    def read_image(self, index: int) -> Image.Image:
+        """The image as it is on disk, RGB. OSError that names the file, the image id and the annotation file."""
+        path = os.path.join(self.root, self._file_names[index])
+        try:
+            return read_image(path, self._size(index))
+        except OSError as error:
+            raise type(error)(f"{error} (image id {self.ids[index]} of {self.ann_file})") from error
+
+    def get_groundtruth(self, index: int) -> BoxList:
+        """The target of an image in the pixels of its file; opens nothing."""
+        size, packed = self._size(index), self._annotations
+        rows = packed.rows(index)
+        target = BoxList(_tensor(packed.boxes[rows]), size, mode="xywh", offset=self.offset).convert("xyxy")
+        target.add_field(fields.LABELS, _tensor(packed.labels[rows]))
+        target.add_field(fields.ANNOTATION_IDS, _tensor(packed.ids[rows]))
+        if packed.segmentations is not None:
+            masks = [packed.segmentations.get(row, size) for row in range(rows.start, rows.stop)]
+            target.add_field(fields.MASKS, SegmentationMask(masks, size))
+        if packed.keypoints is not None:
+            skeleton = PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
+            target.add_field(fields.KEYPOINTS, skeleton(_tensor(packed.keypoints[rows]), size))
+        return target
+
+    def get_img_info(self, index: int) -> dict[str, Any]:
+        """The image's "id", "file_name", "width" and "height" in the annotation file."""
+        width, height = self._size(index)
+        return {"id": self.ids[index], "file_name": self._file_names[index], "width": width, "height": height}
+
+    @functools.cached_property
+    def id_to_img_map(self) -> dict[int, Any]:
+        """Index of an image here -> its id in the file."""
+        return dict(enumerate(self.ids))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each label; 0 is the background."""
+        return ["__background__", *self.categories.values()]
+
+    @functools.cached_property
+    def coco(self) -> COCO:
+        """The whole annotation file as pycocotools has it, read when first asked for; training never does."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return COCO(self.ann_file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader worker is sent: not the ground truth that `coco` may hold."""
+        return {name: value for name, value in self.__dict__.items() if name != "coco"}
+
+    def __repr__(self) -> str:
+        return f"COCODataset({len(self)} images of {self.ann_file}, {len(self.categories)} categories)"
+
+    def _size(self, index: int) -> tuple[int, int]:
+        width, height = self.sizes_wh[index].tolist()
+        return width, height
+
+    def _report_removed(self, total: int, left: int, removed: dict[str, int]) -> None:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in removed.items() if count)
+        if total and left:
+            without = f", not {reasons}" if reasons else ""
+            logger.info("%s: %d of %d images are used%s", self.ann_file, left, total, without)
+            return
+        text = f"no image of {self.ann_file} is left to use: it lists {total}"
+        if reasons:
+            text += f", left out are {reasons}. DATASETS.FILTER_EMPTY and DATASETS.MIN_KEYPOINTS decide which are"
+        if summary := self.validation_report.summary():
+            text += f". {summary}"
+        if self.validation_report.crowd:
+            text += f" {self.validation_report.crowd} annotations are crowd regions, which are not trained on."
+        raise ValueError(text)
+
+
+def _tensor(rows: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(rows.copy())  # a copy: the packed arrays are shared with the other workers
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    collects = gc.isenabled()
+    gc.disable()  # millions of new lists and no garbage: the collector would double the time
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"annotation file {os.path.abspath(path)} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"annotation file {path} is not JSON: {error}") from error
+    finally:
+        if collects:
+            gc.enable()
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(f'annotation file {path} has no list "images": it is not in COCO\'s format')
+    if not isinstance(content.get("annotations", []), list):
+        raise ValueError(f'"annotations" of {path} is not a list: it is not in COCO\'s format')
+    return content
+
+
+def _read_categories(content: dict[str, Any], path: str) -> dict[Any, str]:
+    """Category id -> name, in the order of the file."""
+    try:
+        listed = [(category["id"], str(category["name"])) for category in content.get("categories", [])]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'a category of {path} has no "id" and "name"') from error
+    categories = dict(listed)
+    if not categories or len(categories) != len(listed):
+        what = "the same category id twice" if categories else "no categories"
+        raise ValueError(f"{path} has {what}; labels cannot be numbered")
+    return categories
+
+
+def _read_images(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    """The images ordered by id, checked for what is read later."""
+    images = content["images"]
+    incomplete = [
+        image.get("id", image) if isinstance(image, dict) else image
+        for image in images
+        if not isinstance(image, dict)
+        or not isinstance(image.get("id"), (int, str))
+        or not isinstance(image.get("file_name"), str)
+        or not all(isinstance(image.get(side), int) and image[side] > 0 for side in ("width", "height"))
+    ]
+    if incomplete:
+        raise ValueError(
+            f'{len(incomplete)} images of {path} lack an "id", a "file_name", or a "width" and "height" in whole '
+            f"pixels: {', '.join(map(str, incomplete[:_MAX_IDS_NAMED]))}"
+        )
+    first = {image["id"]: image for image in reversed(images)}
+    if len(first) != len(images):
+        logger.warning("%s lists %d images again under the same id; the first is used", path, len(images) - len(first))
+    return sorted(first.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
+
+
+def _number_of_keypoints(content: dict[str, Any], expected: int | None, path: str) -> int:
+    """What the categories say, or the annotations, or COCO's number; ValueError when another was expected."""
+    listed = {len(c["keypoints"]) for c in content.get("categories", []) if isinstance(c, dict) and c.get("keypoints")}
+    if len(listed) > 1:
+        raise ValueError(f"the categories of {path} have different numbers of keypoints: {sorted(listed)}")
+    found = next(iter(listed), None)
+    if found is not None and expected is not None and found != expected:
+        raise ValueError(
+            f"the categories of {path} have {found} keypoints, the model has {expected}: "
+            f"set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {found}"
+        )
+    if found is None and expected is None:
+        annotations = (a for a in content.get("annotations", []) if isinstance(a, dict))
+        lengths = (len(a["keypoints"]) // 3 for a in annotations if isinstance(a.get("keypoints"), list))
+        found = next((length for length in lengths if length), len(PersonKeypoints.NAMES))
+    return found if expected is None else expected

@@ -1,0 +1,89 @@
+"""Reading image files, and saying early and clearly which of them cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+_EXIF_ORIENTATION = 0x0112
+_NUM_NAMED = 5  # missing files that a message names
+_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_image(path: str | os.PathLike[str], size_wh: tuple[int, int] | None = None) -> Image.Image:
+    """An image file as 8-bit RGB, whatever it holds (grey, palette, CMYK, with transparency, 16 bits).
+
+    Annotations usually count in the pixels as they are stored, so a camera's note that the picture is to be shown
+    turned (Exif orientation) is not followed, unless the image has the size that was expected only when it is turned.
+
+    Args:
+        size_wh: the size that the annotations were made for, in pixels; None takes the image as it is stored.
+    Raises: FileNotFoundError when there is no such file; OSError when it is no image, cut off or damaged, or of
+        another size.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if size_wh is not None and image.size != tuple(size_wh):
+                image = _turned(image, size_wh)
+            rgb = _to_rgb(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow reports damage in many ways; SyntaxError is one of them
+        cause = "it is not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
+        raise OSError(f"image file {os.fspath(path)} cannot be read: {cause}") from error
+    if size_wh is not None and rgb.size != tuple(size_wh):
+        raise OSError(
+            f"image file {os.fspath(path)} is {rgb.width} x {rgb.height} pixels, "
+            f"but its annotations are for {size_wh[0]} x {size_wh[1]}"
+        )
+    return rgb
+
+
+def check_files_exist(root: str, names: Iterable[str], source: str) -> None:
+    """Raise FileNotFoundError unless every name is a file under `root`; each folder is listed once, nothing is opened.
+
+    Args:
+        source: what asked for these files, for the message.
+    """
+    listings: dict[str, set[str]] = {}
+    missing, total = [], 0
+    for name in names:
+        total += 1
+        folder, base = os.path.split(name)
+        if folder not in listings:
+            listings[folder] = _list_folder(os.path.join(root, folder))
+        if base not in listings[folder]:
+            missing.append(name)
+    if missing:
+        named = ", ".join(missing[:_NUM_NAMED]) + (", ..." if len(missing) > _NUM_NAMED else "")
+        raise FileNotFoundError(
+            f"{len(missing)} of the {total} images that {source} lists are not in {os.path.abspath(root)}: {named}"
+        )
+
+
+def _list_folder(path: str) -> set[str]:
+    try:
+        with os.scandir(path) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _turned(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    """As the Exif orientation asks, if that gives the size; else the image as it is."""
+    if image.size[::-1] == tuple(size_wh) and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS:  # Pillow would cut values at 255 instead of scaling them
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")

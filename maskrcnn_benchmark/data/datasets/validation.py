@@ -1,0 +1,210 @@
+"""What can be wrong with an annotation, how it is found, and how a whole file's findings are reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+INCOMPLETE = "'id' (a whole number), 'image_id' or 'category_id' missing"
+UNKNOWN_IMAGE = "unknown image id"
+UNKNOWN_CATEGORY = "unknown category id"
+DUPLICATE_ID = "annotation id used before"
+BOX_MALFORMED = "box is not four numbers"
+BOX_NOT_FINITE = "box has NaN or infinite numbers"
+BOX_EMPTY = "box of zero or negative area"
+BOX_OUTSIDE = "box wholly outside the image"
+MASK_MISSING = "no segmentation"
+POLYGON_MALFORMED = "segmentation is not a list of polygons"
+POLYGON_ODD = "polygon with an odd number of coordinates"
+POLYGON_SHORT = "polygon with fewer than 3 points"
+POLYGON_NOT_FINITE = "polygon has NaN or infinite numbers"
+RLE_MALFORMED = "run lengths that cannot be read"
+RLE_SIZE = "run lengths of another size than the image"
+RLE_EMPTY = "mask without a pixel"
+KEYPOINTS_LENGTH = "keypoints of the wrong length"
+KEYPOINTS_NOT_FINITE = "keypoints have NaN or infinite numbers"
+KEYPOINTS_VISIBILITY = "keypoint visibility other than 0, 1 or 2"
+
+NUM_EXAMPLES = 5  # annotation ids that a report names for each reason
+
+
+@dataclass
+class ValidationReport:
+    """What was found in one annotation file.
+
+    skipped: annotations left out, by reason. examples: the first few of their ids, by reason.
+    crowd: regions marked `iscrowd`, which are no training targets; not an error.
+    clipped: boxes that reached more than a pixel beyond the image and were cut at its border.
+    """
+
+    source: str
+    num_annotations: int = 0
+    crowd: int = 0
+    clipped: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[Any]] = field(default_factory=dict)
+
+    def skip(self, reason: str, ids: Sequence[Any]) -> None:
+        """Count annotations `ids` as left out for `reason`."""
+        if len(ids) == 0:
+            return
+        self.skipped[reason] = self.skipped.get(reason, 0) + len(ids)
+        examples = self.examples.setdefault(reason, [])
+        examples.extend(ids[: NUM_EXAMPLES - len(examples)])
+
+    @property
+    def num_skipped(self) -> int:
+        return sum(self.skipped.values())
+
+    def summary(self) -> str:
+        """One line with each reason, how often and which ids; empty when nothing was wrong."""
+        parts = []
+        for reason, count in self.skipped.items():
+            ids = ", ".join(map(str, self.examples[reason]))
+            parts.append(f"{count} x {reason} (annotation ids {ids}{', ...' if count > NUM_EXAMPLES else ''})")
+        text = ""
+        if parts:
+            text = f"skipped {self.num_skipped} of {self.num_annotations} annotations: {'; '.join(parts)}"
+        if self.clipped:
+            text += f"{'. ' if text else ''}Cut {self.clipped} boxes at the border of their image"
+        return f"{self.source}: {text}." if text else ""
+
+
+def number_rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rows that ought to be `width` numbers each -> (R, width) values and whether each row was that (R,)."""
+    if not rows:
+        return np.zeros((0, width)), np.zeros(0, dtype=bool)
+    try:
+        values = np.array(rows, dtype=np.float64)
+        if values.shape == (len(rows), width):
+            return values, np.ones(len(rows), dtype=bool)
+    except (TypeError, ValueError, OverflowError):
+        pass  # at least one row is something else: find out which, one by one
+    values, well_formed = np.full((len(rows), width), np.nan), np.zeros(len(rows), dtype=bool)
+    for index, row in enumerate(rows):
+        try:
+            numbers = np.array(row, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if numbers.shape == (width,):
+            values[index], well_formed[index] = numbers, True
+    return values, well_formed
+
+
+def check_boxes(
+    rows: Sequence[Any], sizes_wh: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], list[tuple[str, NDArray[np.bool_]]], int]:
+    """COCO boxes x, y, width, height, cut at the border of their images.
+
+    Args:
+        rows: R entries as read from the file. sizes_wh: (R, 2), the size of each box's image in pixels.
+    Returns: (R, 4) boxes, in the same form; the problems found, each with the rows that have it (R,), a row has at most
+        one; and how many sound boxes reached more than a pixel beyond their image.
+    """
+    boxes, well_formed = number_rows(rows, 4)
+    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        near, far = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        full = (boxes[:, 2:] > 0).all(axis=1)
+        near_cut, far_cut = np.clip(near, 0, sizes_wh), np.clip(far, 0, sizes_wh)
+        inside = (far_cut > near_cut).all(axis=1)
+        moved = np.maximum(np.abs(near_cut - near), np.abs(far_cut - far)).max(axis=1, initial=0) > 1
+    problems = [
+        (BOX_MALFORMED, ~well_formed),
+        (BOX_NOT_FINITE, well_formed & ~finite),
+        (BOX_EMPTY, finite & ~full),
+        (BOX_OUTSIDE, finite & full & ~inside),
+    ]
+    sound = finite & full & inside
+    return np.concatenate([near_cut, far_cut - near_cut], axis=1), problems, int((moved & sound).sum())
+
+
+def check_keypoints(
+    rows: Sequence[Any], num_keypoints: int
+) -> tuple[NDArray[np.float32], list[tuple[str, NDArray[np.bool_]]]]:
+    """COCO keypoints x, y, visibility, ... of R instances -> (R, K, 3) and the problems found, as `check_boxes`.
+
+    None and an empty list stand for an instance without keypoints: all zero.
+    """
+    width = 3 * num_keypoints
+    numbers, well_formed = number_rows([row if row else [0] * width for row in rows], width)
+    with np.errstate(over="ignore"):
+        points = numbers.astype(np.float32)
+    finite = np.isfinite(points).all(axis=1)
+    visible_states = np.isin(points[:, 2::3], (0, 1, 2)).all(axis=1)
+    problems = [
+        (KEYPOINTS_LENGTH, ~well_formed),
+        (KEYPOINTS_NOT_FINITE, well_formed & ~finite),
+        (KEYPOINTS_VISIBILITY, finite & ~visible_states),
+    ]
+    return points.reshape(-1, num_keypoints, 3), problems
+
+
+def check_polygons(polygons: Any) -> str | None:
+    """The problem of one annotation's polygons, a list of lists of coordinates, or None; values are not looked at."""
+    if not polygons:
+        return MASK_MISSING
+    for polygon in polygons:
+        if not isinstance(polygon, (list, tuple)):
+            return POLYGON_MALFORMED
+        if len(polygon) % 2:
+            return POLYGON_ODD
+        if len(polygon) < 6:
+            return POLYGON_SHORT
+    return None
+
+
+def check_rle(rle: dict[str, Any], size_hw: tuple[int, int]) -> tuple[bytes, str | None]:
+    """One annotation's run lengths, COCO's compressed string or a list of runs.
+
+    Returns: the compressed form, and the problem or None.
+    """
+    counts = rle.get("counts")
+    try:
+        if [int(side) for side in rle["size"]] != list(size_hw):
+            return b"", RLE_SIZE
+        if isinstance(counts, (str, bytes)):
+            compressed = counts.encode("ascii") if isinstance(counts, str) else counts
+            runs = decode_runs(compressed)
+        else:
+            runs = np.array(counts, dtype=np.int64).reshape(-1)
+            compressed = b""
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return b"", RLE_MALFORMED
+    if len(runs) == 0 or (runs < 0).any() or runs.sum() != size_hw[0] * size_hw[1]:
+        return b"", RLE_MALFORMED
+    if not compressed:
+        compressed = mask_utils.frPyObjects({"size": list(size_hw), "counts": runs.tolist()}, *size_hw)["counts"]
+    return compressed, None if runs[1::2].any() else RLE_EMPTY
+
+
+def decode_runs(compressed: bytes) -> NDArray[np.int64]:
+    """COCO's compressed run lengths -> lengths of the runs, background first.
+
+    Each number is written in groups of five bits, lowest first, one character of code 48 + group each; 32 marks that
+    another group follows and bit 16 of the last one is the sign. From the fourth number on, what is written is the
+    difference to the number two places before.
+    Raises: ValueError when it is something else.
+    Source: the format as pycocotools writes it.
+    """
+    groups = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
+    if len(groups) == 0:
+        return groups
+    if groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        raise ValueError("not compressed run lengths")
+    last = np.flatnonzero(groups & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(groups)) - np.repeat(first, last - first + 1)
+    if place.max() > 10:
+        raise ValueError("a run length of more than 55 bits")
+    numbers = np.add.reduceat((groups & 31) << (5 * place), first)
+    numbers -= np.where(groups[last] & 16, np.int64(1) << (5 * (last - first + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
