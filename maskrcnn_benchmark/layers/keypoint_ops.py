@@ -1,0 +1,194 @@
+"""Keypoints to heatmap cells and back.
+
+A frame x1, y1, x2, y2 is a continuous rectangle in image pixels that S x S heatmap cells divide evenly; cell (i, j)
+has its centre at x1 + (j + 0.5) * (x2 - x1) / S and y1 + (i + 0.5) * (y2 - y1) / S.
+"""
+
+import torch
+from torch import Tensor
+
+DECODE_METHODS = ("argmax", "quarter", "dark", "bicubic")
+
+# Values of enlarged heatmaps that exist at a time; 64 MiB in float32.
+_CHUNK_ELEMENTS = 1 << 24
+# Standard deviation, in cells, of the smoothing before the peak's shape is read: about one cell's own width.
+_DARK_SIGMA = 1.0
+# A peak that far from the best cell, in cells, belongs to something else than that cell.
+_DARK_REACH = 1.0
+# OpenCV's and PyTorch's coefficient of the cubic kernel.
+_CUBIC_A = -0.75
+
+
+def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which heatmap cell holds each keypoint.
+
+    Args:
+        keypoints: (R, K, 3): x, y in image pixels, visibility.
+        frames: (R, 4).
+        size: S, cells per side.
+    Returns:
+        targets: (R, K) int64, row * S + column of the cell; 0 where not valid. A point exactly on the far edge of the
+            frame belongs to the last cell.
+        valid: (R, K) bool: labelled (visibility > 0), finite, and inside a frame that has an extent.
+    """
+    x1, y1, x2, y2 = frames[:, None, :].unbind(-1)
+    x, y, visibility = keypoints.unbind(-1)
+    column, inside_x = _cell_of(x, x1, x2, size)
+    row, inside_y = _cell_of(y, y1, y2, size)
+    valid = inside_x & inside_y & (visibility > 0)
+    return torch.where(valid, row * size + column, 0), valid
+
+
+def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> tuple[Tensor, Tensor]:
+    """Where in the image each heatmap has its peak.
+
+    Args:
+        logits: (R, K, S, S), higher is likelier; half precision is computed in float32.
+        frames: (R, 4); sides below one pixel count as one pixel in "bicubic".
+        method: "argmax", the centre of the best cell;
+            "quarter", that moved by a quarter cell towards the better neighbour, in x and in y;
+            "dark", the top of the parabola through the logarithm of the smoothed probabilities at the best cell
+            (softmax over the map); where that is no peak near the cell, or the cell is on the border, "quarter";
+            "bicubic", the centre of the best pixel after enlarging the map to the frame's size in whole pixels.
+    Returns: xy (R, K, 2) float32 in image pixels; scores (R, K) float32, the largest logit, of the enlarged map for
+        "bicubic". Of several equal peaks the first in reading order counts.
+    Source: "quarter" Newell et al. 2016, Stacked Hourglass Networks; "dark" Zhang et al. 2020, Distribution-Aware
+        Coordinate Representation; "bicubic" Detectron and maskrcnn-benchmark.
+    """
+    if logits.dim() != 4 or frames.shape != (len(logits), 4):
+        raise ValueError(
+            "decode_heatmaps takes logits (R, K, S, S) and frames (R, 4), not "
+            f"{tuple(logits.shape)} and {tuple(frames.shape)}"
+        )
+    if method not in DECODE_METHODS:
+        raise ValueError(f"decode_heatmaps: method is {method!r}; it can be {', '.join(DECODE_METHODS)}")
+    logits, frames = logits.detach().float(), frames.detach().float()
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        if method == "bicubic":
+            return _decode_bicubic(logits, frames)
+        scores, best = logits.flatten(2).max(dim=2)
+        rows, columns = best // logits.shape[3], best % logits.shape[3]
+        cells = torch.stack((columns, rows), dim=-1) + 0.5
+        if method != "argmax":
+            shift = _quarter_shift(logits, rows, columns)
+            if method == "dark":
+                dark, usable = _dark_shift(logits, rows, columns)
+                shift = torch.where(usable[..., None], dark, shift)
+            cells = cells + shift
+    corner, extent = frames[:, None, :2], frames[:, None, 2:] - frames[:, None, :2]
+    return corner + cells * extent / cells.new_tensor([logits.shape[3], logits.shape[2]]), scores
+
+
+def _cell_of(coordinate: Tensor, first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Index of the cell that holds each coordinate (R, K), and whether one does."""
+    extent = last - first
+    inside = (extent > 0) & (coordinate >= first) & (coordinate <= last)
+    position = torch.where(inside, (coordinate - first) * (size / extent), 0.0)
+    return position.floor().long().clamp(max=size - 1), inside
+
+
+def _distances(centres: Tensor, size: int) -> Tensor:
+    """(R, K) cells -> (R, K, 3, size): how far each cell is from the one before, the one itself, the one after."""
+    around = centres[..., None] + torch.arange(-1, 2, device=centres.device)
+    return torch.arange(size, device=centres.device) - around[..., None]
+
+
+def _quarter_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(R, K, 2) in cells: a quarter towards the better neighbour; 0 along an axis where the cell is on the border."""
+    height, width = logits.shape[2:]
+
+    def at(row: Tensor, column: Tensor) -> Tensor:
+        index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+        return logits.flatten(2).gather(2, index[..., None])[..., 0]
+
+    along_x = torch.sign(at(rows, columns + 1) - at(rows, columns - 1)) * ((columns > 0) & (columns < width - 1))
+    along_y = torch.sign(at(rows + 1, columns) - at(rows - 1, columns)) * ((rows > 0) & (rows < height - 1))
+    return 0.25 * torch.stack((along_x, along_y), dim=-1)
+
+
+def _dark_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Newton's step (R, K, 2), in cells, to the top of the log of the smoothed map, and where to believe it (R, K)."""
+    height, width = logits.shape[2:]
+    probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
+    row_weights = torch.exp(-0.5 * (_distances(rows, height) / _DARK_SIGMA) ** 2)
+    column_weights = torch.exp(-0.5 * (_distances(columns, width) / _DARK_SIGMA) ** 2)
+    patch = (row_weights @ probabilities @ column_weights.transpose(-1, -2)).clamp(min=1e-30).log()
+    slope_x, slope_y = (patch[..., 1, 2] - patch[..., 1, 0]) / 2, (patch[..., 2, 1] - patch[..., 0, 1]) / 2
+    bend_xx = patch[..., 1, 2] - 2 * patch[..., 1, 1] + patch[..., 1, 0]
+    bend_yy = patch[..., 2, 1] - 2 * patch[..., 1, 1] + patch[..., 0, 1]
+    bend_xy = (patch[..., 2, 2] - patch[..., 2, 0] - patch[..., 0, 2] + patch[..., 0, 0]) / 4
+    determinant = bend_xx * bend_yy - bend_xy**2
+    is_peak = (bend_xx < 0) & (determinant > 0)
+    divisor = torch.where(is_peak, determinant, 1.0)
+    shift_x = (bend_xy * slope_y - bend_yy * slope_x) / divisor
+    shift_y = (bend_xy * slope_x - bend_xx * slope_y) / divisor
+    shift = torch.stack((shift_x, shift_y), dim=-1)
+    off_border = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
+    return shift, is_peak & off_border & (shift.abs() <= _DARK_REACH).all(dim=-1)
+
+
+def _decode_bicubic(logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks of the maps enlarged to their frames; regions of like size share one padded batch of products."""
+    keypoints = logits.shape[1]
+    extents = (frames[:, 2:] - frames[:, :2]).clamp(min=1)
+    pixels = extents.ceil().long()  # (R, 2), width and height of the enlarged map
+    scores = logits.new_zeros(logits.shape[:2])
+    peaks = logits.new_zeros((*logits.shape[:2], 2))
+    for members, (width, height) in _size_groups(pixels.tolist(), keypoints):
+        index = torch.tensor(members, device=logits.device)
+        row_weights = _cubic_weights(pixels[index, 1], height, logits.shape[2])
+        column_weights = _cubic_weights(pixels[index, 0], width, logits.shape[3])
+        widened = torch.einsum("rkhw,rjw->rkhj", logits[index], column_weights)
+        best = logits.new_full((len(members), keypoints), -torch.inf)
+        where = torch.zeros_like(best, dtype=torch.int64)
+        band = max(1, _CHUNK_ELEMENTS // (len(members) * keypoints * width))
+        for top in range(0, height, band):
+            enlarged = torch.einsum("rih,rkhj->rkij", row_weights[:, top : top + band], widened)
+            value, position = enlarged.flatten(2).max(dim=2)
+            where = torch.where(value > best, position + top * width, where)
+            best = torch.maximum(best, value)
+        # What pads a map repeats its last row and column, so a peak there is a peak of that row or column.
+        peak = torch.stack((where % width, where // width), dim=-1).minimum(pixels[index, None] - 1)
+        peaks[index] = peak.float()
+        scores[index] = best
+    return frames[:, None, :2] + (peaks + 0.5) * (extents / pixels)[:, None], scores
+
+
+def _size_groups(sizes: list[list[int]], keypoints: int) -> list[tuple[list[int], tuple[int, int]]]:
+    """Indices of regions to enlarge together, with the width and height that hold all of them.
+
+    Neighbours in order of area, as many as fit into a chunk and do not more than double the work by padding.
+    """
+    groups: list[tuple[list[int], tuple[int, int]]] = []
+    used = 0
+    for index in sorted(range(len(sizes)), key=lambda index: sizes[index][0] * sizes[index][1]):
+        width, height = sizes[index]
+        if groups:
+            members, (group_width, group_height) = groups[-1]
+            joint = (max(width, group_width), max(height, group_height))
+            padded = (len(members) + 1) * joint[0] * joint[1]
+            if padded * keypoints <= _CHUNK_ELEMENTS and padded <= 2 * (used + width * height):
+                groups[-1] = (members + [index], joint)
+                used += width * height
+                continue
+        groups.append(([index], (width, height)))
+        used = width * height
+    return groups
+
+
+def _cubic_weights(pixels: Tensor, padded: int, cells: int) -> Tensor:
+    """Weights (R, padded, cells) that enlarge `cells` cells to pixels (R,) pixels each, edge cells repeated outside.
+
+    Pixels beyond a region's own count repeat its last one.
+    """
+    own = torch.arange(padded, device=pixels.device).minimum(pixels[:, None] - 1)
+    positions = (own + 0.5) * (cells / pixels[:, None]) - 0.5
+    before = positions.floor()
+    weights = positions.new_zeros((*positions.shape, cells))
+    for tap in range(-1, 3):
+        distance = (positions - before - tap).abs()
+        near = ((_CUBIC_A + 2) * distance - (_CUBIC_A + 3)) * distance**2 + 1
+        far = ((_CUBIC_A * distance - 5 * _CUBIC_A) * distance + 8 * _CUBIC_A) * distance - 4 * _CUBIC_A
+        cell = (before.long() + tap).clamp(0, cells - 1)
+        weights.scatter_add_(2, cell[..., None], torch.where(distance <= 1, near, far)[..., None])
+    return weights
