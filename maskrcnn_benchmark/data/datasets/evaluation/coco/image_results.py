@@ -1,0 +1,161 @@
+"""One image's detections in COCO's terms: small, plain, and safe to send from process to process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_utils
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.layers.mask_ops import paste_masks
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+RLE = dict[str, Any]  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
+
+# result name -> (field of the detections, field of the boxes that it spans where these are not the detections' own)
+MASK_FIELDS = {"segm": (fields.MASK, fields.MASK_BOXES), "segm_coarse": (fields.COARSE_MASK, None)}
+KEYPOINT_FIELDS = {"keypoints": fields.KEYPOINTS, "keypoints_coarse": fields.COARSE_KEYPOINTS}
+
+# Masks drawn at image size take one byte a pixel: this many pixels at once bound that to 64 MiB.
+_PIXELS_PER_PASTE = 1 << 26
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What was found in one image, in pixels of the image as it is on disk; R detections.
+
+    boxes: (R, 4) float32 x, y, width, height, as COCO writes boxes. scores: (R,) float32. labels: (R,) int64
+    contiguous ids. masks: run lengths, R per result name ("segm", and "segm_coarse" where a refine head replaced the
+    coarse masks). keypoints: (R, K, 3) float32 x, y, visibility per result name ("keypoints", "keypoints_coarse").
+    """
+
+    size_wh: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: dict[str, list[RLE]] = field(default_factory=dict)
+    keypoints: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def from_detections(cls, detections: BoxList, size_wh: tuple[int, int]) -> ImageResult:
+        """Detections in resized-image coordinates -> the same in an image of `size_wh`; masks are drawn on the
+        detections' device.
+
+        Proposals (no "scores", no "labels") are taken with their objectness as the score and the label 1.
+        """
+        masks = {
+            name: encode_detected_masks(detections, mask_field, boxes_field, size_wh)
+            for name, (mask_field, boxes_field) in MASK_FIELDS.items()
+            if detections.has_field(mask_field)
+        }
+        detections = detections.resize(size_wh)
+        count = len(detections)
+        score_field = fields.SCORES if detections.has_field(fields.SCORES) else fields.OBJECTNESS
+        labels = (
+            detections.get_field(fields.LABELS)
+            if detections.has_field(fields.LABELS)
+            else torch.ones(count, dtype=torch.int64)
+        )
+        return cls(
+            size_wh=(int(size_wh[0]), int(size_wh[1])),
+            boxes=_to_numpy(detections.convert("xywh").bbox.reshape(count, 4).float()),
+            scores=_to_numpy(detections.get_field(score_field).reshape(count).float()),
+            labels=_to_numpy(labels.reshape(count)),
+            masks=masks,
+            keypoints={
+                name: _to_numpy(detections.get_field(keypoint_field).keypoints.float())
+                for name, keypoint_field in KEYPOINT_FIELDS.items()
+                if detections.has_field(keypoint_field)
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def coco_results(self, name: str, image_id: int, category_ids: Mapping[int, int]) -> Iterator[dict[str, Any]]:
+        """Entries of COCO's result format for one result name; `category_ids` maps contiguous labels to the file's
+        ids."""
+        payload_of = self._payload(name)
+        for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
+            yield {"image_id": image_id, "category_id": category_ids[label], **payload_of(index), "score": score}
+
+    def _payload(self, name: str) -> Callable[[int], dict[str, Any]]:
+        if name == "bbox":
+            boxes = self.boxes.tolist()
+            return lambda index: {"bbox": boxes[index]}
+        if name in MASK_FIELDS:
+            masks = self.masks.get(name, [])
+            return lambda index: {"segmentation": masks[index]}
+        keypoints = self.keypoints.get(name)
+        return lambda index: {"keypoints": keypoints[index].reshape(-1).tolist()}
+
+    def plain(self) -> dict[str, Any]:
+        """The same as tensors, strings and numbers, which `torch.load(..., weights_only=True)` reads."""
+        return {
+            "size_wh": self.size_wh,
+            "boxes_xywh": torch.from_numpy(self.boxes),
+            "scores": torch.from_numpy(self.scores),
+            "labels": torch.from_numpy(self.labels),
+            "masks": self.masks,
+            "keypoints": {name: torch.from_numpy(values) for name, values in self.keypoints.items()},
+        }
+
+
+def encode_detected_masks(
+    detections: BoxList, mask_field: str, boxes_field: str | None, size_wh: tuple[int, int]
+) -> list[RLE]:
+    """The masks of one image's detections as run lengths, in an image of `size_wh` that the detections' image is a
+    resized form of.
+
+    Probabilities (R, 1, M, M) are drawn into what they span: the extents of the detections, or of the boxes in
+    `boxes_field`. Extents are scaled as a whole: scaling inclusive corners would move a mask's far side by up to a
+    pixel. Masks that the model has already drawn (bool or uint8, (R, 1, H, W),
+    MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS) are resized.
+    """
+    masks = detections.get_field(mask_field)
+    if masks.shape[0] == 0:
+        return []
+    masks = masks[:, 0]
+    width, height = int(size_wh[0]), int(size_wh[1])
+    rows = max(1, _PIXELS_PER_PASTE // (height * width))
+    rles: list[RLE] = []
+    if masks.dtype in (torch.bool, torch.uint8):
+        for chunk in masks.split(rows):
+            rles += encode_masks(_resize_drawn_masks(chunk, (height, width)))
+        return rles
+    spanned = detections
+    if boxes_field is not None and detections.has_field(boxes_field):
+        spanned = detections.get_field(boxes_field)
+    ratios = (width / detections.size[0], height / detections.size[1])
+    extents = spanned.extents() * spanned.bbox.new_tensor(ratios * 2)
+    for chunk, chunk_extents in zip(masks.split(rows), extents.split(rows), strict=True):
+        rles += encode_masks(paste_masks(chunk, chunk_extents, (height, width), 0.5))
+    return rles
+
+
+def encode_masks(masks: Tensor) -> list[RLE]:
+    """(R, H, W) bool -> R run lengths. COCO's runs go down the columns, so the transposition is done where the masks
+    are."""
+    columns = masks.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()  # (R, W, H)
+    rles = mask_utils.encode(columns.transpose(2, 1, 0))  # a Fortran-ordered (H, W, R) view, no copy
+    for rle in rles:
+        rle["size"] = [int(side) for side in rle["size"]]
+        rle["counts"] = rle["counts"].decode("ascii")
+    return rles
+
+
+def _resize_drawn_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if tuple(masks.shape[-2:]) == size_hw:
+        return masks > 0
+    resized = F.interpolate((masks > 0)[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
+    return resized[:, 0] > 0.5
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
