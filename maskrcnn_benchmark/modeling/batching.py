@@ -1,7 +1,7 @@
 """Between `BoxList`s, one per image and of any length, and tensors of the whole batch.
 
-On a GPU nothing here makes the host wait: what only the host knows (counts, image sizes) is copied without blocking, and
-what only the device knows stays there, but for `split_rows`, whose results have sizes that the host must learn.
+On a GPU nothing here makes the host wait: what only the host knows (counts, image sizes) is copied without blocking,
+and what only the device knows stays there.
 """
 
 from __future__ import annotations
@@ -58,32 +58,3 @@ def pad_labels(labels: Sequence[Tensor], length: int) -> Tensor:
 def is_filled(counts: Sequence[int], length: int, device: torch.device) -> Tensor:
     """(N, length) bool: the first counts[n] of row n."""
     return torch.arange(length, device=device) < to_device(counts, device)[:, None]
-
-
-def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:
-    """How many entries of the same group stand before each entry.
-
-    Args:
-        groups: (R,) int64 in [0, num_groups).
-    Returns: (R,) int64, 0 for the first of its group.
-    """
-    order = groups.argsort(stable=True)
-    in_order = groups[order]
-    starts = torch.searchsorted(in_order, torch.arange(num_groups, device=groups.device))
-    positions = torch.arange(len(groups), device=groups.device) - starts[in_order]
-    return torch.empty_like(groups).scatter_(0, order, positions)
-
-
-def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]:
-    """The rows to keep, image by image, in the order in which they come.
-
-    Args:
-        keep: (R,) bool.
-        image_ids: (R,) int64.
-    Returns: N index tensors. The one point at which the host waits, for N numbers.
-    """
-    owner = torch.where(keep, image_ids, num_images)  # what is dropped goes to an image behind the last
-    order = owner.argsort(stable=True)
-    counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
-    counts.scatter_add_(0, owner, torch.ones_like(owner))
-    return list(order.split(counts.tolist()))[:num_images]

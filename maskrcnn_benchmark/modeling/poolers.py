@@ -15,7 +15,7 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
 def rois_from_boxlists(boxlists: Sequence[BoxList]) -> Tensor:
-    """Boxes of N images -> (R, 5) float32 rois, each (index of the image, x1, y1, x2, y2) in pixels, images in order."""
+    """Boxes of N images -> (R, 5) float32 rois (index of the image, x1, y1, x2, y2), in pixels, in order."""
     boxes, image_ids = cat_boxes(boxlists)
     return rois_of(image_ids, boxes)
 

@@ -1,0 +1,6 @@
+"""Whole detectors: images to losses, or to detections."""
+
+from maskrcnn_benchmark.modeling.detector.detectors import build_detection_model
+from maskrcnn_benchmark.modeling.detector.generalized_rcnn import GeneralizedRCNN
+
+__all__ = ["GeneralizedRCNN", "build_detection_model"]

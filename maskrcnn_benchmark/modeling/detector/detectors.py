@@ -1,0 +1,18 @@
+"""The detector that a configuration describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.detector import generalized_rcnn  # noqa: F401  (registers itself)
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+def build_detection_model(cfg: CfgNode) -> nn.Module:
+    """What `MODEL.META_ARCHITECTURE` names, on the CPU, with start values and no weights loaded."""
+    return registry.META_ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE](cfg)

@@ -1,0 +1,126 @@
+"""From class logits and deltas to the detections of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
+from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
+from maskrcnn_benchmark.modeling.box_coder import BoxCoder
+from maskrcnn_benchmark.modeling.selection import rank_in_group, split_rows, suppress
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.fields import LABELS, SCORES
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+class PostProcessor:
+    """Softmax, decoding, suppression per class, and the best of each image.
+
+    Args:
+        score_thresh: a class whose probability is above this makes a detection.
+        nms: IoU above which the lower of two detections of one class goes; <= 0 keeps every one.
+        detections_per_img: at most so many per image, over all classes; equal scores at the limit are broken by the
+            order of the proposals, so it is never exceeded. <= 0 for no limit.
+        box_coder: how deltas change proposals.
+        class_agnostic: all classes share one set of deltas, the second of two.
+    """
+
+    def __init__(
+        self,
+        score_thresh: float = 0.05,
+        nms: float = 0.5,
+        detections_per_img: int = 100,
+        *,
+        box_coder: BoxCoder,
+        class_agnostic: bool = False,
+    ) -> None:
+        self.score_thresh = score_thresh
+        self.nms = nms
+        self.detections_per_img = detections_per_img
+        self.box_coder = box_coder
+        self.class_agnostic = class_agnostic
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> PostProcessor:
+        node = cfg.MODEL.ROI_HEADS
+        return cls(
+            node.SCORE_THRESH,
+            node.NMS,
+            node.DETECTIONS_PER_IMG,
+            box_coder=BoxCoder(weights=node.BBOX_REG_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET),
+            class_agnostic=cfg.MODEL.CLS_AGNOSTIC_BBOX_REG,
+        )
+
+    @torch.no_grad()
+    def __call__(self, class_logits: Tensor, box_regression: Tensor, proposals: Sequence[BoxList]) -> list[BoxList]:
+        """
+        Args:
+            class_logits: (R, J), rows in the order of the proposals of all images.
+            box_regression: (R, 4 * J), or (R, 8) where `class_agnostic`.
+            proposals: N BoxLists.
+        Returns: N BoxLists with `scores` and `labels`, best first.
+        """
+        scores = class_logits.float().softmax(dim=1)
+        references, image_ids = cat_boxes(proposals)
+        sizes = [proposals_per_image.size for proposals_per_image in proposals]
+        rows, labels = self._candidates(scores)
+        image_ids = image_ids[rows]
+        # only the candidates are decoded: with many classes they are few
+        sets = labels.clamp(max=1) if self.class_agnostic else labels
+        deltas = box_regression.unflatten(1, (-1, 4))[rows, sets].float()
+        boxes = self.box_coder.decode(deltas, references[rows])
+        boxes = clip_boxes(boxes, image_sizes_wh(sizes, boxes)[image_ids], self.box_coder.offset)
+        return self._best(boxes, scores[rows, labels], labels, image_ids, sizes)
+
+    @torch.no_grad()
+    def filter_results(self, boxlists: Sequence[BoxList], num_classes: int) -> list[BoxList]:
+        """Threshold, suppress and limit boxes that are decoded already, as those gathered from several views are.
+
+        Args:
+            boxlists: N BoxLists, each of R * J boxes with `scores` (R * J,): J entries per region, one per class, the
+                background's first.
+            num_classes: J.
+        Returns: N BoxLists with `scores` and `labels`, best first.
+        """
+        boxes, image_ids = cat_boxes(boxlists)
+        scores = torch.cat([boxes_per_image.get_field(SCORES) for boxes_per_image in boxlists]).float()
+        rows, labels = self._candidates(scores.reshape(-1, num_classes))
+        entries = rows * num_classes + labels
+        sizes = [boxes_per_image.size for boxes_per_image in boxlists]
+        return self._best(boxes[entries], scores[entries], labels, image_ids[entries], sizes)
+
+    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, J) probabilities -> rows (K,) and labels (K,) of those above the threshold, the background's aside."""
+        rows, classes = (scores[:, 1:] > self.score_thresh).nonzero(as_tuple=True)
+        return rows, classes + 1
+
+    def _best(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> list[BoxList]:
+        """Suppress candidates (K, 4) within their image and class, and keep the best of each image."""
+        num_images, offset = len(sizes), self.box_coder.offset
+        widths, heights = box_sizes(boxes, offset)
+        scores = torch.where((widths > 0) & (heights > 0), scores, torch.nan)  # suppression drops what has no score
+        best = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
+        boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
+        keep = torch.ones_like(image_ids, dtype=torch.bool)
+        if self.detections_per_img > 0:
+            keep = rank_in_group(image_ids, num_images) < self.detections_per_img
+        results = []
+        for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
+            detections = BoxList(boxes[rows], size, offset=offset)
+            detections.add_field(SCORES, scores[rows])
+            detections.add_field(LABELS, labels[rows])
+            results.append(detections)
+        return results
+
+
+def make_roi_box_post_processor(cfg: CfgNode) -> PostProcessor:
+    """The post-processor as configured under `MODEL.ROI_HEADS`."""
+    return PostProcessor.from_cfg(cfg)

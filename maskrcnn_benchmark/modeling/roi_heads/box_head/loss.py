@@ -1,0 +1,34 @@
+"""Losses of the box branch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
+from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
+
+
+def fast_rcnn_loss(
+    class_logits: Tensor, box_regression: Tensor, samples: SampledProposals, *, class_agnostic: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over all regions, smooth L1 over the foreground; both sums divided by the number of regions.
+
+    Args:
+        class_logits: (R, J).
+        box_regression: (R, 4 * J), or (R, 8) where `class_agnostic`: of the background, which is not read, and of
+            everything else.
+        samples: the R regions.
+    Returns: classification loss and box regression loss, float32 scalars that are attached to the graph even where
+        there is no region, or no foreground, and they are zero.
+    Source: Girshick 2015, Fast R-CNN, section 2.3.
+    """
+    num_regions = max(len(samples), 1)
+    classification_loss = F.cross_entropy(class_logits.float(), samples.labels, reduction="sum") / num_regions
+
+    foreground = samples.positives()
+    sets = foreground.labels.clamp(max=1) if class_agnostic else foreground.labels
+    deltas = box_regression[: samples.num_positives].unflatten(1, (-1, 4))  # (P, sets, 4)
+    deltas = deltas.gather(1, sets[:, None, None].expand(-1, 1, 4))[:, 0].float()
+    box_loss = smooth_l1_loss(deltas, foreground.regression_targets, beta=1.0, size_average=False) / num_regions
+    return classification_loss, box_loss

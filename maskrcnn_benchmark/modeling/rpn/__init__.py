@@ -1,0 +1,1 @@
+"""The first stage: where in the image there could be an object."""

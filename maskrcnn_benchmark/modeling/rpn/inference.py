@@ -1,0 +1,148 @@
+"""From the RPN's maps to the proposals of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
+from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
+from maskrcnn_benchmark.modeling.box_coder import BoxCoder
+from maskrcnn_benchmark.modeling.selection import rank_in_group, split_rows, suppress
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.fields import OBJECTNESS
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+class RPNPostProcessor:
+    """The best boxes of each level of each image, without near duplicates, and of those the best of all levels.
+
+    Args:
+        pre_nms_top_n: per level and image, how many of the best go into suppression.
+        post_nms_top_n: per level and image, how many of the best come out of it.
+        nms_thresh: IoU above which the lower score goes; <= 0 keeps every box.
+        min_size: a side, in pixels, below which a box is dropped; by the box convention.
+        box_coder: how deltas change anchors.
+        fpn_post_nms_top_n: how many of the best over all levels; not applied to a single level.
+        fpn_post_nms_per_batch: that number is for all images of the batch together, so one image may get more than
+            another; else for each image.
+    Source: Ren et al. 2015, Faster R-CNN, section 3.1; the limits over a pyramid's levels follow upstream.
+    """
+
+    def __init__(
+        self,
+        pre_nms_top_n: int,
+        post_nms_top_n: int,
+        nms_thresh: float,
+        min_size: float,
+        *,
+        box_coder: BoxCoder,
+        fpn_post_nms_top_n: int | None = None,
+        fpn_post_nms_per_batch: bool = False,
+    ) -> None:
+        self.pre_nms_top_n = pre_nms_top_n
+        self.post_nms_top_n = post_nms_top_n
+        self.nms_thresh = nms_thresh
+        self.min_size = min_size
+        self.box_coder = box_coder
+        self.fpn_post_nms_top_n = post_nms_top_n if fpn_post_nms_top_n is None else fpn_post_nms_top_n
+        self.fpn_post_nms_per_batch = fpn_post_nms_per_batch
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder, *, is_train: bool) -> RPNPostProcessor:
+        node = cfg.MODEL.RPN
+        return cls(
+            node.PRE_NMS_TOP_N_TRAIN if is_train else node.PRE_NMS_TOP_N_TEST,
+            node.POST_NMS_TOP_N_TRAIN if is_train else node.POST_NMS_TOP_N_TEST,
+            node.NMS_THRESH,
+            node.MIN_SIZE,
+            box_coder=box_coder,
+            fpn_post_nms_top_n=node.FPN_POST_NMS_TOP_N_TRAIN if is_train else node.FPN_POST_NMS_TOP_N_TEST,
+            fpn_post_nms_per_batch=is_train and node.FPN_POST_NMS_PER_BATCH,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        anchors: Sequence[Tensor],
+        objectness: Sequence[Tensor],
+        box_regression: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxList] | None = None,
+    ) -> list[BoxList]:
+        """
+        Args:
+            anchors: per level (H_l * W_l * A, 4) xyxy.
+            objectness: per level (N, A, H_l, W_l) logits.
+            box_regression: per level (N, A * 4, H_l, W_l), the deltas of an anchor together.
+            sizes: N times (width, height) of an image.
+            targets: ground truth, whose boxes are appended to the proposals with an objectness of 1, so that the
+                heads see objects from the first iteration on.
+        Returns: N BoxLists with `objectness`, a probability; best first, but for the ground truth at the end.
+        """
+        num_images, num_levels = len(sizes), len(anchors)
+        logits, boxes, levels = self._candidates(anchors, objectness, box_regression)
+        boxes = clip_boxes(boxes, image_sizes_wh(sizes, boxes)[:, None], self.box_coder.offset)
+        widths, heights = box_sizes(boxes, self.box_coder.offset)
+        large = (widths >= self.min_size) & (heights >= self.min_size) & (widths > 0) & (heights > 0)
+        logits = torch.where(large, logits, torch.nan).flatten()  # suppression drops what has no score
+        image_ids = torch.arange(num_images, device=boxes.device)[:, None].expand_as(large).flatten()
+        boxes = boxes.flatten(0, 1)
+        groups = image_ids * num_levels + levels.repeat(num_images)
+
+        best = suppress(boxes, logits, groups, self.nms_thresh, self.box_coder.offset)
+        groups, image_ids = groups[best], image_ids[best]
+        keep = rank_in_group(groups, num_images * num_levels) < self.post_nms_top_n
+        if num_levels > 1:
+            keep = self._best_of_all_levels(keep, image_ids, num_images)
+        boxes, scores = boxes[best], logits[best].sigmoid()
+        if targets is not None:
+            gt_boxes, gt_image_ids = cat_boxes(targets)
+            boxes, image_ids = torch.cat([boxes, gt_boxes]), torch.cat([image_ids, gt_image_ids])
+            scores = torch.cat([scores, scores.new_ones(len(gt_boxes))])
+            keep = torch.cat([keep, keep.new_ones(len(gt_boxes))])
+        proposals = []
+        for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
+            proposals_per_image = BoxList(boxes[rows], size, offset=self.box_coder.offset)
+            proposals_per_image.add_field(OBJECTNESS, scores[rows])
+            proposals.append(proposals_per_image)
+        return proposals
+
+    def _candidates(
+        self, anchors: Sequence[Tensor], objectness: Sequence[Tensor], box_regression: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of each level: logits (N, K), decoded boxes (N, K, 4), float32, and levels (K,)."""
+        logits, deltas, references, levels = [], [], [], []
+        for level, (anchors_l, objectness_l, regression_l) in enumerate(
+            zip(anchors, objectness, box_regression, strict=True)
+        ):
+            num_images, num_anchors, _, width = objectness_l.shape
+            flat = objectness_l.permute(0, 2, 3, 1).reshape(num_images, -1).float()  # in the order of the anchors
+            best, idxs = flat.topk(min(self.pre_nms_top_n, flat.shape[1]), dim=1)
+            cells, anchor_idxs = idxs // num_anchors, idxs % num_anchors
+            image_ids = torch.arange(num_images, device=flat.device)[:, None]
+            # read where they are: the map is large, and only these few of its deltas are wanted
+            per_anchor = regression_l.unflatten(1, (num_anchors, 4))  # (N, A, 4, H, W)
+            deltas.append(per_anchor[image_ids, anchor_idxs, :, cells // width, cells % width].float())
+            logits.append(best)
+            references.append(anchors_l[idxs])
+            levels.append(torch.full_like(idxs[0], level))
+        boxes = self.box_coder.decode(torch.cat(deltas, dim=1), torch.cat(references, dim=1))
+        return torch.cat(logits, dim=1), boxes, torch.cat(levels)
+
+    def _best_of_all_levels(self, keep: Tensor, image_ids: Tensor, num_images: int) -> Tensor:
+        """Of rows in the order of their scores, and of those the ones to keep, the first of the batch or each image."""
+        if self.fpn_post_nms_per_batch:
+            return keep & (keep.cumsum(0) <= self.fpn_post_nms_top_n)
+        owner = torch.where(keep, image_ids, num_images)
+        return keep & (rank_in_group(owner, num_images + 1) < self.fpn_post_nms_top_n)
+
+
+def make_rpn_postprocessor(cfg: CfgNode, rpn_box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:
+    """The selection as configured under `MODEL.RPN`, with its numbers for training or for test."""
+    return RPNPostProcessor.from_cfg(cfg, rpn_box_coder, is_train=is_train)

@@ -1,0 +1,101 @@
+"""What the RPN learns: which anchors hold an object, and where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
+from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import BalancedPositiveNegativeSampler
+from maskrcnn_benchmark.modeling.batching import pad_boxes
+from maskrcnn_benchmark.modeling.box_coder import BoxCoder
+from maskrcnn_benchmark.modeling.matcher import Matcher
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+BETA = 1.0 / 9  # where smooth L1 turns from square to linear
+
+
+class RPNLossComputation:
+    """Binary cross-entropy over sampled anchors, smooth L1 over the foreground among them.
+
+    Args:
+        matcher: which anchor is foreground, of which ground truth.
+        sampler: which anchors count.
+        box_coder: how deltas are encoded.
+    Source: Ren et al. 2015, Faster R-CNN, section 3.1.2; both sums are divided by the number of sampled anchors.
+    """
+
+    def __init__(self, matcher: Matcher, sampler: BalancedPositiveNegativeSampler, box_coder: BoxCoder) -> None:
+        self.matcher = matcher
+        self.sampler = sampler
+        self.box_coder = box_coder
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:
+        node = cfg.MODEL.RPN
+        return cls(
+            Matcher(node.FG_IOU_THRESHOLD, node.BG_IOU_THRESHOLD, allow_low_quality_matches=True),
+            BalancedPositiveNegativeSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION),
+            box_coder,
+        )
+
+    def __call__(
+        self,
+        anchors: Tensor,
+        visible: Tensor,
+        objectness: Sequence[Tensor],
+        box_regression: Sequence[Tensor],
+        targets: Sequence[BoxList],
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            anchors: (A, 4) xyxy, all levels in order.
+            visible: (N, A) bool: the anchors that may be trained on.
+            objectness: per level (N, A_l, H_l, W_l) logits.
+            box_regression: per level (N, A_l * 4, H_l, W_l).
+            targets: N BoxLists of ground truth; one may be empty.
+        Returns: objectness loss and box regression loss, float32 scalars attached to both predictions, also where
+            there is nothing to learn and they are zero.
+        """
+        gt_boxes, gt_filled = pad_boxes(targets)
+        with torch.no_grad():
+            matches = self.matcher.match_boxes(gt_boxes, gt_filled, anchors, self.box_coder.offset)
+            sample = self.sampler(torch.where(visible, matches.labels, -1))
+            matched_idxs = matches.matched_idxs.gather(1, sample.idxs)
+            matched_boxes = gt_boxes.gather(1, matched_idxs[..., None].expand(-1, -1, 4))
+            regression_targets = self.box_coder.encode(matched_boxes, anchors[sample.idxs])
+            num_sampled = sample.filled.sum().clamp(min=1)
+
+        logits = flatten_predictions(objectness, 1)[..., 0].gather(1, sample.idxs).float()
+        per_anchor = F.binary_cross_entropy_with_logits(logits, sample.is_positive.to(logits.dtype), reduction="none")
+        objectness_loss = torch.where(sample.filled, per_anchor, 0).sum() / num_sampled
+
+        deltas = flatten_predictions(box_regression, 4).gather(1, sample.idxs[..., None].expand(-1, -1, 4)).float()
+        foreground = sample.is_positive[..., None]
+        box_loss = smooth_l1_loss(
+            torch.where(foreground, deltas, 0),
+            torch.where(foreground, regression_targets, 0),
+            beta=BETA,
+            size_average=False,
+        )
+        return objectness_loss, box_loss / num_sampled
+
+
+def flatten_predictions(maps: Sequence[Tensor], columns: int) -> Tensor:
+    """Per level (N, A * columns, H, W) -> (N, sum of H * W * A, columns), in the order of the anchors."""
+    flat = [
+        level.unflatten(1, (-1, columns)).permute(0, 3, 4, 1, 2).reshape(level.shape[0], -1, columns) for level in maps
+    ]
+    return torch.cat(flat, dim=1)
+
+
+def make_rpn_loss_evaluator(cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:
+    """The loss as configured under `MODEL.RPN`."""
+    return RPNLossComputation.from_cfg(cfg, box_coder)

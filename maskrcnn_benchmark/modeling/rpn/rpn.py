@@ -1,0 +1,147 @@
+"""Wiring of the region proposal network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.batching import image_sizes_wh
+from maskrcnn_benchmark.modeling.box_coder import BoxCoder
+from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator, make_anchor_generator
+from maskrcnn_benchmark.modeling.rpn.inference import RPNPostProcessor, make_rpn_postprocessor
+from maskrcnn_benchmark.modeling.rpn.loss import RPNLossComputation, make_rpn_loss_evaluator
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import ImageList
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+class RPNHead(nn.Module):
+    """One 3x3 convolution, then an objectness and four deltas per anchor; the same weights on every level.
+
+    Args:
+        in_channels: channels of every feature level.
+        num_anchors: A, anchors per cell.
+    Inputs: L maps (N, in_channels, H_l, W_l).
+    Returns: L maps of logits (N, A, H_l, W_l) and L maps of deltas (N, A * 4, H_l, W_l).
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: int, num_anchors: int) -> RPNHead:
+        return cls(in_channels, num_anchors)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [F.relu(self.conv(feature)) for feature in features]
+        return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
+
+
+registry.RPN_HEADS.register("SingleConvRPNHead", RPNHead.from_cfg)
+
+
+class RPNModule(nn.Module):
+    """Features to proposals.
+
+    Args:
+        anchor_generator: the boxes to start from.
+        head: features -> objectness and deltas.
+        selector_train, selector_test: from those to proposals.
+        loss: None trains nothing here (a frozen detector).
+        rpn_only: there are no heads behind this, so in training no proposals are made.
+    """
+
+    def __init__(
+        self,
+        anchor_generator: AnchorGenerator,
+        head: nn.Module,
+        *,
+        selector_train: RPNPostProcessor,
+        selector_test: RPNPostProcessor,
+        loss: RPNLossComputation | None,
+        rpn_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.anchor_generator = anchor_generator
+        self.head = head
+        self.selector_train = selector_train
+        self.selector_test = selector_test
+        self.loss = loss
+        self.rpn_only = rpn_only
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> RPNModule:
+        anchor_generator = make_anchor_generator(cfg)
+        counts = anchor_generator.num_anchors_per_location()
+        if len(set(counts)) != 1:
+            raise ValueError(
+                f"MODEL.RPN.ANCHOR_SIZES gives the feature levels {counts} anchors per cell; "
+                "the RPN's head is the same on all levels, so each needs as many"
+            )
+        box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0), offset=cfg.MODEL.BOX_OFFSET)
+        frozen = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
+        return cls(
+            anchor_generator,
+            registry.RPN_HEADS[cfg.MODEL.RPN.RPN_HEAD](cfg, in_channels, counts[0]),
+            selector_train=make_rpn_postprocessor(cfg, box_coder, is_train=True),
+            selector_test=make_rpn_postprocessor(cfg, box_coder, is_train=False),
+            loss=None if frozen else make_rpn_loss_evaluator(cfg, box_coder),
+            rpn_only=cfg.MODEL.RPN_ONLY,
+        )
+
+    def forward(
+        self, images: ImageList, features: Sequence[Tensor], targets: Sequence[BoxList] | None = None
+    ) -> tuple[list[BoxList], dict[str, Tensor]]:
+        """
+        Args:
+            images: N images; their sizes are read.
+            features: L maps (N, C, H_l, W_l).
+            targets: N BoxLists of ground truth; read in training alone.
+        Returns: N BoxLists with `objectness`, and in training the losses `loss_objectness` and `loss_rpn_box_reg`.
+            In training the ground truth is among the proposals, and an RPN without heads gives none.
+        Raises: ValueError in training without targets.
+        """
+        objectness, box_regression = self.head(features)
+        anchors = self.anchor_generator([(feature.shape[-2], feature.shape[-1]) for feature in features])
+        sizes = [(width, height) for height, width in images.image_sizes]
+        if not self.training:
+            return self.selector_test(anchors, objectness, box_regression, sizes), {}
+        if targets is None:
+            raise ValueError("in training the RPN needs `targets`, one BoxList per image")
+        losses = self._losses(anchors, objectness, box_regression, sizes, targets)
+        if self.rpn_only:
+            return [], losses
+        return self.selector_train(anchors, objectness, box_regression, sizes, targets), losses
+
+    def _losses(
+        self,
+        anchors: Sequence[Tensor],
+        objectness: Sequence[Tensor],
+        box_regression: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxList],
+    ) -> dict[str, Tensor]:
+        if self.loss is None:
+            return {}
+        all_anchors = torch.cat(list(anchors))
+        visible = self.anchor_generator.visible(all_anchors, image_sizes_wh(sizes, all_anchors))
+        loss_objectness, loss_box = self.loss(all_anchors, visible, objectness, box_regression, targets)
+        return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
+
+
+def build_rpn(cfg: CfgNode, in_channels: int) -> RPNModule:
+    """The RPN as configured under `MODEL.RPN`, for feature levels of `in_channels`."""
+    return RPNModule.from_cfg(cfg, in_channels)

@@ -1,0 +1,54 @@
+"""Keep the best boxes: suppression and top-n per group, for all groups of a batch at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.layers.nms import batched_nms
+
+
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
+    """Non-maximum suppression within each group.
+
+    Args:
+        boxes: (R, 4) xyxy.
+        scores: (R,); an entry whose score is not finite is dropped.
+        groups: (R,) int64.
+        threshold: IoU above which the lower score goes; <= 0 keeps every box, as upstream.
+        offset: box convention.
+    Returns: (K,) int64 indices, best score first, equal scores in the order of their indices.
+    """
+    if threshold > 0:
+        return batched_nms(boxes, scores, groups, threshold, offset)
+    order = scores.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    return order[scores[order].isfinite()]
+
+
+def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:
+    """How many entries of the same group stand before each entry.
+
+    Args:
+        groups: (R,) int64 in [0, num_groups).
+    Returns: (R,) int64, 0 for the first of its group.
+    """
+    order = groups.argsort(stable=True)
+    in_order = groups[order]
+    starts = torch.searchsorted(in_order, torch.arange(num_groups, device=groups.device))
+    positions = torch.arange(len(groups), device=groups.device) - starts[in_order]
+    return torch.empty_like(groups).scatter_(0, order, positions)
+
+
+def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]:
+    """The rows to keep, image by image, in the order in which they come.
+
+    Args:
+        keep: (R,) bool.
+        image_ids: (R,) int64.
+    Returns: N index tensors. The one point at which the host waits, for N numbers.
+    """
+    owner = torch.where(keep, image_ids, num_images)  # what is dropped goes to an image behind the last
+    order = owner.argsort(stable=True)
+    counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
+    counts.scatter_add_(0, owner, torch.ones_like(owner))
+    return list(order.split(counts.tolist()))[:num_images]
