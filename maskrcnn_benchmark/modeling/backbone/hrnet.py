@@ -4,11 +4,12 @@ Names are the file format of the official weights: `conv1, bn1, conv2, bn2, laye
 `stage{2-4}.{module}.branches.{branch}.{block}` and `stage{2-4}.{module}.fuse_layers.{to}.{from}`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from yacs.config import CfgNode
 from maskrcnn_benchmark.layers.norm import NormFactory, freeze
 from maskrcnn_benchmark.modeling.backbone.blocks import BasicBlock, Bottleneck, BottleneckSettings, init_body
 from maskrcnn_benchmark.modeling.make_layers import norm_factory
+
+Inputs = TypeVar("Inputs", Tensor, list[Tensor])
 
 STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
@@ -104,8 +107,8 @@ class HRNet(nn.Module):
         norm: constructor of the norm layers.
         multi_output: hand out every branch of the last stage; else only the finest.
         frozen_parts: this many parts do not learn: 1 is the stem, 2 the stem and stage 1, ..., 5 everything.
-        checkpoint_activations: in training keep only the inputs of stage 1 and of each module, and compute the rest
-            again in the backward pass: the same gradients for less memory and about a third more time.
+        checkpoint_activations: in training keep only the inputs of the stem, of stage 1 and of each module, and compute
+            the rest again in the backward pass: the same gradients for less memory and about a third more time.
     Inputs: images (N, 3, H, W) of any size. Returns: (N, C, H / stride, W / stride), sizes rounded up, for the strides
         4, 8, 16, 32; the attributes `out_channels` and `strides` hold C and stride of what is handed out.
     Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition.
@@ -142,21 +145,25 @@ class HRNet(nn.Module):
         self._freeze_parts(frozen_parts)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.bn1(self.conv1(images)).relu_()
-        features = self.bn2(self.conv2(features)).relu_()
-        branches = [self._run(self.layer1, features)]
+        stem = [self.conv1, self.bn1, self.conv2, self.bn2]
+        branches = [self._run(self.layer1, [self.layer1], self._run(self._stem, stem, images))]
         for number in range(2, self.num_stages + 1):
             branches = _branch_out(getattr(self, f"transition{number - 1}"), branches)
             for module in getattr(self, f"stage{number}"):
-                branches = self._run(module, branches)
+                branches = self._run(module, [module], branches)
         return branches
 
-    def _run(self, module: nn.Module, inputs: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        learns = any(parameter.requires_grad for parameter in module.parameters())
+    def _stem(self, images: Tensor) -> Tensor:
+        features = self.bn1(self.conv1(images)).relu_()
+        return self.bn2(self.conv2(features)).relu_()
+
+    def _run(self, part: Callable[[Inputs], Any], modules: Sequence[nn.Module], inputs: Inputs) -> Any:
+        """`part`, which consists of `modules`, on `inputs`; checkpointed if asked for and of use."""
+        learns = any(parameter.requires_grad for module in modules for parameter in module.parameters())
         if not (self.checkpoint_activations and self.training and torch.is_grad_enabled() and learns):
-            return module(inputs)
-        contexts = partial(_recompute_contexts, module)
-        return checkpoint(module, inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+            return part(inputs)
+        contexts = partial(_recompute_contexts, modules)
+        return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     def _freeze_parts(self, count: int) -> None:
         parts = [["conv1", "bn1", "conv2", "bn2"], ["layer1"]]
@@ -269,19 +276,26 @@ def _branch_out(transition: nn.ModuleList, branches: Sequence[Tensor]) -> list[T
     return [layer(branches[min(branch, last)]) for branch, layer in enumerate(transition)]
 
 
-def _recompute_contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the first and for the second forward pass of a checkpointed module."""
-    return nullcontext(), _running_statistics_kept(module)
+def _recompute_contexts(modules: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """For the first and for the second forward pass of checkpointed modules."""
+    return nullcontext(), _running_statistics_kept(modules)
 
 
 @contextmanager
-def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
+def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Batch norms use the statistics of their batch but do not count it: the first pass has done so already."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [
+        module
+        for part in modules
+        for module in part.modules()
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) and module.num_batches_tracked is not None
+    ]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, num_batches in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(num_batches)
