@@ -1,0 +1,65 @@
+// The twin of layers/boxes.py: the one home, in C++, of the question whether a box covers its far corner pixel.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define MRB_HOST_DEVICE __host__ __device__
+#else
+#define MRB_HOST_DEVICE
+#endif
+
+namespace maskrcnn_benchmark {
+
+// Corners in pixels. `offset` is 1 where a box covers its far corner pixel (INCLUSIVE) and 0 where it does not (HALF_OPEN).
+template <typename T>
+struct Box {
+  T x1, y1, x2, y2;
+};
+
+template <typename T>
+MRB_HOST_DEVICE inline T box_width(const Box<T>& box, T offset) {
+  return box.x2 - box.x1 + offset;
+}
+
+template <typename T>
+MRB_HOST_DEVICE inline T box_height(const Box<T>& box, T offset) {
+  return box.y2 - box.y1 + offset;
+}
+
+template <typename T>
+MRB_HOST_DEVICE inline T box_area(const Box<T>& box, T offset) {
+  return box_width(box, offset) * box_height(box, offset);
+}
+
+// Area that two boxes share; 0 where one of them is empty or inverted.
+template <typename T>
+MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T offset) {
+  const T width = (a.x2 < b.x2 ? a.x2 : b.x2) - (a.x1 > b.x1 ? a.x1 : b.x1) + offset;
+  const T height = (a.y2 < b.y2 ? a.y2 : b.y2) - (a.y1 > b.y1 ? a.y1 : b.y1) + offset;
+  return width > 0 && height > 0 ? width * height : T(0);
+}
+
+// Does the intersection over union exceed the threshold? In double, so that every device and every vector width takes the
+// same decision; boxes that share no area never overlap. A NaN corner overlaps nothing.
+MRB_HOST_DEVICE inline bool boxes_overlap(
+    const Box<double>& a, const Box<double>& b, double threshold, double offset) {
+  const double shared = intersection_area(a, b, offset);
+  const double all = box_area(a, offset) + box_area(b, offset) - shared;
+  return shared > 0 && shared > threshold * all;
+}
+
+// The pyramid level that pools a box: the canonical level where the box has the canonical size, one more per doubling.
+// Source: Lin et al. 2017, Feature Pyramid Networks, equation 1. Clamped to [lowest, highest]; NaN gives the lowest.
+MRB_HOST_DEVICE inline int assign_level(
+    const Box<double>& box, double offset, double canonical_size, double canonical_level, int lowest, int highest) {
+  const double side = sqrt(box_area(box, offset));
+  const double level = floor(canonical_level + log2(side / canonical_size + 1e-6));  // 1e-6: boxes of zero area
+  if (!(level > lowest)) {
+    return lowest;
+  }
+  return level < highest ? static_cast<int>(level) : highest;
+}
+
+}  // namespace maskrcnn_benchmark

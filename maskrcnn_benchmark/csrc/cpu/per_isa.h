@@ -1,0 +1,43 @@
+// Compiles a file of kernels once per instruction set and picks the best one that the processor has, at run time.
+//
+// The build itself targets the plain architecture, so one binary runs everywhere. The file with the kernels is included
+// once per namespace; every function in it, lambdas and templates too, is then compiled for that namespace's instructions.
+// Headers that it needs must be included before, at file scope: their inline functions are shared with other files.
+//
+//   #define MRB_KERNELS "roi_align_kernels.h"
+//   #include "compile_per_isa.h"
+//   ... MRB_PICK(forward)(arguments) ...
+#pragma once
+
+namespace maskrcnn_benchmark {
+
+enum class Isa { portable, avx2, avx512 };
+
+inline Isa best_isa() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const Isa best = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+      return Isa::avx512;
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::portable;
+  }();
+  return best;
+#else
+  return Isa::portable;
+#endif
+}
+
+}  // namespace maskrcnn_benchmark
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define MRB_PICK(...)                                                     \
+  (maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx512      \
+       ? &maskrcnn_benchmark::isa_avx512::__VA_ARGS__                     \
+       : maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx2  \
+           ? &maskrcnn_benchmark::isa_avx2::__VA_ARGS__                   \
+           : &maskrcnn_benchmark::isa_portable::__VA_ARGS__)
+#else
+#define MRB_PICK(...) (&maskrcnn_benchmark::isa_portable::__VA_ARGS__)
+#endif

@@ -1,0 +1,83 @@
+// What all channels of a region share: for each bin, the cells that it averages along either axis and their weights.
+//
+// Bilinear interpolation and the average over a grid of samples are both separable, and so is whether a sample lies on the
+// map. A bin of a region is therefore sum_y sum_x weight_y * weight_x * cell(y, x) over short lists of rows and columns, in
+// which samples that share a cell are already merged.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../roi_sampling.h"
+
+namespace maskrcnn_benchmark {
+
+template <typename Acc>
+struct Tap {
+  int32_t cell;
+  Acc weight;
+};
+
+// The taps of every bin along one axis of one region. Bin b has taps[starts[b]] to taps[starts[b + 1] - 1].
+template <typename Acc>
+struct AxisTaps {
+  const Tap<Acc>* taps;
+  const int32_t* starts;
+  int32_t first_cell, last_cell;  // half-open range of cells that any bin touches; empty where no sample is on the map
+};
+
+template <typename Acc>
+struct RoiTaps {
+  AxisTaps<Acc> y, x;
+};
+
+// Upper bound of the taps that one axis of a region needs, over all bins.
+inline int64_t most_taps(const RoiAxis& axis, int64_t bins, int64_t cells) {
+  int64_t per_bin = 2 * std::min<int64_t>(axis.samples, 1 << 30);
+  if (axis.samples > 4 && axis.bin_size > 0) {  // many samples share few cells: those of the bin, one more on either side
+    const double cells_of_bin = std::min(axis.bin_size, static_cast<double>(cells)) + 4;
+    per_bin = std::min<int64_t>(per_bin, static_cast<int64_t>(cells_of_bin));
+  }
+  return per_bin * bins;
+}
+
+// Fills taps and starts (bins + 1 of them) for one axis.
+template <typename Acc>
+AxisTaps<Acc> fill_taps(const RoiAxis& axis, int64_t bins, int64_t cells, Tap<Acc>* taps, int32_t* starts) {
+  const double share = axis.samples > 0 ? 1.0 / static_cast<double>(axis.samples) : 0.0;
+  int32_t used = 0;
+  int32_t first_cell = static_cast<int32_t>(cells), last_cell = 0;
+  for (int64_t bin = 0; bin < bins; ++bin) {
+    starts[bin] = used;
+    const int32_t begin = used;
+    const auto add = [&](int32_t cell, double weight) {
+      if (weight == 0) {
+        return;
+      }
+      // samples come in order, so a cell that was seen before is one of the last two
+      for (int32_t back = used - 1; back >= begin && back >= used - 2; --back) {
+        if (taps[back].cell == cell) {
+          taps[back].weight += static_cast<Acc>(weight);
+          return;
+        }
+      }
+      taps[used++] = {cell, static_cast<Acc>(weight)};
+      first_cell = std::min(first_cell, cell);
+      last_cell = std::max(last_cell, cell + 1);
+    };
+    int64_t first, last;
+    axis.samples_on_map(bin, cells, &first, &last);
+    for (int64_t i = first; i < last; ++i) {
+      const LinearSample sample(axis.position(bin, i), cells);
+      if (sample.inside) {
+        add(sample.low, sample.weight_low * share);
+        add(sample.high, sample.weight_high * share);
+      }
+    }
+  }
+  starts[bins] = used;
+  return {taps, starts, std::min(first_cell, last_cell), last_cell};
+}
+
+}  // namespace maskrcnn_benchmark

@@ -1,0 +1,23 @@
+// Every schema of the library, and nothing else; kernels register themselves in cpu/ and cuda/, fakes and autograd rules in layers/.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
+  m.def(
+      "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned) "
+      "-> Tensor");
+  // sizes: N, C, H, W of features
+  m.def(
+      "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned, "
+      "bool channels_last) -> Tensor");
+  m.def(
+      "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples, "
+      "bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor");
+  // sizes: N, C of all levels, then H, W of each
+  m.def(
+      "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples, "
+      "bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last) -> Tensor[]");
+  m.def("nms(Tensor boxes, Tensor scores, float threshold, int offset) -> Tensor");
+  m.def("batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor");
+  m.def(
+      "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor");
+}

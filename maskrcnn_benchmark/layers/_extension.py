@@ -1,0 +1,80 @@
+"""Makes sure that `torch.ops.maskrcnn_benchmark` is there: from the compiled kernels, else from torchvision's.
+
+Where the extension was never built, torchvision's kernels stand in for all ops; where it was built without CUDA, for
+the ops on CUDA tensors. They are slower, and the first call of one says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from maskrcnn_benchmark.layers import _fallback
+
+REBUILD = "in the repository, run: pip install --no-build-isolation -e . (FORCE_CUDA=1 insists on the CUDA kernels)"
+
+# as csrc/ops.cpp defines them; a compiled library that differs was built from other sources
+SCHEMAS = (
+    "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned)"
+    " -> Tensor",
+    "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned,"
+    " bool channels_last) -> Tensor",
+    "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples,"
+    " bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor",
+    "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples,"
+    " bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last) -> Tensor[]",
+    "nms(Tensor boxes, Tensor scores, float threshold, int offset) -> Tensor",
+    "batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor",
+    "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor",
+)
+
+
+def extension_status() -> str:
+    """One line for environment reports: which kernels serve which device."""
+    if _load_error is not None:
+        return f"not loaded ({_load_error}); torchvision's kernels stand in; {REBUILD}"
+    if not _has_cuda_kernels():
+        return "compiled for the CPU; torchvision's kernels stand in on CUDA"
+    return "compiled for the CPU and CUDA"
+
+
+def _has_cuda_kernels() -> bool:
+    return "CUDA" in _compiled_for
+
+
+def _load() -> str | None:
+    """Registers the ops of the compiled library. Returns why that was not possible, None when it was."""
+    try:
+        importlib.import_module("maskrcnn_benchmark._C")
+    except ModuleNotFoundError:
+        return "maskrcnn_benchmark._C is not built"
+    except ImportError as error:
+        return f"maskrcnn_benchmark._C does not load: {error}"
+    for schema in SCHEMAS:
+        name = schema.partition("(")[0]
+        packet = getattr(torch.ops.maskrcnn_benchmark, name, None)
+        if packet is None or packet.default._schema != torch._C.parse_schema(f"maskrcnn_benchmark::{schema}"):
+            raise ImportError(
+                f"maskrcnn_benchmark._C was built from other sources: it lacks {schema}. To rebuild it, {REBUILD}"
+            )
+    return None
+
+
+_load_error = _load()
+_compiled_for = {
+    key
+    for key in ("CPU", "CUDA")
+    if _load_error is None and torch._C._dispatch_has_kernel_for_dispatch_key("maskrcnn_benchmark::nms", key)
+}
+_fallback_library: torch.library.Library | None = None  # its registrations last as long as it does
+if _load_error is not None:
+    _fallback_library = torch.library.Library("maskrcnn_benchmark", "DEF")
+    for _schema in SCHEMAS:
+        _fallback_library.define(_schema)
+    _fallback.register(_fallback_library, "CompositeExplicitAutograd", f"{_load_error}; {REBUILD}")
+elif not _has_cuda_kernels():
+    _fallback_library = torch.library.Library("maskrcnn_benchmark", "IMPL")
+    _fallback.register(
+        _fallback_library, "CUDA", f"maskrcnn_benchmark._C was built without the CUDA kernels; {REBUILD}"
+    )

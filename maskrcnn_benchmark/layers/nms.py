@@ -1,0 +1,68 @@
+"""Greedy non-maximum suppression: plain, within groups, and with an output of fixed size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.layers import _extension  # noqa: F401  registers the ops
+from maskrcnn_benchmark.layers.boxes import INCLUSIVE
+
+
+def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
+    """Keep a box unless a better kept one overlaps it by more than the threshold.
+
+    Args:
+        boxes: (R, 4) xyxy in pixels, of any floating type.
+        scores: (R,) of any floating type. Of equal scores the lower index is better; NaN and infinite ones are dropped,
+            so -inf masks a box out.
+        threshold: intersection over union, at least 0; boxes that share no area never overlap.
+        offset: box convention.
+    Returns: (K,) int64 indices of the kept boxes from high score to low. Overlaps are decided in double precision.
+    Raises: RuntimeError for shapes, types, devices or a threshold that do not fit.
+    """
+    return torch.ops.maskrcnn_benchmark.nms(boxes.detach(), scores.detach(), float(threshold), offset)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
+    """`nms` in which boxes of different groups, such as images, levels or classes, do not suppress each other.
+
+    Args:
+        groups: (R,) int64, any values.
+    Returns: (K,) int64 indices of the kept boxes of all groups from high score to low.
+    """
+    return torch.ops.maskrcnn_benchmark.batched_nms(boxes.detach(), scores.detach(), groups, float(threshold), offset)
+
+
+def nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float,
+    max_out: int,
+    groups: Tensor | None = None,
+    offset: int = INCLUSIVE,
+) -> Tensor:
+    """The first `max_out` indices that `nms`, or `batched_nms` where groups are given, would return.
+
+    Returns: (max_out,) int64, -1 after the last. On a GPU the host waits for nothing, and a CUDA graph can capture it.
+    """
+    return torch.ops.maskrcnn_benchmark.nms_padded(
+        boxes.detach(), scores.detach(), groups, float(threshold), offset, max_out
+    )
+
+
+@torch.library.register_fake("maskrcnn_benchmark::nms")
+def _nms_fake(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@torch.library.register_fake("maskrcnn_benchmark::batched_nms")
+def _batched_nms_fake(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@torch.library.register_fake("maskrcnn_benchmark::nms_padded")
+def _nms_padded_fake(
+    boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, offset: int, max_out: int
+) -> Tensor:
+    return boxes.new_empty(max_out, dtype=torch.int64)

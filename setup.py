@@ -1,0 +1,121 @@
+"""Builds and installs the package; the kernels in maskrcnn_benchmark/csrc become maskrcnn_benchmark._C.
+
+The CPU kernels are always built, the CUDA ones where PyTorch is a CUDA build and nvcc of the same major version is
+found (a GPU need not be there). Environment:
+    FORCE_CPU=1             leave the CUDA kernels out
+    FORCE_CUDA=1            build them or fail
+    TORCH_CUDA_ARCH_LIST    GPU architectures, such as "8.0;9.0+PTX"; default: the visible GPUs', else those below
+    MAX_JOBS                compiler processes at a time
+The kernels use PyTorch's stable ABI and Python's limited API: one build serves PyTorch from 2.10 and Python from 3.10.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+try:
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+except ImportError as error:
+    raise SystemExit(
+        "Building maskrcnn_benchmark needs PyTorch 2.10 or later in the environment that builds it. Install it first "
+        "(pip install torch torchvision), then run: pip install --no-build-isolation -e ."
+    ) from error
+
+ROOT = Path(__file__).resolve().parent
+CSRC = Path("maskrcnn_benchmark") / "csrc"  # relative to ROOT: setuptools refuses absolute sources
+
+STABLE_ABI_VERSION = "0x020a000000000000"  # PyTorch 2.10, the oldest that the binary runs under
+LIMITED_API_VERSION = "0x030a0000"  # Python 3.10
+DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"  # 8.x GPUs run the code for 8.0, later ones compile the PTX when first used
+
+REQUIREMENTS = [
+    "torch>=2.10",
+    "torchvision",
+    "numpy",
+    "yacs>=0.1.8",
+    "pycocotools>=2.0.6",
+    "opencv-python",
+    "ninja",
+    "Pillow",
+    "tqdm",
+    "tensorboard",
+    "matplotlib",
+]
+DEVELOPMENT = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"]
+
+
+def flag(name: str) -> bool:
+    return os.environ.get(name, "0").lower() not in ("", "0", "off", "false", "no")
+
+
+def reason_against_cuda() -> str | None:
+    """Why the CUDA kernels cannot be built here; None when they can."""
+    if torch.version.cuda is None:
+        return "this PyTorch is not a CUDA build"
+    nvcc = Path(CUDA_HOME or "") / "bin" / ("nvcc.exe" if os.name == "nt" else "nvcc")
+    if CUDA_HOME is None or not nvcc.exists():
+        return "nvcc was not found (set CUDA_HOME to the CUDA toolkit)"
+    release = re.search(r"release (\d+)\.", subprocess.check_output([str(nvcc), "--version"], text=True))
+    major = torch.version.cuda.split(".")[0]
+    if release and release.group(1) != major:  # within a major version, CUDA's runtime is compatible both ways
+        return f"nvcc is of CUDA {release.group(1)} and PyTorch of CUDA {major}; install the CUDA {major} toolkit"
+    return None
+
+
+def builds_cuda() -> bool:
+    if flag("FORCE_CPU"):
+        return False
+    reason = reason_against_cuda()
+    if reason is not None:
+        if flag("FORCE_CUDA"):
+            raise SystemExit(f"FORCE_CUDA is set, but {reason}")
+        print(f"maskrcnn_benchmark: building for the CPU only: {reason}", file=sys.stderr)
+    return reason is None
+
+
+def extension() -> Extension:
+    with_cuda = builds_cuda()
+    folders = [CSRC, CSRC / "cpu"] + ([CSRC / "cuda"] if with_cuda else [])
+    sources = [path.relative_to(ROOT) for folder in folders for path in sorted((ROOT / folder).glob("*.c[pu]*"))]
+    headers = [path.relative_to(ROOT) for path in sorted((ROOT / CSRC).rglob("*.h"))]
+    if with_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ and not torch.cuda.is_available():
+        os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
+    macros = [("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", LIMITED_API_VERSION)]
+    if with_cuda:
+        macros.append(("USE_CUDA", None))  # makes the stable headers declare their CUDA half
+    optimise = ["/O2", "/std:c++17"] if os.name == "nt" else ["-O3", "-fvisibility=hidden", "-g0"]
+    build = CUDAExtension if with_cuda else CppExtension
+    return build(
+        name="maskrcnn_benchmark._C",
+        sources=[str(path) for path in sources],
+        depends=[str(path) for path in headers],
+        define_macros=macros,
+        extra_compile_args={"cxx": optimise, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
+        py_limited_api=True,
+    )
+
+
+def version() -> str:
+    text = (ROOT / "maskrcnn_benchmark" / "__init__.py").read_text()
+    return re.search(r'__version__ = "(.+)"', text).group(1)
+
+
+if __name__ == "__main__":
+    setup(
+        name="maskrcnn_benchmark",
+        version=version(),
+        description="Faster, Mask and Keypoint R-CNN with HRNet and a refine head",
+        license="MIT",
+        python_requires=">=3.10",
+        packages=find_packages(include=["maskrcnn_benchmark", "maskrcnn_benchmark.*"]),
+        install_requires=REQUIREMENTS,
+        extras_require={"dev": DEVELOPMENT},
+        ext_modules=[extension()],
+        cmdclass={"build_ext": BuildExtension},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )
