@@ -9,8 +9,8 @@ from torch import Tensor
 
 DECODE_METHODS = ("argmax", "quarter", "dark", "bicubic")
 
-# Values of enlarged heatmaps that exist at a time; 64 MiB in float32.
-_CHUNK_ELEMENTS = 1 << 24
+# Values of enlarged heatmaps that exist at a time: what a processor's cache holds, and 128 MiB on an accelerator.
+_CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS = 1 << 20, 1 << 25
 # Standard deviation, in cells, of the smoothing before the peak's shape is read: about one cell's own width.
 _DARK_SIGMA = 1.0
 # A peak that far from the best cell, in cells, belongs to something else than that cell.
@@ -129,19 +129,20 @@ def _dark_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, 
 
 def _decode_bicubic(logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Peaks of the maps enlarged to their frames; regions of like size share one padded batch of products."""
-    keypoints = logits.shape[1]
+    keypoints = max(1, logits.shape[1])
     extents = (frames[:, 2:] - frames[:, :2]).clamp(min=1)
     pixels = extents.ceil().long()  # (R, 2), width and height of the enlarged map
     scores = logits.new_zeros(logits.shape[:2])
     peaks = logits.new_zeros((*logits.shape[:2], 2))
-    for members, (width, height) in _size_groups(pixels.tolist(), keypoints):
+    chunk = _CHUNK_ELEMENTS_CPU if logits.device.type == "cpu" else _CHUNK_ELEMENTS
+    for members, (width, height) in _size_groups(pixels.tolist(), chunk // keypoints):
         index = torch.tensor(members, device=logits.device)
         row_weights = _cubic_weights(pixels[index, 1], height, logits.shape[2])
         column_weights = _cubic_weights(pixels[index, 0], width, logits.shape[3])
         widened = torch.einsum("rkhw,rjw->rkhj", logits[index], column_weights)
-        best = logits.new_full((len(members), keypoints), -torch.inf)
+        best = logits.new_full((len(members), logits.shape[1]), -torch.inf)
         where = torch.zeros_like(best, dtype=torch.int64)
-        band = max(1, _CHUNK_ELEMENTS // (len(members) * keypoints * width))
+        band = max(1, chunk // (len(members) * keypoints * width))
         for top in range(0, height, band):
             enlarged = torch.einsum("rih,rkhj->rkij", row_weights[:, top : top + band], widened)
             value, position = enlarged.flatten(2).max(dim=2)
@@ -154,10 +155,10 @@ def _decode_bicubic(logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     return frames[:, None, :2] + (peaks + 0.5) * (extents / pixels)[:, None], scores
 
 
-def _size_groups(sizes: list[list[int]], keypoints: int) -> list[tuple[list[int], tuple[int, int]]]:
+def _size_groups(sizes: list[list[int]], limit: int) -> list[tuple[list[int], tuple[int, int]]]:
     """Indices of regions to enlarge together, with the width and height that hold all of them.
 
-    Neighbours in order of area, as many as fit into a chunk and do not more than double the work by padding.
+    Neighbours in order of area, as many as together stay within `limit` pixels and at most double by padding.
     """
     groups: list[tuple[list[int], tuple[int, int]]] = []
     used = 0
@@ -167,7 +168,7 @@ def _size_groups(sizes: list[list[int]], keypoints: int) -> list[tuple[list[int]
             members, (group_width, group_height) = groups[-1]
             joint = (max(width, group_width), max(height, group_height))
             padded = (len(members) + 1) * joint[0] * joint[1]
-            if padded * keypoints <= _CHUNK_ELEMENTS and padded <= 2 * (used + width * height):
+            if padded <= limit and padded <= 2 * (used + width * height):
                 groups[-1] = (members + [index], joint)
                 used += width * height
                 continue
