@@ -58,8 +58,9 @@ def test_annotations_agree_with_each_other():
         rle = [coco_mask.merge(coco_mask.frPyObjects(person["segmentation"], height, width)) for person in people]
         for person, mask in zip(people, rle, strict=True):
             x, y, w, h = person["bbox"]
-            assert 0 <= x and 0 <= y and x + w <= width + 0.01 and y + h <= height + 0.01
-            np.testing.assert_allclose(coco_mask.toBbox(mask), person["bbox"], atol=1.01)
+            assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
+            left, top, columns, rows = coco_mask.toBbox(mask)
+            np.testing.assert_allclose([left, top, left + columns, top + rows], [x, y, x + w, y + h], atol=1.01)
             keypoints = np.reshape(person["keypoints"], (17, 3))
             assert (keypoints[keypoints[:, 2] == 0, :2] == 0).all()
             assert person["num_keypoints"] == (keypoints[:, 2] > 0).sum()
@@ -93,7 +94,8 @@ def test_dataset_is_read_by_pycocotools_and_depends_on_the_seed_alone(make_peopl
         assert make_people_dataset.main(["--output", str(tmp_path / name), "--val", "2", *SMALL, *flags]) == 0
         return tmp_path / name
 
-    first, more, other = write("a b", "--train", "4"), write("more", "--train", "6"), write("c", "--train", "4", "--seed", "1")
+    first, more = write("a b", "--train", "4"), write("more", "--train", "6")
+    other = write("other", "--train", "4", "--seed", "1")
     coco = COCO(str(first / "annotations" / "person_keypoints_train.json"))
     assert len(coco.getImgIds()) == 4 and coco.loadCats(1)[0]["keypoints"] == list(PersonKeypoints.NAMES)
     assert all(coco.annToMask(annotation).any() for annotation in coco.loadAnns(coco.getAnnIds()))

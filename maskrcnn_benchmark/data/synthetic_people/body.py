@@ -75,10 +75,10 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 def _forward_kinematics(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Sample joint angles; returns joints in the body's frame and the head's rotation."""
     torso = _rotation_x(rng.normal(-4.0, 10.0)) @ _rotation_z(rng.normal(0.0, 8.0)) @ _rotation_y(rng.normal(0.0, 10.0))
-    head = torso @ _rotation_y(rng.normal(0.0, 22.0)) @ _rotation_x(rng.normal(0.0, 12.0)) @ _rotation_z(rng.normal(0, 7))
+    head = torso @ _rotation_y(rng.normal(0, 22.0)) @ _rotation_x(rng.normal(0, 12.0)) @ _rotation_z(rng.normal(0, 7.0))
     pelvis = np.array([0.0, HIP_HEIGHT, 0.0])
     neck = pelvis + torso @ np.array([0.0, TORSO_LENGTH, 0.0])
-    head_centre = neck + torso @ np.array([0.0, NECK_LENGTH * 0.5, 0.0]) + head @ np.array([0.0, HEAD_RADIUS * 1.2, 0.01])
+    head_centre = neck + torso @ np.array([0, NECK_LENGTH * 0.5, 0]) + head @ np.array([0, HEAD_RADIUS * 1.2, 0.01])
     joints = {"pelvis": pelvis, "neck": neck, "head": head_centre}
     for name, (offset, _) in FACE_POINTS.items():
         joints[name] = head_centre + head @ np.asarray(offset)

@@ -202,7 +202,8 @@ def _head(
         disc("hair", up * 0.022 - forward * 0.028, 0.02 - forward[2] * 0.02, radius * 0.92, outfit.hair, 1.1),
     ]
     if outfit.long_hair:
-        parts.append(disc("hair", -up * 0.03 - forward * 0.035, 0.01 - forward[2] * 0.03, radius * 0.85, outfit.hair, 1.5))
+        lift = 0.01 - forward[2] * 0.03
+        parts.append(disc("hair", -up * 0.03 - forward * 0.035, lift, radius * 0.85, outfit.hair, 1.5))
     features = {"nose": (0.010, outfit.skin * 0.72), "left_eye": (0.009, np.full(3, 25.0)),
                 "right_eye": (0.009, np.full(3, 25.0)), "left_ear": (0.016, outfit.skin * 0.85),
                 "right_ear": (0.016, outfit.skin * 0.85)}  # fmt: skip

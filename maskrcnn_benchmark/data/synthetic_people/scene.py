@@ -16,7 +16,8 @@ KEYPOINT_NAMES = tuple(PersonKeypoints.NAMES)
 SUPERSAMPLING = 2  # scenes are drawn this much larger and averaged, so that edges are smooth
 MIN_VISIBLE_SHARE = 0.2  # a person of whom less can be seen is taken out of the scene
 MIN_PIXELS = 60 * SUPERSAMPLING**2  # likewise, on the enlarged canvas
-MIN_PIECE = 6  # pixels of the enlarged canvas; smaller pieces of a mask are not worth a polygon
+TRACING = 2  # masks are enlarged by this factor once more to trace their outlines more closely
+MIN_PIECE = 2.0  # square pixels of the image; smaller pieces and holes of a mask are not worth a polygon
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     COCO's polygons cannot say "without": a piece with a hole is cut in two through the hole, until none has one.
     """
     polygons = []
-    pieces = [mask.astype(np.uint8)]
+    pieces = [mask.repeat(TRACING, 0).repeat(TRACING, 1).astype(np.uint8)]
+    min_area = MIN_PIECE * (SUPERSAMPLING * TRACING) ** 2
     while pieces:
         piece = pieces.pop()
         contours, hierarchy = cv2.findContours(piece, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -131,7 +133,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
         hierarchy = np.reshape(hierarchy, (-1, 4))
         # A hole of a few pixels is filled; it would only multiply the pieces.
         holes = [contour for contour, links in zip(contours, hierarchy, strict=True)
-                 if links[3] >= 0 and cv2.contourArea(contour) > MIN_PIECE]  # fmt: skip
+                 if links[3] >= 0 and cv2.contourArea(contour) > min_area]  # fmt: skip
         if holes:
             column = int(holes[0][:, 0, 0].mean())
             left, right = piece.copy(), piece
@@ -140,7 +142,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
             pieces += [left, right]
             continue
         for contour, links in zip(contours, hierarchy, strict=True):
-            if links[3] < 0 and cv2.contourArea(contour) > MIN_PIECE:
+            if links[3] < 0 and cv2.contourArea(contour) > min_area:
                 polygons.append(_outline(contour[:, 0]))
     return polygons
 
@@ -148,10 +150,9 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
 def _outline(contour: np.ndarray) -> list[float]:
     """Pixel centres along a border (P, 2) -> the polygon through them in image pixels, flattened.
 
-    The border runs through the centres of the outermost pixels of the enlarged canvas: half of one of those inside the
-    true edge, a quarter of an image pixel.
+    The polygon runs through the centres of the outermost pixels: an eighth of an image pixel inside the true edge.
     """
-    return [float(value) for value in np.round((contour + 0.5) / SUPERSAMPLING, 2).ravel()]
+    return [float(value) for value in np.round((contour + 0.5) / (SUPERSAMPLING * TRACING), 2).ravel()]
 
 
 def _background(settings: SceneSettings, rng: np.random.Generator, canvas_hw: tuple[int, int]) -> np.ndarray:
@@ -206,7 +207,8 @@ def _sample_occluder(rng: np.random.Generator, canvas_hw: tuple[int, int]) -> tu
         half = rng.uniform((0.03, 0.05), (0.16, 0.25)) * height
         cv2.rectangle(mask, (int(x - half[0]), int(y - half[1])), (int(x + half[0]), int(y + half[1])), 1, -1)
     else:
-        cv2.line(mask, (int(x), 0), (int(x + rng.normal(0, 0.05) * width), height), 1, int(rng.uniform(0.015, 0.05) * height))
+        foot = (int(x + rng.normal(0, 0.05) * width), height)
+        cv2.line(mask, (int(x), 0), foot, 1, int(rng.uniform(0.015, 0.05) * height))
     stripes = (np.arange(height) // max(int(rng.uniform(4, 24)), 1) % 2)[:, None, None]
     colours = np.where(stripes, rng.uniform(10, 240, 3), rng.uniform(10, 240, 3)).astype(np.float32)
     return mask.astype(bool), np.broadcast_to(colours, (*canvas_hw, 3))
