@@ -62,6 +62,12 @@ class GeneralizedRCNN(nn.Module):
                 "RPN with heads, as in configs/hrnet_refine.yaml"
             )
         backbone = build_backbone(cfg)
+        if not isinstance(backbone.out_channels, int):
+            raise ValueError(
+                f"MODEL.BACKBONE.CONV_BODY {cfg.MODEL.BACKBONE.CONV_BODY} hands out maps of {backbone.out_channels} "
+                "channels, and the heads need one width on all levels; choose HRNET-HR, whose neck gives them that, or "
+                "set MODEL.HRNET.STAGE4.MULTI_OUTPUT to False for a single map."
+            )
         return cls(
             backbone,
             build_rpn(cfg, backbone.out_channels),

@@ -6,6 +6,7 @@ import torch
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.backbone import build_backbone
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 NARROW = [
     "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8,
@@ -58,6 +59,11 @@ def test_hrnet_with_one_output_has_one_width():
     assert len(backbone(torch.randn(1, 3, 32, 32))) == 1
     with pytest.raises(ValueError, match="STAGE4.MULTI_OUTPUT is False; set it to True"):
         build_backbone(narrow_cfg("HRNET-HR", "MODEL.HRNET.STAGE4.MULTI_OUTPUT", False))
+
+
+def test_a_detector_needs_one_width():
+    with pytest.raises(ValueError, match=r"maps of \(4, 6, 8, 10\) channels, and the heads need one width"):
+        build_detection_model(narrow_cfg("HRNET"))
 
 
 def test_number_of_levels_of_the_neck():
