@@ -29,13 +29,16 @@ _MODES = ("poly", "mask")
 
 @dataclass(frozen=True)
 class Polygons:
-    """An instance as the union of polygons, each (P >= 3, 2) float32, x and y in continuous image coordinates."""
+    """An instance as the union of polygons, each (P >= 3, 2), x and y in continuous image coordinates.
+
+    In float64: pycocotools rounds to fifths of a pixel, and COCO's decimals lie right between two of them.
+    """
 
     parts: tuple[np.ndarray, ...]
 
     def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Polygons":
         """x becomes scale * x + shift; x and y each have their own."""
-        factors, offsets = np.asarray(scale, dtype=np.float32), np.asarray(shift, dtype=np.float32)
+        factors, offsets = np.asarray(scale), np.asarray(shift)
         return Polygons(tuple(part * factors + offsets for part in self.parts))
 
 
@@ -237,10 +240,10 @@ def _parse_instance(instance: Any, size: tuple[int, int]) -> Polygons | Bitmap:
 
 
 def _parse_polygon(part: Any) -> np.ndarray:
-    """[x0, y0, x1, y1, ...] or (P, 2) -> (P, 2) float32."""
+    """[x0, y0, x1, y1, ...] or (P, 2) -> (P, 2) float64."""
     if np.isscalar(part):
         raise ValueError("an instance is a list of polygons, each a list of coordinates; it is a list of numbers")
-    points = np.asarray(part.cpu() if isinstance(part, Tensor) else part, dtype=np.float32)
+    points = np.asarray(part.cpu() if isinstance(part, Tensor) else part, dtype=np.float64)
     if points.ndim == 1 and points.size % 2 == 0:
         points = points.reshape(-1, 2)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -275,7 +278,7 @@ def _decode_run_lengths(encoded: dict[str, Any]) -> np.ndarray:
 def _draw(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
     """(height, width) uint8, one instance over the whole image."""
     if isinstance(instance, Polygons):
-        outlines = [part.astype(np.float64).ravel() for part in instance.parts]
+        outlines = [part.ravel() for part in instance.parts]
         encoded = coco_mask.merge(coco_mask.frPyObjects(outlines, height, width))
         return torch.from_numpy(coco_mask.decode(encoded))
     drawn = torch.zeros((height, width), dtype=torch.uint8)
@@ -312,4 +315,4 @@ def _trace(bitmap: Tensor) -> Polygons | None:
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outlines = [(contour[:, 0] + 1) // 2 for contour in contours]
     outlines = [outline[(outline != np.roll(outline, 1, axis=0)).any(axis=1)] for outline in outlines]
-    return Polygons(tuple(outline.astype(np.float32) for outline in outlines)) if outlines else None
+    return Polygons(tuple(outline.astype(np.float64) for outline in outlines)) if outlines else None
