@@ -28,6 +28,11 @@ class FrozenBatchNorm2d(nn.Module):
     Inputs: (N, C, H, W), any floating dtype. Returns: the same shape and dtype.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 0.0) -> None:
         super().__init__()
         self.channels = channels

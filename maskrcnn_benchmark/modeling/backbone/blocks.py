@@ -1,6 +1,7 @@
 """Residual blocks, used by ResNet and HRNet alike."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
@@ -123,7 +124,7 @@ def init_body(body: nn.Module) -> None:
     smaller by the gain of a ReLU; activations then stay finite through 150 layers of random weights.
     """
     learns_norms = not any(isinstance(module, FrozenBatchNorm2d) for module in body.modules())
-    nonlinearity = "relu" if learns_norms else "linear"
+    nonlinearity: Literal["relu", "linear"] = "relu" if learns_norms else "linear"
     for module in body.modules():
         if isinstance(module, (nn.Conv2d, DeformConv2d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity=nonlinearity)

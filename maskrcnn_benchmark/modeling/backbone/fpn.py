@@ -38,7 +38,8 @@ class LastLevelP6P7(nn.Module):
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
         for conv in (self.p6, self.p7):
             nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, body_features: Tensor, pyramid_features: Tensor) -> list[Tensor]:
         p6 = self.p6(body_features if self.from_body else pyramid_features)

@@ -1,6 +1,6 @@
 """HRFPN: the neck that turns HRNet's branches into a pyramid of one width."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +8,8 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.layers.norm import NormFactory
 from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, norm_factory
+
+POOLINGS: dict[str, Callable[..., Tensor]] = {"AVG": F.avg_pool2d, "MAX": F.max_pool2d}
 
 
 class HRFPN(nn.Module):
@@ -38,12 +40,11 @@ class HRFPN(nn.Module):
         norm: NormFactory | None = None,
     ) -> None:
         super().__init__()
-        poolings = {"AVG": F.avg_pool2d, "MAX": F.max_pool2d}
-        if pooling not in poolings:
-            raise ValueError(f"MODEL.NECK.POOLING is {pooling!r}; expected one of {', '.join(poolings)}.")
+        if pooling not in POOLINGS:
+            raise ValueError(f"MODEL.NECK.POOLING is {pooling!r}; expected one of {', '.join(POOLINGS)}.")
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
-        self.pool = poolings[pooling]
+        self.pooling = pooling
         make_conv = conv_with_kaiming_uniform(norm)
         # One entry, or two with a norm; the released files call the convolution reduction_conv.0.
         reduction = make_conv(sum(self.in_channels), out_channels, 1)
@@ -51,15 +52,15 @@ class HRFPN(nn.Module):
         self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3) for _ in range(num_outs))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        level = self._reduce(features)
-        outputs = [self.fpn_conv[0](level)]
-        for conv in self.fpn_conv[1:]:
-            level = self.pool(level, kernel_size=2, stride=2, ceil_mode=True)
-            outputs.append(conv(level))
-        return outputs
+        pool = POOLINGS[self.pooling]
+        levels = [self._reduce(features)]
+        while len(levels) < len(self.fpn_conv):
+            levels.append(pool(levels[-1], kernel_size=2, stride=2, ceil_mode=True))
+        return [conv(level) for conv, level in zip(self.fpn_conv, levels, strict=True)]
 
     def _reduce(self, features: Sequence[Tensor]) -> Tensor:
         conv, *norm = self.reduction_conv
+        assert isinstance(conv, nn.Conv2d)
         size_hw = features[0].shape[-2:]
         weights = conv.weight.split(self.in_channels, dim=1)
         total = F.conv2d(features[0], weights[0], conv.bias)

@@ -88,7 +88,9 @@ class HighResolutionModule(nn.Module):
     def _fuse(self, features: Sequence[Tensor], target: int) -> Tensor:
         size_hw = features[target].shape[-2:]
         total: Tensor | None = None
-        for source, layer in enumerate(self.fuse_layers[target]):
+        layers = self.fuse_layers[target]
+        assert isinstance(layers, nn.ModuleList)
+        for source, layer in enumerate(layers):
             if source == target:
                 continue
             addend = layer(features[source])
@@ -285,17 +287,17 @@ def _recompute_contexts(modules: Sequence[nn.Module]) -> tuple[AbstractContextMa
 def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Batch norms use the statistics of their batch but do not count it: the first pass has done so already."""
     norms = [
-        module
+        (module, module.num_batches_tracked, module.momentum)
         for part in modules
         for module in part.modules()
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) and module.num_batches_tracked is not None
     ]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    counts = [num_batches.clone() for _, num_batches, _ in norms]
+    for norm, _, _ in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, num_batches in before:
+        for (norm, num_batches, momentum), count in zip(norms, counts, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(num_batches)
+            num_batches.copy_(count)
