@@ -20,7 +20,7 @@ from torch.utils.data.sampler import Sampler
 class SampleKey(NamedTuple):
     """An image's index in the dataset, and its place among all samples that all processes of a run load."""
 
-    index: int
+    image: int
     position: int
 
 
@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: SampleKey) -> Any:
         with sample_randomness(self.seed, key.position):
-            return self.dataset[key.index]
+            return self.dataset[key.image]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dataset":  # not yet there while unpickling
@@ -89,4 +89,4 @@ class PositionedBatchSampler(Sampler[list[SampleKey]]):
             yield self._keys(batch, (iteration * self.num_replicas + self.rank) * self.batch_size)
 
     def _keys(self, batch: Sequence[int], first: int) -> list[SampleKey]:
-        return [SampleKey(index, position) for position, index in enumerate(batch, start=first)]
+        return [SampleKey(image, position) for position, image in enumerate(batch, start=first)]

@@ -6,7 +6,7 @@ page as their reference counts change, which multiplies the memory of a COCO-siz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -30,6 +30,9 @@ class PackedStrings:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> str:
         return self._buffer[self._ends[index] : self._ends[index + 1]].tobytes().decode()
@@ -150,6 +153,8 @@ def pack_annotations(
 def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> PackedAnnotations:
     """The annotations of these images (ascending), which are then numbered from 0."""
     counts = annotations.counts()
+    if len(images) == len(counts):
+        return annotations
     rows = np.repeat(np.isin(np.arange(len(counts)), images), counts)
     segmentations, keypoints = annotations.segmentations, annotations.keypoints
     return PackedAnnotations(
@@ -209,7 +214,7 @@ def _pack_segmentations(
                 num_runs[index] = 1
         elif entry is None or isinstance(entry, (list, tuple)):
             problem = validation.check_polygons(entry)
-            if problem is None:
+            if entry and problem is None:
                 polygons.extend(entry)
                 num_polygons[index] = len(entry)
         else:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import io
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.annotations import PackedStrings, pack_annotations, select_images
+from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused
 from maskrcnn_benchmark.data.datasets.image_files import check_files_exist, read_image
 from maskrcnn_benchmark.data.datasets.validation import ValidationReport
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
@@ -32,8 +31,6 @@ from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 logger = logging.getLogger(__name__)
 
 Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
-
-_MAX_IDS_NAMED = 5
 
 
 class COCODataset(Dataset):
@@ -75,46 +72,14 @@ class COCODataset(Dataset):
         self.ann_file, self.root = os.fspath(ann_file), os.fspath(root)
         self.transforms = transforms
         self.offset = offset
-        content = _read_json(self.ann_file)
-        annotations = content.get("annotations", [])
-        dictionaries = [annotation for annotation in annotations if isinstance(annotation, dict)]
-        has_keypoints = any(annotation.get("keypoints") for annotation in dictionaries)
-        self.with_masks = any(a.get("segmentation") for a in dictionaries) if with_masks is None else with_masks
-        self.with_keypoints = has_keypoints if with_keypoints is None else with_keypoints
-        self.num_keypoints = _number_of_keypoints(content, num_keypoints, self.ann_file) if self.with_keypoints else 0
-
-        self.categories = _read_categories(content, self.ann_file)  # id in the file -> name
-        self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
-        self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}
-
-        images = _read_images(content, self.ann_file)
-        sizes_wh = np.array([(image["width"], image["height"]) for image in images], dtype=np.int64).reshape(-1, 2)
-        self.validation_report = ValidationReport(self.ann_file)
-        packed = pack_annotations(
-            annotations,
-            {image["id"]: row for row, image in enumerate(images)},
-            sizes_wh,
-            self.json_category_id_to_contiguous_id,
-            self.validation_report,
-            with_masks=self.with_masks,
-            num_keypoints=self.num_keypoints if self.with_keypoints else None,
-        )
-        if summary := self.validation_report.summary():
-            logger.warning("%s", summary)
-
-        annotated = packed.counts() > 0
-        few_keypoints = np.zeros(len(images), dtype=bool)
-        if self.with_keypoints and has_keypoints and min_keypoints > 0:
-            few_keypoints = annotated & (packed.visible_keypoints() < min_keypoints)
-        removed = {"without a usable annotation": ~annotated & remove_images_without_annotations}
-        removed[f"with fewer than {min_keypoints} labelled keypoints"] = few_keypoints
-        kept = np.flatnonzero(~np.logical_or.reduce(list(removed.values())))
-        self._report_removed(len(images), len(kept), {reason: int(rows.sum()) for reason, rows in removed.items()})
-
-        self._annotations = select_images(packed, kept)
-        self.sizes_wh: NDArray[np.int64] = sizes_wh[kept]  # (number of images, 2) in pixels
-        self.ids = [images[row]["id"] for row in kept.tolist()]
-        self._file_names = PackedStrings(images[row]["file_name"] for row in kept.tolist())
+        with garbage_collection_paused():
+            self._load(
+                with_masks=with_masks,
+                with_keypoints=with_keypoints,
+                num_keypoints=num_keypoints,
+                remove_empty=remove_images_without_annotations,
+                min_keypoints=min_keypoints,
+            )
         check_files_exist(self.root, self._file_names, self.ann_file)
 
     @classmethod
@@ -198,6 +163,50 @@ class COCODataset(Dataset):
         width, height = self.sizes_wh[index].tolist()
         return width, height
 
+    def _load(
+        self,
+        *,
+        with_masks: bool | None,
+        with_keypoints: bool | None,
+        num_keypoints: int | None,
+        remove_empty: bool,
+        min_keypoints: int,
+    ) -> None:
+        """Read, check and pack the annotation file; arguments as of the constructor."""
+        content = CocoFile(self.ann_file)
+        self.with_masks = content.has("segmentation") if with_masks is None else with_masks
+        self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
+        self.num_keypoints = content.num_keypoints(num_keypoints) if self.with_keypoints else 0
+        self.categories = content.categories  # id in the file -> name
+        self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
+        self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}
+
+        self.validation_report = ValidationReport(self.ann_file)
+        packed = pack_annotations(
+            content.annotations,
+            {image["id"]: row for row, image in enumerate(content.images)},
+            content.sizes_wh,
+            self.json_category_id_to_contiguous_id,
+            self.validation_report,
+            with_masks=self.with_masks,
+            num_keypoints=self.num_keypoints if self.with_keypoints else None,
+        )
+        if summary := self.validation_report.summary():
+            logger.warning("%s", summary)
+
+        annotated = packed.counts() > 0
+        removed = {"without a usable annotation": ~annotated & remove_empty}
+        if self.with_keypoints and min_keypoints > 0 and content.has("keypoints"):
+            few = annotated & (packed.visible_keypoints() < min_keypoints)
+            removed[f"with fewer than {min_keypoints} labelled keypoints"] = few
+        kept = np.flatnonzero(~np.logical_or.reduce(list(removed.values())))
+        self._report_removed(len(annotated), len(kept), {reason: int(rows.sum()) for reason, rows in removed.items()})
+
+        self._annotations = select_images(packed, kept)
+        self.sizes_wh: NDArray[np.int64] = content.sizes_wh[kept]  # (number of images, 2) in pixels
+        self.ids = [content.images[row]["id"] for row in kept.tolist()]
+        self._file_names = PackedStrings(content.images[row]["file_name"] for row in kept.tolist())
+
     def _report_removed(self, total: int, left: int, removed: dict[str, int]) -> None:
         reasons = "; ".join(f"{count} {reason}" for reason, count in removed.items() if count)
         if total and left:
@@ -216,76 +225,3 @@ class COCODataset(Dataset):
 
 def _tensor(rows: NDArray[Any]) -> Tensor:
     return torch.from_numpy(rows.copy())  # a copy: the packed arrays are shared with the other workers
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    collects = gc.isenabled()
-    gc.disable()  # millions of new lists and no garbage: the collector would double the time
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"annotation file {os.path.abspath(path)} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"annotation file {path} is not JSON: {error}") from error
-    finally:
-        if collects:
-            gc.enable()
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(f'annotation file {path} has no list "images": it is not in COCO\'s format')
-    if not isinstance(content.get("annotations", []), list):
-        raise ValueError(f'"annotations" of {path} is not a list: it is not in COCO\'s format')
-    return content
-
-
-def _read_categories(content: dict[str, Any], path: str) -> dict[Any, str]:
-    """Category id -> name, in the order of the file."""
-    try:
-        listed = [(category["id"], str(category["name"])) for category in content.get("categories", [])]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'a category of {path} has no "id" and "name"') from error
-    categories = dict(listed)
-    if not categories or len(categories) != len(listed):
-        what = "the same category id twice" if categories else "no categories"
-        raise ValueError(f"{path} has {what}; labels cannot be numbered")
-    return categories
-
-
-def _read_images(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
-    """The images ordered by id, checked for what is read later."""
-    images = content["images"]
-    incomplete = [
-        image.get("id", image) if isinstance(image, dict) else image
-        for image in images
-        if not isinstance(image, dict)
-        or not isinstance(image.get("id"), (int, str))
-        or not isinstance(image.get("file_name"), str)
-        or not all(isinstance(image.get(side), int) and image[side] > 0 for side in ("width", "height"))
-    ]
-    if incomplete:
-        raise ValueError(
-            f'{len(incomplete)} images of {path} lack an "id", a "file_name", or a "width" and "height" in whole '
-            f"pixels: {', '.join(map(str, incomplete[:_MAX_IDS_NAMED]))}"
-        )
-    first = {image["id"]: image for image in reversed(images)}
-    if len(first) != len(images):
-        logger.warning("%s lists %d images again under the same id; the first is used", path, len(images) - len(first))
-    return sorted(first.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
-
-
-def _number_of_keypoints(content: dict[str, Any], expected: int | None, path: str) -> int:
-    """What the categories say, or the annotations, or COCO's number; ValueError when another was expected."""
-    listed = {len(c["keypoints"]) for c in content.get("categories", []) if isinstance(c, dict) and c.get("keypoints")}
-    if len(listed) > 1:
-        raise ValueError(f"the categories of {path} have different numbers of keypoints: {sorted(listed)}")
-    found = next(iter(listed), None)
-    if found is not None and expected is not None and found != expected:
-        raise ValueError(
-            f"the categories of {path} have {found} keypoints, the model has {expected}: "
-            f"set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {found}"
-        )
-    if found is None and expected is None:
-        annotations = (a for a in content.get("annotations", []) if isinstance(a, dict))
-        lengths = (len(a["keypoints"]) // 3 for a in annotations if isinstance(a.get("keypoints"), list))
-        found = next((length for length in lengths if length), len(PersonKeypoints.NAMES))
-    return found if expected is None else expected

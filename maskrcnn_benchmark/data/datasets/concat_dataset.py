@@ -13,6 +13,8 @@ from torch.utils.data import ConcatDataset as TorchConcatDataset
 class ConcatDataset(TorchConcatDataset):
     """The images of all datasets one after the other; the indices that come with the samples count over all of them."""
 
+    datasets: list[Any]
+
     def __getitem__(self, index: int) -> tuple[Any, Any, int]:
         dataset, position = self.get_idxs(index)
         image, target, _ = self.datasets[dataset][position]
@@ -35,6 +37,11 @@ class ConcatDataset(TorchConcatDataset):
     def sizes_wh(self) -> NDArray[np.int64]:
         """(number of images, 2): width and height in pixels."""
         return np.concatenate([image_sizes(dataset) for dataset in self.datasets])
+
+    @property
+    def categories(self) -> dict[Any, str]:
+        """Category ids of all the files -> names."""
+        return {category: name for dataset in self.datasets for category, name in dataset.categories.items()}
 
     @property
     def class_names(self) -> list[str]:

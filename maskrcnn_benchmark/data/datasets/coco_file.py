@@ -1,0 +1,123 @@
+"""A COCO annotation file as it was read, with the checks that everything else relies on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+
+logger = logging.getLogger(__name__)
+
+_MAX_IDS_NAMED = 5
+
+
+class CocoFile:
+    """The content of a file: millions of small objects for a large one, so not to be kept.
+
+    annotations: as they are in the file, none of them checked. images: dictionaries ordered by id, each with "id",
+    "file_name", "width", "height". categories: id -> name, in the order of the file. sizes_wh: (number of images, 2) in
+    pixels.
+
+    Raises: FileNotFoundError; ValueError when it is no JSON, or lists images or categories that cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        content = _read_json(path)
+        self.annotations: list[Any] = content.get("annotations", [])
+        self.images = _check_images(content["images"], path)
+        self.sizes_wh = np.array([(i["width"], i["height"]) for i in self.images], dtype=np.int64).reshape(-1, 2)
+        self.categories = _check_categories(content.get("categories", []), path)
+        self._skeletons = {len(c["keypoints"]) for c in content.get("categories", []) if c.get("keypoints")}
+
+    def has(self, key: str) -> bool:
+        """Does any annotation have something under this key?"""
+        return any(annotation.get(key) for annotation in self.annotations if isinstance(annotation, dict))
+
+    def num_keypoints(self, expected: int | None = None) -> int:
+        """What the categories say, or the annotations, or COCO's number; ValueError when another was expected."""
+        if len(self._skeletons) > 1:
+            numbers = sorted(self._skeletons)
+            raise ValueError(f"the categories of {self.path} have different numbers of keypoints: {numbers}")
+        found = next(iter(self._skeletons), None)
+        if found is not None and expected is not None and found != expected:
+            raise ValueError(
+                f"the categories of {self.path} have {found} keypoints, the model has {expected}: "
+                f"set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {found}"
+            )
+        if expected is not None:
+            return expected
+        if found is None:
+            dictionaries = (annotation for annotation in self.annotations if isinstance(annotation, dict))
+            points = (annotation.get("keypoints") for annotation in dictionaries)
+            lengths = Counter(len(values) for values in points if isinstance(values, list) and values)
+            usual = [length // 3 for length, _ in lengths.most_common() if length % 3 == 0]
+            found = usual[0] if usual else len(PersonKeypoints.NAMES)
+        return found
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """For work that makes millions of objects and no garbage, in which the collector would spend half of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"annotation file {os.path.abspath(path)} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"annotation file {path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(f'annotation file {path} has no list "images": it is not in COCO\'s format')
+    if not isinstance(content.get("annotations", []), list) or not isinstance(content.get("categories", []), list):
+        raise ValueError(f'"annotations" or "categories" of {path} is not a list: it is not in COCO\'s format')
+    return content
+
+
+def _check_images(images: list[Any], path: str) -> list[dict[str, Any]]:
+    incomplete = [
+        image.get("id", image) if isinstance(image, dict) else image
+        for image in images
+        if not isinstance(image, dict)
+        or not isinstance(image.get("id"), (int, str))
+        or not isinstance(image.get("file_name"), str)
+        or not all(isinstance(image.get(side), int) and image[side] > 0 for side in ("width", "height"))
+    ]
+    if incomplete:
+        raise ValueError(
+            f'{len(incomplete)} images of {path} lack an "id", a "file_name", or a "width" and "height" in whole '
+            f"pixels: {', '.join(map(str, incomplete[:_MAX_IDS_NAMED]))}"
+        )
+    first = {image["id"]: image for image in reversed(images)}
+    if len(first) != len(images):
+        logger.warning("%s lists %d images again under the same id; the first is used", path, len(images) - len(first))
+    return sorted(first.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
+
+
+def _check_categories(categories: list[Any], path: str) -> dict[Any, str]:
+    try:
+        names = {category["id"]: str(category["name"]) for category in categories}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'a category of {path} has no "id" and "name"') from error
+    if not names or len(names) != len(categories):
+        what = "the same category id twice" if names else "no categories"
+        raise ValueError(f"{path} has {what}; labels cannot be numbered")
+    return names
