@@ -1,0 +1,1 @@
+"""Training and inference loops: where data meets modeling."""

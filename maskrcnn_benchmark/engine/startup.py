@@ -1,0 +1,120 @@
+"""What can be said at the start of a run is said there, and not after hours."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from maskrcnn_benchmark.data.build import dataset_catalog
+from maskrcnn_benchmark.data.datasets.evaluation import build_evaluator
+from maskrcnn_benchmark.data.datasets.evaluation.results import TASK_METRICS
+
+from .inference import iou_types_of
+from .launch import Process
+
+logger = logging.getLogger(__name__)
+
+
+class StartupError(RuntimeError):
+    """Something about the config, the data or the machine that would end the run later."""
+
+
+def check_config_and_machine(cfg: Any, process: Process) -> None:
+    """Checks that need no data: what is switched on exists, and goes with the processes that were started.
+
+    Raises: StartupError.
+    """
+    if cfg.TEST.BBOX_AUG.ENABLED or cfg.TEST.MULTI_SCALE:
+        key = "TEST.BBOX_AUG.ENABLED" if cfg.TEST.BBOX_AUG.ENABLED else "TEST.MULTI_SCALE"
+        raise StartupError(f"{key} is True, but test-time augmentation is not part of this version; set it False.")
+    for entry in cfg.TEST.EXPECTED_RESULTS:
+        _check_expected_result(entry)
+    for key, value, least in (
+        ("SOLVER.ACCUMULATE", cfg.SOLVER.ACCUMULATE, 1),
+        ("SOLVER.LOG_PERIOD", cfg.SOLVER.LOG_PERIOD, 1),
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 0),
+        ("SOLVER.TEST_PERIOD", cfg.SOLVER.TEST_PERIOD, 0),
+        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 0),
+    ):
+        if value < least:
+            raise StartupError(f"{key} is {value}; it must be {least} or more.")
+
+
+def check_datasets_exist(cfg: Any, names: Sequence[str]) -> None:
+    """All missing datasets in one message. Raises: FileNotFoundError, KeyError (an unknown name)."""
+    catalog = dataset_catalog(cfg)
+    if hasattr(catalog, "check"):
+        catalog.check(names)
+
+
+def check_test_data(cfg: Any, training: Any | None, tests: Sequence[Any]) -> None:
+    """Can the test sets be evaluated, and do they number their categories as the training set does?
+
+    Args:
+        training: the training dataset, or None where nothing is trained.
+        tests: datasets of DATASETS.TEST.
+    Raises: StartupError, or what building the evaluators raises.
+    """
+    for name, dataset in zip(cfg.DATASETS.TEST, tests, strict=True):
+        build_evaluator(
+            dataset,
+            iou_types=iou_types_of(cfg),
+            box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
+            keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
+        trained, tested = getattr(training, "class_names", None), getattr(dataset, "class_names", None)
+        if trained is None or tested is None:
+            continue
+        for label, (ours, theirs) in enumerate(zip(trained, tested, strict=False)):
+            if ours != theirs:
+                raise StartupError(
+                    f"label {label} is {ours!r} in {', '.join(cfg.DATASETS.TRAIN)}, but {theirs!r} in {name}: "
+                    "a model trained on the one would be scored wrongly on the other. Labels follow the order of "
+                    '"categories" in the annotation file.'
+                )
+
+
+def check_model(model: nn.Module, process: Process) -> None:
+    """Raises: StartupError for layers that do not work with these processes."""
+    if process.distributed and process.device.type == "cpu":
+        synchronised = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
+        if synchronised:
+            raise StartupError(
+                f"PyTorch's SyncBatchNorm works on GPUs alone when several processes train, and the model has "
+                f"{len(synchronised)} of them ({synchronised[0]}, ...). Choose GN or FrozenBN (the *.NORM keys), "
+                "or one process."
+            )
+
+
+def warn_about_disk_space(cfg: Any, model: nn.Module) -> None:
+    """A warning when the checkpoints of a run will hardly fit: weights, and as much again for the optimiser."""
+    folder = cfg.OUTPUT_DIR or "."
+    size = 2 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    checkpoints = 1 + cfg.SOLVER.MAX_ITER // max(1, cfg.SOLVER.CHECKPOINT_PERIOD or cfg.SOLVER.MAX_ITER)
+    if cfg.SOLVER.KEEP_LAST > 0:
+        checkpoints = min(checkpoints, cfg.SOLVER.KEEP_LAST + 2)
+    free = shutil.disk_usage(folder).free
+    if free < size * checkpoints:
+        logger.warning(
+            "The disk of %s has %.1f GB left; %d checkpoints of about %.1f GB each may not fit. "
+            "SOLVER.KEEP_LAST keeps the newest alone; SOLVER.CHECKPOINT_PERIOD makes them rarer.",
+            folder, free / 1e9, checkpoints, size / 1e9,
+        )  # fmt: skip
+
+
+def _check_expected_result(entry: Any) -> None:
+    try:
+        task, metric, (mean, deviation) = entry
+        float(mean), float(deviation)
+    except (TypeError, ValueError):
+        raise StartupError(
+            f"an entry of TEST.EXPECTED_RESULTS is {entry!r}; expected [task, metric, [mean, standard deviation]], "
+            "such as ['bbox', 'AP', [0.37, 0.002]]."
+        ) from None
+    if metric not in TASK_METRICS.get(task, ()):
+        known = "; ".join(f"{name}: {', '.join(metrics)}" for name, metrics in TASK_METRICS.items())
+        raise StartupError(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; there are {known}.")

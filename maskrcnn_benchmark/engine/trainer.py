@@ -1,0 +1,238 @@
+"""`do_train`: a config's training run, made of a `Trainer` and its hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from maskrcnn_benchmark.data.datasets.evaluation import EvaluationResults
+from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.timer import get_time_str
+
+from .hooks import CheckpointHook, EvaluationHook, Hook, LogHook, LossGuard, RandomStateHook, StopHook
+from .inference import run_tests
+from .seed import untouched_random_state
+from .train_loop import Trainer, bare_model
+from .writers import ConsoleWriter, Writer, build_writers
+
+__all__ = ["EMAHook", "Evaluation", "Trainer", "do_train"]
+
+logger = logging.getLogger(__name__)
+
+
+def do_train(
+    cfg: Any,
+    model: nn.Module,
+    data_loader: DataLoader,
+    data_loader_val: Sequence[DataLoader] | None,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    checkpointer: Any,
+    device: torch.device | str,
+    checkpoint_period: int,
+    test_period: int,
+    arguments: MutableMapping[str, Any],
+) -> Trainer:
+    """Train from iteration `arguments["iteration"]` to SOLVER.MAX_ITER.
+
+    Args:
+        model: on `device`, wrapped in DistributedDataParallel where there are several processes.
+        data_loader: starts at that iteration, see `make_data_loader(..., start_iter)`.
+        data_loader_val: one loader per name in DATASETS.TEST; used when `test_period` is above 0.
+        checkpoint_period, test_period: iterations; 0 for never.
+        arguments: "iteration", and in a resumed run whatever else the checkpoint held. Updated with the progress, with
+            "best" and with "evaluated_at", the iteration of the latest evaluation.
+    Returns: the trainer, after its last step: its `iteration`, and its `stop_reason` where a signal ended it early. The
+        model has its final weights then, the mean ones where SOLVER.EMA_DECAY is on.
+    Raises: NonFiniteLossError when a loss becomes nan or inf.
+    """
+    device = torch.device(device)
+    start_iter = int(arguments["iteration"])
+    inner = bare_model(model)
+    ema = restore_ema(inner, cfg.SOLVER.EMA_DECAY, arguments)
+    guard = LossGuard(cfg.SOLVER.LOG_PERIOD, image_describer(data_loader.dataset), _advice(cfg))
+    writers = _writers(cfg.OUTPUT_DIR, start_iter)
+    categories = dict(enumerate(getattr(data_loader.dataset, "class_names", ())))
+
+    def state(trainer: Trainer) -> dict[str, Any]:
+        scaler = trainer.scaler.state_dict()
+        return {"scaler": scaler, "best": arguments.get("best"), "seed": cfg.SEED, "categories": categories}
+
+    save = AveragedCheckpoints(checkpointer, ema, inner)
+    hooks: list[Hook] = [RandomStateHook(arguments.get("random_states"))]
+    if ema is not None:
+        hooks.append(EMAHook(ema))
+    checkpoints = CheckpointHook(save, checkpoint_period, guard, state)
+    # Evaluation comes last: when it fails, the checkpoint is there.
+    hooks += [guard, LogHook(cfg.SOLVER.LOG_PERIOD, writers), StopHook(), checkpoints]
+    if test_period > 0 and data_loader_val:
+        hooks.append(
+            EvaluationHook(test_period, Evaluation(cfg, data_loader_val, ema, writers, checkpoints, arguments))
+        )
+
+    trainer = Trainer(
+        model,
+        data_loader,
+        optimizer,
+        scheduler,
+        device=device,
+        max_iter=cfg.SOLVER.MAX_ITER,
+        start_iter=start_iter,
+        precision=cfg.DTYPE,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+        clip_gradients=make_gradient_clipper(cfg),
+        hooks=hooks,
+    )
+    if arguments.get("scaler"):
+        trainer.scaler.load_state_dict(arguments["scaler"])
+    logger.info("Start training at iteration %d of %d", start_iter, trainer.max_iter)
+    start = time.perf_counter()
+    trainer.train()
+    arguments["iteration"] = trainer.iteration
+    seconds, done = time.perf_counter() - start, max(1, trainer.iteration - start_iter)
+    logger.info("Total training time: %s (%.4f s / it)", get_time_str(seconds), seconds / done)
+    if ema is not None and not trainer.stop_reason:
+        inner.load_state_dict(ema.weights)  # what was saved as model_final is what is tested next
+    if trainer.stop_reason:
+        logger.warning(
+            "Stopped by %s after iteration %d; a checkpoint was saved. The same command continues from it.",
+            trainer.stop_reason,
+            trainer.iteration,
+        )
+    return trainer
+
+
+class EMAHook(Hook):
+    """Keeps a running mean of the weights."""
+
+    def __init__(self, ema: ModelEMA) -> None:
+        self.ema = ema
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.ema.update(trainer.bare_model)
+
+
+class AveragedCheckpoints:
+    """A checkpointer whose files hold the mean weights under "model", where there is a mean, and the training's own
+    beside it.
+
+    So whoever reads "model" (test_net.py, the demo, other code) has the weights that were evaluated; only a resumed
+    run looks for the others.
+    """
+
+    def __init__(self, checkpointer: Any, ema: ModelEMA | None, model: nn.Module) -> None:
+        self.checkpointer = checkpointer
+        self.ema = ema
+        self.model = model
+
+    def save(self, name: str, **extra: Any) -> None:
+        if self.ema is None:
+            self.checkpointer.save(name, **extra)
+            return
+        own = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+        with self.ema.applied(self.model):
+            self.checkpointer.save(name, training_weights=own, ema_updates=self.ema.updates, **extra)
+
+
+def restore_ema(model: nn.Module, decay: float, arguments: MutableMapping[str, Any]) -> ModelEMA | None:
+    """The running mean that SOLVER.EMA_DECAY asks for; from a checkpoint with mean weights it goes on where it was.
+
+    Such a checkpoint's mean is what the model has been given; this gives the model the training's own weights.
+    """
+    own = arguments.pop("training_weights", None)
+    ema = ModelEMA(model, decay) if decay > 0 else None
+    if ema is not None:
+        ema.updates = int(arguments.get("ema_updates", 0))
+    if own is not None:
+        model.load_state_dict(own)
+    return ema
+
+
+class Evaluation:
+    """Evaluates on DATASETS.TEST in the middle of a training run, and keeps the best weights as "model_best".
+
+    The best are those with the largest mean AP over tasks and datasets (final predictions, not the coarse ones).
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        data_loaders: Sequence[DataLoader],
+        ema: ModelEMA | None,
+        writers: Sequence[Writer],
+        checkpoints: CheckpointHook,
+        arguments: MutableMapping[str, Any],
+    ) -> None:
+        self.cfg = cfg
+        self.data_loaders = data_loaders
+        self.ema = ema
+        self.writers = writers
+        self.checkpoints = checkpoints
+        self.arguments = arguments
+
+    def __call__(self, trainer: Trainer) -> None:
+        model = trainer.bare_model
+        mean_weights = self.ema.applied(model) if self.ema is not None else contextlib.nullcontext()
+        with untouched_random_state(trainer.device), mean_weights:
+            results = run_tests(self.cfg, model, self.data_loaders, trainer.device)
+        for writer in self.writers:
+            writer.write_evaluation(trainer.iteration, evaluation_scalars(results))
+        self.arguments["evaluated_at"] = trainer.iteration
+        score = comm.broadcast(sum(found.summary_score() for found in results.values()) / max(1, len(results)))
+        best = self.arguments.get("best")
+        if best is None or score > best["score"]:
+            self.arguments["best"] = {"score": score, "iteration": trainer.iteration}
+            self.checkpoints.save(trainer, "model_best")
+            logger.info("Best so far at iteration %d (mean AP %.4f): saved as model_best", trainer.iteration, score)
+
+
+def evaluation_scalars(results: Mapping[str, EvaluationResults]) -> dict[str, float]:
+    """{"dataset/task/metric": value}, for the writers; what could not be measured is left out."""
+    return {
+        f"{dataset}/{task}/{metric}": value
+        for dataset, found in results.items()
+        for task, metrics in found.metrics.items()
+        for metric, value in metrics.items()
+        if value >= 0
+    }
+
+
+def image_describer(dataset: Any) -> Callable[[int], str]:
+    """Index -> image id and file name, as far as the dataset knows them."""
+
+    def describe(index: int) -> str:
+        if not hasattr(dataset, "get_img_info"):
+            return f"index {index}"
+        info = dataset.get_img_info(index)
+        return f"{info.get('id', index)} ({info.get('file_name', 'no file name')})"
+
+    return describe
+
+
+def _writers(folder: str, start_iter: int) -> list[Writer]:
+    if not comm.is_main_process():
+        return []
+    return build_writers(folder, start_iter, logger) if folder else [ConsoleWriter(logger)]
+
+
+def _advice(cfg: Any) -> str:
+    clipping = cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    remedies = [
+        "look at the annotations of these images",
+        f"lower SOLVER.BASE_LR ({cfg.SOLVER.BASE_LR:g} for batches of {cfg.SOLVER.IMS_PER_BATCH} images)",
+        f"lengthen the warm-up, SOLVER.WARMUP_ITERS ({cfg.SOLVER.WARMUP_ITERS})",
+        f"lower SOLVER.CLIP_GRADIENTS.VALUE ({cfg.SOLVER.CLIP_GRADIENTS.VALUE:g})"
+        if clipping
+        else "set SOLVER.CLIP_GRADIENTS.ENABLED True",
+    ]
+    if cfg.DTYPE == "float16":
+        remedies.append("take DTYPE bfloat16, whose range is that of float32")
+    return f"What to do: {'; '.join(remedies)}. The last checkpoint is good; the same command continues from it."

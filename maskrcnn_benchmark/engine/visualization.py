@@ -1,0 +1,87 @@
+"""Pictures that a test leaves behind: ground truth beside prediction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.drawing import draw_instances, side_by_side
+from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+
+logger = logging.getLogger(__name__)
+
+SCORE_THRESHOLD = 0.5  # detections below it are not drawn
+_MOST_INSTANCES = 100  # drawn at most, the best first
+_SMALLEST_HEIGHT = 480  # smaller images are enlarged before drawing, in pixels: lines and text stay sharp
+
+
+def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
+    """Draw `count` images, spread over the dataset and with annotations where there are any, as <image id>.png.
+
+    Args:
+        dataset: with `read_image(index)`, `get_groundtruth(index)` and `get_img_info(index)`, as a COCODataset.
+        results: what was found, by index into the dataset.
+    Returns: the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = getattr(dataset, "class_names", None)
+    for index in _choose(dataset, sorted(results), count):
+        picture = draw_comparison(
+            np.asarray(dataset.read_image(index)), dataset.get_groundtruth(index), results[index], names
+        )
+        Image.fromarray(picture).save(folder / f"{dataset.get_img_info(index)['id']}.png")
+    return folder
+
+
+def draw_comparison(image: np.ndarray, truth: BoxList, result: ImageResult, names: Any = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, its ground truth and what was found in it -> one picture (H', W', 3) of both side by
+    side."""
+    found = detections_of(
+        result, type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
+    )
+    enlarge = max(1, -(-_SMALLEST_HEIGHT // image.shape[0]))
+    size_wh = (image.shape[1] * enlarge, image.shape[0] * enlarge)
+    image = np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
+    panels = [draw_instances(image, boxes.resize(size_wh), names) for boxes in (truth, found)]
+    return side_by_side(panels, ["ground truth", f"prediction, score from {SCORE_THRESHOLD:g}"])
+
+
+def detections_of(result: ImageResult, skeleton: type[Keypoints] | None = None) -> BoxList:
+    """The detections to draw, as a BoxList in the image's own pixels.
+
+    Args:
+        skeleton: class for the keypoints; plain `Keypoints`, which have no limbs, where it does not fit.
+    """
+    best_first = np.argsort(-result.scores, kind="stable")
+    kept = [int(row) for row in best_first[:_MOST_INSTANCES] if result.scores[row] >= SCORE_THRESHOLD]
+    # Results are COCO's x, y, width, height, whose far side does not depend on the convention that the model uses.
+    boxes = BoxList(torch.from_numpy(result.boxes[kept]).reshape(-1, 4), result.size_wh, mode="xywh", offset=0)
+    boxes = boxes.convert("xyxy")
+    boxes.add_field(fields.SCORES, torch.from_numpy(result.scores[kept]))
+    boxes.add_field(fields.LABELS, torch.from_numpy(result.labels[kept]))
+    if "segm" in result.masks:
+        masks = [result.masks["segm"][row] for row in kept]
+        boxes.add_field(fields.MASKS, SegmentationMask(masks, result.size_wh))
+    if "keypoints" in result.keypoints:
+        points = torch.from_numpy(result.keypoints["keypoints"][kept])
+        fits = skeleton is not None and len(skeleton.NAMES) == points.shape[1]
+        boxes.add_field(fields.KEYPOINTS, (skeleton if fits else Keypoints)(points, result.size_wh))
+    return boxes
+
+
+def _choose(dataset: Any, indices: list[int], count: int) -> list[int]:
+    """One index out of each of `count` equal stretches: the first with annotations, or the first of all."""
+    count = min(count, len(indices))
+    bounds = [position * len(indices) // count for position in range(count + 1)] if count else []
+    stretches = [indices[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [next((i for i in stretch if len(dataset.get_groundtruth(i))), stretch[0]) for stretch in stretches]

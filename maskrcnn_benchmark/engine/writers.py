@@ -1,0 +1,146 @@
+"""Where the figures of a training run go: a line in the log, a line of JSON, TensorBoard."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from maskrcnn_benchmark.utils.metric_logger import MetricLogger
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What there is to say after some iterations.
+
+    scalars: means over the iterations since the last report: the losses and their sum "loss", "time" and "data" in
+    seconds. lr: learning rate of the first parameter group. memory: peak in MiB, of the GPU or else of the process.
+    """
+
+    iteration: int
+    max_iter: int
+    eta_seconds: float
+    scalars: Mapping[str, float]
+    lr: float
+    memory: float
+
+
+class Writer(Protocol):
+    def write_progress(self, progress: Progress, meters: MetricLogger) -> None: ...
+
+    def write_evaluation(self, iteration: int, scalars: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ConsoleWriter:
+    """maskrcnn-benchmark's log line: each meter as median of the latest values and, in brackets, the mean of all."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+
+    def write_progress(self, progress: Progress, meters: MetricLogger) -> None:
+        eta = datetime.timedelta(seconds=int(progress.eta_seconds))
+        parts = (
+            f"eta: {eta}",
+            f"iter: {progress.iteration}",
+            str(meters),
+            f"lr: {progress.lr:.6f}",
+            f"max mem: {progress.memory:.0f}",
+        )
+        self.logger.info(meters.delimiter.join(parts))
+
+    def write_evaluation(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        figures = "  ".join(f"{name}: {value:.4f}" for name, value in scalars.items())
+        self.logger.info("evaluation at iter %d: %s", iteration, figures)
+
+    def close(self) -> None:
+        pass
+
+
+class JsonLinesWriter:
+    """One JSON object a line in metrics.jsonl. A resumed run drops the lines of iterations that it will do again.
+
+    Args:
+        folder: where the file is.
+        start_iter: the iteration that the run starts behind; 0 begins a new file.
+    """
+
+    def __init__(self, folder: Path, start_iter: int = 0) -> None:
+        path = folder / METRICS_FILE
+        kept = _lines_until(path, start_iter) if start_iter > 0 and path.is_file() else []
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def write_progress(self, progress: Progress, meters: MetricLogger) -> None:
+        self._write(
+            {
+                "iteration": progress.iteration,
+                "eta_seconds": round(progress.eta_seconds, 1),
+                "lr": progress.lr,
+                "max_mem_mb": round(progress.memory, 1),
+                **progress.scalars,
+            }
+        )
+
+    def write_evaluation(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        self._write({"iteration": iteration, **scalars})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+class TensorBoardWriter:
+    """Event files in the output folder: `tensorboard --logdir OUTPUT_DIR` shows them."""
+
+    def __init__(self, folder: Path, start_iter: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second, and needs the tensorboard package
+
+        self._events = SummaryWriter(str(folder), purge_step=start_iter or None)
+
+    def write_progress(self, progress: Progress, meters: MetricLogger) -> None:
+        groups = {"time": "speed", "data": "speed"}
+        for name, value in progress.scalars.items():
+            self._events.add_scalar(f"{groups.get(name, 'train')}/{name}", value, progress.iteration)
+        self._events.add_scalar("train/lr", progress.lr, progress.iteration)
+        self._events.add_scalar("speed/max_mem_mb", progress.memory, progress.iteration)
+
+    def write_evaluation(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._events.add_scalar(f"eval/{name}", value, iteration)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def build_writers(folder: str | Path, start_iter: int, logger: logging.Logger) -> list[Writer]:
+    """The three writers; TensorBoard is left out, and that is said, where its package is not installed."""
+    folder = Path(folder)
+    writers: list[Writer] = [ConsoleWriter(logger), JsonLinesWriter(folder, start_iter)]
+    try:
+        writers.append(TensorBoardWriter(folder, start_iter))
+    except ImportError as error:
+        logger.warning("No TensorBoard files will be written (%s); `pip install tensorboard` if you want them", error)
+    return writers
+
+
+def _lines_until(path: Path, iteration: int) -> list[str]:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # the half-written last line of a run that was killed
+    return kept
