@@ -16,6 +16,7 @@ struct RoiAxis {
 
   // low, high: the region's ends in image pixels. requested: samples per bin, 0 for one per cell (rounded up; none where
   // the region has no size). Unless aligned, cell i is centred at i instead of i + 0.5 and a region has at least one cell.
+  // A region with an infinite or NaN end has no samples.
   MRB_HOST_DEVICE RoiAxis(double low, double high, double scale, int64_t bins, int64_t requested, bool aligned) {
     const double shift = aligned ? 0.5 : 0.0;
     start = low * scale - shift;
@@ -25,8 +26,11 @@ struct RoiAxis {
     }
     bin_size = size / static_cast<double>(bins);
     const double adaptive = ceil(bin_size);
-    const double most = 2147483647.0;
+    const double most = 2147483647.0, most_finite = 1.7e308;
     samples = requested > 0 ? requested : adaptive > 0 ? static_cast<int64_t>(adaptive < most ? adaptive : most) : 0;
+    if (!(fabs(start) <= most_finite && fabs(size) <= most_finite)) {
+      samples = 0;
+    }
   }
 
   MRB_HOST_DEVICE double position(int64_t bin, int64_t sample) const {

@@ -1,0 +1,33 @@
+"""Layers and operators: tensors in, tensors out. The names that maskrcnn-benchmark exports, and the package's own."""
+
+from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d
+from torch.nn.functional import interpolate
+from torchvision.ops import RoIPool as ROIPool
+from torchvision.ops import roi_pool
+
+from maskrcnn_benchmark.layers._extension import extension_status
+from maskrcnn_benchmark.layers.deform_conv import DFConv2d
+from maskrcnn_benchmark.layers.nms import batched_nms, nms, nms_padded
+from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d, make_norm
+from maskrcnn_benchmark.layers.roi_align import ROIAlign, multi_level_roi_align, roi_align
+from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
+
+__all__ = [
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "DFConv2d",
+    "FrozenBatchNorm2d",
+    "ROIAlign",
+    "ROIPool",
+    "batched_nms",
+    "extension_status",
+    "interpolate",
+    "make_norm",
+    "multi_level_roi_align",
+    "nms",
+    "nms_padded",
+    "roi_align",
+    "roi_pool",
+    "smooth_l1_loss",
+]
