@@ -43,17 +43,18 @@ class PackedSegmentations:
     """Polygons or run lengths of A annotations; `first_*[a]` to `first_*[a + 1]` is what annotation a has of a kind.
 
     coordinates: x, y, x, y, ... in pixels of all polygons; polygon p has `polygon_ends[p]` to `polygon_ends[p + 1]`.
+        In double precision: pixels at the rim of a mask would else differ from those of COCO's tools.
     runs: COCO's compressed run lengths; mask r has bytes `run_ends[r]` to `run_ends[r + 1]`.
     """
 
-    coordinates: NDArray[np.float32]
+    coordinates: NDArray[np.float64]
     polygon_ends: NDArray[np.int64]
     first_polygon: NDArray[np.int64]
     runs: NDArray[np.uint8]
     run_ends: NDArray[np.int64]
     first_run: NDArray[np.int64]
 
-    def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float32]] | RLE:
+    def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float64]] | RLE:
         """Polygons, each flat (2 * P,), or COCO's run-length dictionary of one annotation in an image of that size."""
         run = self.first_run[index]
         if run < self.first_run[index + 1]:
@@ -249,19 +250,18 @@ def _pack_segmentations(
 
 def _flatten(
     polygons: list[Sequence[float]], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """All coordinates in one array, and which polygons are not made of numbers; the coordinates of those are NaN."""
     unreadable = np.zeros(len(polygons), dtype=bool)
-    with np.errstate(over="ignore"):
-        try:
-            return np.fromiter(chain.from_iterable(polygons), np.float32, count=int(lengths.sum())), unreadable
-        except (TypeError, ValueError, OverflowError):
-            rows: list[NDArray[np.float32]] = []
-            for index, polygon in enumerate(polygons):
-                values, well_formed = validation.number_rows([polygon], len(polygon))
-                unreadable[index] = not well_formed[0]
-                rows.append(values[0].astype(np.float32))
-            return np.concatenate(rows), unreadable
+    try:
+        return np.fromiter(chain.from_iterable(polygons), np.float64, count=int(lengths.sum())), unreadable
+    except (TypeError, ValueError, OverflowError):
+        rows: list[NDArray[np.float64]] = []
+        for index, polygon in enumerate(polygons):
+            values, well_formed = validation.number_rows([polygon], len(polygon))
+            unreadable[index] = not well_formed[0]
+            rows.append(values[0])
+        return np.concatenate(rows), unreadable
 
 
 def _select_segmentations(packed: PackedSegmentations, kept: NDArray[np.bool_]) -> PackedSegmentations:

@@ -107,7 +107,7 @@ def check_boxes(
         one; and how many sound boxes reached more than a pixel beyond their image.
     """
     boxes, well_formed = number_rows(rows, 4)
-    finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
+    finite = np.logical_and.reduce(np.isfinite(boxes), axis=1)
     with np.errstate(invalid="ignore"):
         near, far = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         full = (boxes[:, 2:] > 0).all(axis=1)
@@ -135,7 +135,7 @@ def check_keypoints(
     numbers, well_formed = number_rows([row if row else [0] * width for row in rows], width)
     with np.errstate(over="ignore"):
         points = numbers.astype(np.float32)
-    finite: NDArray[np.bool_] = np.isfinite(points).all(axis=1)
+    finite = np.logical_and.reduce(np.isfinite(points), axis=1)
     visible_states = np.isin(points[:, 2::3], (0, 1, 2)).all(axis=1)
     problems = [
         (KEYPOINTS_LENGTH, ~well_formed),
