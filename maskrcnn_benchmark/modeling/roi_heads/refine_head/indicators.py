@@ -67,6 +67,11 @@ def keypoint_frames(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + _MIN_SIDE)], dim=1)
 
 
+def _full_precision(values: Tensor) -> Tensor:
+    """Half precision becomes float32; what is finer stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def draw_indicator(coarse: CoarsePrediction, form: str, extents: Tensor, size: int) -> Tensor:
     """A coarse prediction as input channels of the trunk.
 
@@ -80,15 +85,15 @@ def draw_indicator(coarse: CoarsePrediction, form: str, extents: Tensor, size: i
             "logit": as predicted. "features": those that the branch's predictor read.
         extents: (R, 4) half-open rectangles in pixels that the drawn maps span.
         size: M, cells per side.
-    Returns: (R, I, M, M) float32, I = 1 for masks, K for keypoints, C for features.
+    Returns: (R, I, M, M) float32 or finer, I = 1 for masks, K for keypoints, C for features.
     Raises: ValueError for another form.
     """
     if form == FEATURES:
-        values = coarse.features.float()
+        values = _full_precision(coarse.features)
     elif form == LOGIT:
-        values = coarse.logits.float()
+        values = _full_precision(coarse.logits)
     elif form == PROBABILITY:
-        logits = coarse.logits.float()
+        logits = _full_precision(coarse.logits)
         values = logits.sigmoid() if coarse.kind == MASK else logits.flatten(2).softmax(-1).view_as(logits)
     else:
         raise ValueError(f"MODEL.ROI_REFINE_HEAD.INDICATOR_FORM is {form!r}; expected one of {INDICATOR_FORMS}")
@@ -106,9 +111,9 @@ def redraw_logits(coarse: CoarsePrediction, extents: Tensor, size: int) -> Tenso
         coarse: R predictions.
         extents: (R, 4) half-open rectangles in pixels that the new maps span.
         size: cells per side.
-    Returns: (R, 1 or K, size, size) float32; outside the coarse RoI see `OUTSIDE_LOGIT`.
+    Returns: (R, 1 or K, size, size) float32 or finer; outside the coarse RoI see `OUTSIDE_LOGIT`.
     """
-    logits = coarse.logits.float()
+    logits = _full_precision(coarse.logits)
     outside: Tensor | float = OUTSIDE_LOGIT
     if coarse.kind == KEYPOINT:
         cells = logits.shape[-2] * logits.shape[-1]
