@@ -1,5 +1,6 @@
 """Loaders as a config builds them: what is in a batch, the same data however it is loaded, and what is refused."""
 
+import os
 import pickle
 import random
 from itertools import islice
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.config.paths_catalog import DatasetCatalog
@@ -119,13 +121,47 @@ def test_the_collator_pads_to_a_multiple_and_to_the_canvas():
     assert BatchCollator(8, canvas)(samples)[0].tensors.shape == (2, 3, 16, 24)
 
 
-def test_images_without_annotations_and_pinning_like_transport(tmp_path, catalog, tiny):
+def test_targets_without_annotations_travel_between_processes(tmp_path, catalog, tiny):
     catalog.register("empty", *write_coco(tmp_path / "empty", [], SIZES[:3]))
     tiny.DATASETS.TRAIN, tiny.DATASETS.FILTER_EMPTY = ("empty",), False
     for _, targets, _ in make_data_loader(tiny):
         for target in targets:
             assert len(target) == 0 and len(target.fields()) == 4
             assert len(pickle.loads(pickle.dumps(target))) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+def test_batches_for_a_gpu_are_page_locked(tiny):
+    tiny.MODEL.DEVICE, tiny.DATALOADER.NUM_WORKERS = "cuda", 1
+    images, targets, _ = next(iter(make_data_loader(tiny)))
+    assert images.tensors.is_pinned() and all(target.bbox.is_pinned() for target in targets)
+    assert images.to("cuda").tensors.is_cuda
+
+
+def test_a_batch_passes_through_pinning_with_its_fields(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: seen.append(tensor) or tensor)
+    batch = next(iter(make_data_loader(tiny)))
+    pinned = pin_memory(batch)
+    assert contents([pinned]) == contents([batch])
+    assert pinned[1][0].fields() == batch[1][0].fields()
+    assert len(seen) == 1 + 4 * 2  # the images; and boxes, labels, ids and keypoints of two targets
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such limit")
+def test_the_limit_of_open_files_is_raised_for_workers_and_lowered_never():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        build._allow_open_files()
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert raised[0] == min(65536, before[1]) and raised[1] == before[1]
+        build._allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # The same data however it is loaded
