@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 SCORE_THRESHOLD = 0.5  # detections below it are not drawn
 _MOST_INSTANCES = 100  # drawn at most, the best first
-_SMALLEST_HEIGHT = 480  # smaller images are enlarged before drawing, in pixels: lines and text stay sharp
+_SMALLEST_HEIGHT = 400  # smaller images are enlarged before drawing, in pixels: lines and text stay sharp
 
 
 def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
@@ -74,6 +74,7 @@ def detections_of(result: ImageResult, skeleton: type[Keypoints] | None = None) 
         boxes.add_field(fields.MASKS, SegmentationMask(masks, result.size_wh))
     if "keypoints" in result.keypoints:
         points = torch.from_numpy(result.keypoints["keypoints"][kept])
+        points[..., 2] = 2  # a model says where a point is, not whether it is hidden
         fits = skeleton is not None and len(skeleton.NAMES) == points.shape[1]
         boxes.add_field(fields.KEYPOINTS, (skeleton if fits else Keypoints)(points, result.size_wh))
     return boxes

@@ -189,7 +189,7 @@ def run_cocoeval(
     sigmas: Sequence[float] = (),
 ) -> COCOeval:
     """COCOeval of result entries (may be none, which counts as nothing found), accumulated and summarised, quietly."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with contextlib.redirect_stdout(io.StringIO()):
         if entries:
             detections = ground_truth.loadRes(
                 [dict(entry) for entry in entries]
@@ -203,7 +203,6 @@ def run_cocoeval(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    logger.debug("%s", printed.getvalue())
     return evaluation
 
 
