@@ -257,7 +257,7 @@ std::vector<int64_t> survivors(
       }
     };
     const int64_t count = static_cast<int64_t>(order.size());
-    if (longest * 2 > count) {
+    if (longest * 2 >= count) {  // also where there is nothing: no division by zero below
       suppress_runs(0, runs.count());  // one run has most of the work: the threads share its blocks
     } else {
       const int64_t grain = std::max<int64_t>(1, runs.count() * 512 / count);  // runs that are worth a thread
