@@ -1,5 +1,6 @@
 """The config tree. `cfg` is the process-wide one that old scripts share; new code calls `load_config`."""
 
+from .checks import check_config
 from .defaults import get_cfg
 from .loading import load_config
 from .node import CfgNode, UnknownKeyError
@@ -7,4 +8,4 @@ from .yaml_files import ConfigError
 
 cfg = get_cfg()
 
-__all__ = ["CfgNode", "ConfigError", "UnknownKeyError", "cfg", "get_cfg", "load_config"]
+__all__ = ["CfgNode", "ConfigError", "UnknownKeyError", "cfg", "check_config", "get_cfg", "load_config"]

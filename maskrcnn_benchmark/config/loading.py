@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from .checks import check_config
 from .defaults import get_cfg
 from .node import CfgNode
 
@@ -26,4 +27,5 @@ def load_config(
     if config_file:
         cfg.merge_from_file(config_file, lenient=lenient)
     cfg.merge_from_list(opts, lenient=lenient)
+    check_config(cfg)
     return cfg

@@ -194,8 +194,8 @@ class Checkpointer:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged or dishonest file makes of it
             raise CheckpointError(
-                f"cannot read {path}: {_reason(error)}. A checkpoint is read as data: it may hold tensors, numbers, text "
-                "and plain containers, and is refused if it asks for code or is damaged."
+                f"cannot read {path}: {_reason(error)}. A checkpoint is read as data: it may hold tensors, numbers, "
+                "text and plain containers, and is refused if it asks for code or is damaged."
             ) from error
         return _with_model(content, path)
 
