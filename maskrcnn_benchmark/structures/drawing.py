@@ -64,7 +64,7 @@ def draw_instances(
             _draw_mask(canvas, mask.numpy().astype(np.uint8), colour, line)
     for box, colour in zip(boxlist.extents().tolist(), colours, strict=True):
         x1, y1, x2, y2 = (int(round(side)) for side in box)
-        cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), colour, line, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), colour, line)
     if boxlist.has_field(fields.KEYPOINTS):
         _draw_skeletons(canvas, boxlist.get_field(fields.KEYPOINTS), keypoint_threshold, line)
     if show_labels:
@@ -146,7 +146,7 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour, line: int) 
     tinted = (1 - _FILL) * canvas[inside] + _FILL * np.array(colour, dtype=np.float32)
     canvas[inside] = np.round(tinted).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, colour, max(1, line // 2), cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, colour, max(1, line // 2))
 
 
 def _draw_skeletons(canvas: np.ndarray, keypoints: Keypoints, threshold: float, line: int) -> None:
