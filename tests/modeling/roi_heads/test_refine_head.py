@@ -339,21 +339,6 @@ def test_keys_are_of_their_own():
         assert not any(part in ("conv1", "bn1") for key in keys for part in key.split("."))
 
 
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        ((REFINE + "OUTPUTS", ()), "OUTPUTS is empty"),
-        ((REFINE + "OUTPUTS", ("mask", "pose")), "OUTPUTS has 'pose'"),
-        (("MODEL.MASK_ON", False, REFINE + "OUTPUTS", ("keypoint",)), "INDICATORS has 'mask', but MODEL.MASK_ON"),
-        ((REFINE + "INDICATORS", ("mask",), "MODEL.KEYPOINT_ON", False), "OUTPUTS has 'keypoint', but MODEL.KEYPOINT"),
-        ((REFINE + "INDICATOR_FORM", "colour"), "INDICATOR_FORM is 'colour'"),
-    ],
-)
-def test_impossible_configurations_are_refused(opts, message):
-    with pytest.raises(ValueError, match=message):
-        build_roi_refine_head(small_cfg(*opts), CHANNELS, {"mask": 8, "keypoint": 8})
-
-
 def test_missing_inputs_are_explained():
     heads = Heads()
     targets, samples = person_batch()

@@ -36,14 +36,15 @@ def matched_mask_targets(
         resolution: M, cells per side.
     Returns: (R, M, M) of 0 and 1, float32, on the device of extents.
     """
-    # Polygons live on the host, so the RoIs go there, in one copy, and the drawn masks come back in another.
-    index = torch.stack([positives.image_ids, positives.matched_idxs]).cpu()
-    frames = extents.detach().float().cpu()
-    drawn = frames.new_zeros((len(frames), resolution, resolution))
+    # Masks live on the host, so the RoIs go there, in one copy, and the drawn targets come back in another.
+    index = torch.stack([positives.image_ids, positives.matched_idxs], dim=1)
+    host = torch.cat([index.double(), extents.detach().double()], dim=1).cpu()
+    image_ids, matched_idxs, frames = host[:, 0].long(), host[:, 1].long(), host[:, 2:]
+    drawn = torch.zeros((len(host), resolution, resolution))
     for image_id, target in enumerate(targets):
-        rows = (index[0] == image_id).nonzero().flatten()
+        rows = (image_ids == image_id).nonzero().flatten()
         if len(rows):
-            drawn[rows] = target.get_field(MASKS).rasterize(frames[rows], resolution, index[1, rows]).to(drawn)
+            drawn[rows] = target.get_field(MASKS).rasterize(frames[rows], resolution, matched_idxs[rows])
     return drawn.to(extents.device, non_blocking=True)
 
 

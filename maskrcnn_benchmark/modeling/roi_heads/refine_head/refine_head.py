@@ -17,7 +17,6 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHeadOutput
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
     FEATURES,
-    INDICATOR_FORMS,
     CoarsePrediction,
     draw_indicator,
     enlarge_extents,
@@ -129,7 +128,6 @@ class RefineHead(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None) -> RefineHead:
         node = cfg.MODEL.ROI_REFINE_HEAD
-        _check(cfg)
         trunk = make_roi_refine_feature_extractor(cfg, in_channels + _indicator_channels(cfg, branch_channels or {}))
         supervised = trunk.num_stacks - 1 if node.INTERMEDIATE_SUPERVISION else 0
         return cls(
@@ -233,27 +231,6 @@ def _correct(start: Mapping[str, Tensor], corrections: Mapping[str, Tensor], lab
     return logits
 
 
-def _check(cfg: CfgNode) -> None:
-    """Refuse what no model can serve, for callers that did not come by the configuration's own check."""
-    node = cfg.MODEL.ROI_REFINE_HEAD
-    branches = {MASK: cfg.MODEL.MASK_ON, KEYPOINT: cfg.MODEL.KEYPOINT_ON}
-    if not node.OUTPUTS:
-        raise ValueError('MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; name "mask", "keypoint" or both')
-    for key, names in (("INDICATORS", node.INDICATORS), ("OUTPUTS", node.OUTPUTS)):
-        for name in names:
-            if name not in branches:
-                raise ValueError(f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected {MASK!r} or {KEYPOINT!r}")
-            if not branches[name]:
-                raise ValueError(
-                    f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but MODEL.{name.upper()}_ON is False; switch the "
-                    f"branch on or drop {name!r}"
-                )
-    if node.INDICATOR_FORM not in INDICATOR_FORMS:
-        raise ValueError(
-            f"MODEL.ROI_REFINE_HEAD.INDICATOR_FORM is {node.INDICATOR_FORM!r}; expected one of {INDICATOR_FORMS}"
-        )
-
-
 def _indicator_channels(cfg: CfgNode, branch_channels: Mapping[str, int]) -> int:
     """Channels that the indicators add to the pooled features."""
     node = cfg.MODEL.ROI_REFINE_HEAD
@@ -278,6 +255,6 @@ def build_roi_refine_head(
         in_channels: channels of the feature levels.
         branch_channels: "mask", "keypoint" -> channels of the features that the branch's predictor reads (its
             `feature_channels`); needed where the indicators are these features.
-    Raises: ValueError for an output or an indicator whose branch is off.
+    Raises: ValueError when they are needed and not given.
     """
     return RefineHead.from_cfg(cfg, in_channels, branch_channels)
