@@ -14,8 +14,8 @@ from tests.layers.roi_align_reference import roi_align_reference
 FORMATS = (torch.contiguous_format, torch.channels_last)
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
-# on maps of 11 x 13 cells at scale 0.5, of two images: inside, fractional, whole image, off either corner, one pixel, of
-# no size, inverted, larger than the image, far away
+# on maps of 11 x 13 cells at scale 0.5, of two images: inside, fractional, whole image, off either corner, one pixel,
+# of no size, inverted, larger than the image, far away
 ROIS = torch.tensor(
     [
         [0, 2.0, 4.0, 20.0, 18.0],

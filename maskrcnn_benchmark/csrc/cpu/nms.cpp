@@ -151,7 +151,7 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
   const int64_t count = static_cast<int64_t>(order.size());
   Runs runs;
   runs.ranks.resize(count);
-  if (!groups || count == 0) {
+  if (!groups) {
     for (int64_t rank = 0; rank < count; ++rank) {
       runs.ranks[rank] = static_cast<int32_t>(rank);
     }
@@ -239,6 +239,9 @@ void suppress_run(
 std::vector<int64_t> survivors(
     const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups, double threshold, int64_t offset) {
   const std::vector<int32_t> order = order_by_score(scores);
+  if (order.empty()) {
+    return {};
+  }
   const Runs runs = split_by_group(order, groups);
   std::vector<uint8_t> keep(order.size(), 0);
   const auto suppress = [&](const auto* corners) {

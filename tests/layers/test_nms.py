@@ -1,0 +1,238 @@
+"""NMS against a greedy loop in float64 and torchvision: order, ties, groups, both conventions, odd scores, messages."""
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskrcnn_benchmark.layers import batched_nms, nms, nms_padded
+from tests.devices import DEVICES
+
+
+def greedy_reference(boxes, scores, threshold, offset=1, groups=None):
+    """The definition, one pair at a time."""
+    boxes, groups = boxes.double().tolist(), [0] * len(boxes) if groups is None else groups.tolist()
+    values = scores.double().tolist()
+    finite = [i for i, value in enumerate(values) if abs(value) < float("inf")]
+    kept = []
+    for i in sorted(finite, key=lambda i: (-values[i], i)):
+        if all(groups[i] != groups[k] or overlap(boxes[i], boxes[k], offset) <= threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
+def overlap(a, b, offset):
+    width = min(a[2], b[2]) - max(a[0], b[0]) + offset
+    height = min(a[3], b[3]) - max(a[1], b[1]) + offset
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def crowd(count, spread=100.0, dtype=torch.float32):
+    """Boxes of 5 to 45 pixels, `spread` pixels apart at the most."""
+    corners = torch.rand(count, 2, dtype=torch.float64) * spread
+    return torch.cat([corners, corners + 5 + torch.rand(count, 2, dtype=torch.float64) * 40], dim=1).to(dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_matches_the_greedy_loop(threshold, offset, device):
+    for count in (1, 2, 63, 64, 65, 300):
+        boxes, scores = crowd(count), torch.rand(count)
+        expected = greedy_reference(boxes, scores, threshold, offset)
+        assert nms(boxes.to(device), scores.to(device), threshold, offset).tolist() == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(-1, 4), st.integers(-1, 4), st.integers(0, 3)),
+        max_size=25,
+    ),
+    st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.6, 0.7]),
+    st.sampled_from([0, 1]),
+)
+def test_small_integer_boxes_hit_thresholds_and_ties_exactly(rows, threshold, offset):
+    x, y, width, height, score = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5).unbind(1)
+    boxes, groups = torch.stack([x, y, x + width, y + height], dim=1), x.long() % 2 * 1000
+    for device in DEVICES:
+        on_device = boxes.to(device), score.to(device)
+        assert nms(*on_device, threshold, offset).tolist() == greedy_reference(boxes, score, threshold, offset)
+        kept = batched_nms(*on_device, groups.to(device), threshold, offset)
+        assert kept.tolist() == greedy_reference(boxes, score, threshold, offset, groups)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_boxes_match_torchvision(device):
+    # enough to run in several blocks and threads; torchvision knows half-open boxes and compares in float32
+    for count, spread in ((3000, 300.0), (6000, 2000.0)):
+        boxes, scores = crowd(count, spread), torch.rand(count)
+        expected = torchvision.ops.nms(boxes, scores, 0.5)
+        assert torch.equal(nms(boxes.to(device), scores.to(device), 0.5, 0).cpu(), expected)
+        shifted = boxes + torch.tensor([0, 0, 1, 1])
+        expected = torchvision.ops.nms(shifted, scores, 0.5)
+        kept = nms(boxes.to(device), scores.to(device), 0.5, 1).cpu()
+        assert len(set(kept.tolist()) ^ set(expected.tolist())) <= 2  # adding one rounds the corners
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_groups_do_not_meet(offset, device):
+    boxes, scores = crowd(400, 50.0), torch.rand(400)
+    for groups in (
+        torch.randint(0, 5, (400,)),
+        torch.randint(-3, 3, (400,)) * 2**60,  # ids that no table could hold
+        torch.zeros(400, dtype=torch.int64),
+        torch.arange(400),
+    ):
+        expected = greedy_reference(boxes, scores, 0.4, offset, groups)
+        kept = batched_nms(boxes.to(device), scores.to(device), groups.to(device), 0.4, offset)
+        assert kept.tolist() == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_groups_of_large_coordinates_keep_their_precision(device):
+    # shifting each group by the largest coordinate, the usual trick, would round these boxes to whole pixels
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.2, 0.0, 10.2, 10.0], [1e6, 1e6, 1e6 + 9, 1e6 + 9]])
+    boxes = boxes.repeat(40, 1).to(device)
+    groups = torch.arange(40, device=device).repeat_interleave(3)
+    scores = torch.linspace(1, 0.5, 120, device=device)
+    kept = batched_nms(boxes, scores, groups, 0.97, 0)
+    assert kept.tolist() == list(range(120))  # overlap 9.8 / 10.2 = 0.961
+    assert batched_nms(boxes, scores, groups, 0.96, 0).numel() == 80
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_equal_scores_go_by_index(device):
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0], [50.0, 50.0, 59.0, 59.0]], device=device)
+    scores = torch.tensor([0.5, 0.5, 0.5], device=device)
+    assert nms(boxes, scores, 0.5).tolist() == [0, 2]
+    assert nms(boxes.flip(0), scores, 0.5).tolist() == [0, 1]
+    zeros = torch.tensor([-0.0, 0.0, -0.0], device=device)  # one score, two spellings
+    assert nms(boxes, zeros, 0.5).tolist() == [0, 2]
+    many = torch.zeros(1000, device=device)
+    apart = torch.arange(1000.0, device=device)[:, None] * 20 + torch.tensor([0.0, 0.0, 9.0, 9.0], device=device)
+    assert nms(apart, many, 0.5).tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_overlap_equal_to_the_threshold_stays(device):
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]], device=device)  # overlap 1/2
+    scores = torch.tensor([0.9, 0.8], device=device)
+    assert nms(boxes, scores, 0.5, 0).tolist() == [0, 1]
+    assert nms(boxes, scores, 0.4999, 0).tolist() == [0]
+    inclusive = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 4.0]], device=device)
+    assert nms(inclusive, scores, 0.5, 1).tolist() == [0, 1]
+    assert nms(inclusive, scores, 0.4999, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("count", [7, 700])
+def test_scores_that_are_not_finite_are_dropped(count, device):
+    boxes, scores = crowd(count), torch.randn(count)
+    scores[1], scores[3], scores[4] = float("nan"), float("inf"), -float("inf")
+    groups = torch.randint(0, 3, (count,))
+    kept = nms(boxes.to(device), scores.to(device), 0.5).tolist()
+    assert kept == greedy_reference(boxes, scores, 0.5) and not {1, 3, 4} & set(kept)
+    kept = batched_nms(boxes.to(device), scores.to(device), groups.to(device), 0.5).tolist()
+    assert kept == greedy_reference(boxes, scores, 0.5, 1, groups)
+    assert nms(boxes.to(device), torch.full((count,), float("nan"), device=device), 0.5).tolist() == []
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_boxes_that_cover_nothing_or_are_nan_suppress_nothing(device):
+    nan, inf = float("nan"), float("inf")
+    boxes = torch.tensor(
+        [[5, 5, 5, 5], [5, 5, 5, 5], [9, 9, 2, 2], [0, 0, 20, 20], [nan, 0, 20, 20], [0, 0, inf, inf]], device=device
+    )
+    scores = torch.linspace(1, 0.5, 6, device=device)
+    assert nms(boxes, scores, 0.1, 0).tolist() == [0, 1, 2, 3, 4, 5]
+    assert nms(boxes, scores, 0.1, 1).tolist() == [0, 2, 3, 4, 5]  # inclusive: one pixel, twice the same
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_types(dtype, device):
+    boxes, scores = crowd(200, dtype=dtype), torch.rand(200).to(dtype)  # half types: many equal scores
+    assert nms(boxes.to(device), scores.to(device), 0.5).tolist() == greedy_reference(boxes, scores, 0.5)
+    mixed = nms(boxes.float().to(device), scores.to(device), 0.5)
+    assert mixed.tolist() == greedy_reference(boxes, scores, 0.5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_double_boxes_are_compared_in_double(device):
+    boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0.5 + 1e-12]], dtype=torch.float64, device=device)
+    scores = torch.tensor([0.9, 0.8], device=device)
+    assert nms(boxes, scores, 0.5, 0).tolist() == [0]
+    assert nms(boxes, scores, 0.5 + 2e-12, 0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_padded(device):
+    boxes, scores = crowd(200).to(device), torch.rand(200).to(device)
+    groups = torch.randint(0, 3, (200,), device=device)
+    for expected, given_groups in ((nms(boxes, scores, 0.4), None), (batched_nms(boxes, scores, groups, 0.4), groups)):
+        count = expected.numel()
+        padded = nms_padded(boxes, scores, 0.4, count + 7, given_groups)
+        assert torch.equal(padded[:count], expected) and padded[count:].tolist() == [-1] * 7
+        assert torch.equal(nms_padded(boxes, scores, 0.4, 5, given_groups), expected[:5])
+    assert nms_padded(boxes, scores, 0.4, 0).shape == (0,)
+    assert nms_padded(boxes[:0], scores[:0], 0.4, 2).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_boxes_and_layouts(device):
+    none = torch.zeros(0, 4, device=device)
+    assert nms(none, none[:, 0], 0.5).shape == (0,) and nms(none, none[:, 0], 0.5).dtype == torch.int64
+    assert batched_nms(none, none[:, 0], torch.zeros(0, dtype=torch.int64, device=device), 0.5).shape == (0,)
+    boxes, scores = crowd(100), torch.rand(100, 2)
+    strided = boxes.t().contiguous().t().to(device)
+    assert nms(strided, scores.to(device)[:, 1], 0.5).tolist() == greedy_reference(boxes, scores[:, 1], 0.5)
+    requires_grad = boxes.to(device).requires_grad_()  # indices have no gradient, and asking is no error
+    assert not nms(requires_grad, scores.to(device)[:, 0], 0.5).requires_grad
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_registration(device):
+    boxes, scores = crowd(50).to(device), torch.rand(50).to(device)
+    groups = torch.randint(0, 3, (50,), device=device)
+    ops = torch.ops.maskrcnn_benchmark
+    torch.library.opcheck(ops.nms.default, (boxes, scores, 0.5, 1))
+    torch.library.opcheck(ops.batched_nms.default, (boxes, scores, groups, 0.5, 1))
+    torch.library.opcheck(ops.nms_padded.default, (boxes, scores, groups, 0.5, 1, 20))
+    torch.library.opcheck(ops.nms_padded.default, (boxes, scores, None, 0.5, 1, 20))
+
+
+def test_compiles_into_one_graph():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def best(boxes, scores, groups):
+        kept = batched_nms(boxes, scores, groups, 0.5)
+        return boxes[kept] * 2, boxes[nms(boxes, scores, 0.5)], nms_padded(boxes, scores, 0.5, 10)
+
+    boxes, scores, groups = crowd(100), torch.rand(100), torch.randint(0, 3, (100,))
+    in_groups, plain, padded = best(boxes, scores, groups)
+    assert torch.equal(in_groups, boxes[batched_nms(boxes, scores, groups, 0.5)] * 2)
+    assert torch.equal(plain, boxes[nms(boxes, scores, 0.5)])
+    assert torch.equal(padded, nms_padded(boxes, scores, 0.5, 10))
+
+
+def test_messages():
+    boxes, scores = crowd(4), torch.rand(4)
+    with pytest.raises(RuntimeError, match=r"boxes must be \(R, 4\).*got 2 dimensions and 3 columns"):
+        nms(boxes[:, :3], scores, 0.5)
+    with pytest.raises(RuntimeError, match=r"scores must be \(R,\), one for each of 4 boxes; got 1 dimensions and 3"):
+        nms(boxes, scores[:3], 0.5)
+    with pytest.raises(RuntimeError, match="floating types; got Long and Float"):
+        nms(boxes.long(), scores, 0.5)
+    with pytest.raises(RuntimeError, match="threshold.*must not be negative; got -0.1"):
+        nms(boxes, scores, -0.1)
+    with pytest.raises(RuntimeError, match=r"offset must be 1 \(inclusive\) or 0 \(half-open\); got 3"):
+        nms(boxes, scores, 0.5, 3)
+    with pytest.raises(RuntimeError, match=r"groups must be \(R,\) int64, one for each of 4 boxes; got 4 of Int"):
+        batched_nms(boxes, scores, torch.zeros(4, dtype=torch.int32), 0.5)
+    with pytest.raises(RuntimeError, match="max_out must not be negative; got -2"):
+        nms_padded(boxes, scores, 0.5, -2)
