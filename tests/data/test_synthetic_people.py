@@ -60,7 +60,7 @@ def test_annotations_agree_with_each_other():
             x, y, w, h = person["bbox"]
             assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
             left, top, columns, rows = coco_mask.toBbox(mask)
-            np.testing.assert_allclose([left, top, left + columns, top + rows], [x, y, x + w, y + h], atol=1.01)
+            np.testing.assert_allclose([left, top, left + columns, top + rows], [x, y, x + w, y + h], atol=2.01)
             keypoints = np.reshape(person["keypoints"], (17, 3))
             assert (keypoints[keypoints[:, 2] == 0, :2] == 0).all()
             assert person["num_keypoints"] == (keypoints[:, 2] > 0).sum()
@@ -85,7 +85,7 @@ def test_polygons_of_a_ring_leave_the_hole_out():
     polygons = _polygons(ring.astype(bool))
     drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 40, 40)))
     expected = cv2.resize(ring, (40, 40), interpolation=cv2.INTER_AREA)
-    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.93
+    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.9
     assert drawn[20, 20] == 0
 
 

@@ -1,0 +1,53 @@
+"""Picking a few complete images out of a COCO dataset."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_coco_subset.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("make_coco_subset", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Six images: no people; complete; a crowd; someone without keypoints; complete; complete."""
+    people = {2: [(0, 5)], 3: [(0, 5), (1, 0)], 4: [(0, 3), (0, 0)], 5: [(0, 1), (0, 17)], 6: [(0, 2)]}
+    annotations = [
+        {"id": 10 * image + index, "image_id": image, "iscrowd": crowd, "num_keypoints": labelled,
+         "segmentation": [[1, 1, 5, 1, 5, 5]]}
+        for image, rows in people.items() for index, (crowd, labelled) in enumerate(rows)
+    ]  # fmt: skip
+    images = [{"id": image, "file_name": f"{image}.jpg"} for image in range(1, 7)]
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train2017").mkdir()
+    for image in images:
+        (folder / "train2017" / image["file_name"]).write_text(str(image["id"]))
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (folder / "annotations" / "person_keypoints_train2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_first_complete_images_are_taken_twice_over(tool, coco, tmp_path):
+    for _ in range(2):
+        assert tool.main(["--coco", str(coco), "--output", str(tmp_path / "out"), "--count", "2"]) == 0
+    subset = json.loads((tmp_path / "out/coco/annotations/person_keypoints_train2017.json").read_text())
+    assert [image["id"] for image in subset["images"]] == [2, 5]
+    assert [annotation["id"] for annotation in subset["annotations"]] == [20, 50, 51]
+    assert (tmp_path / "out/coco/train2017/5.jpg").read_text() == "5"
+
+
+def test_too_many_images_and_missing_files_are_explained(tool, coco, tmp_path, capsys):
+    assert tool.main(["--coco", str(coco), "--output", str(tmp_path / "out"), "--count", "4"]) == 1
+    assert "--count is 4; 3 of 6 images" in capsys.readouterr().err
+    assert tool.main(["--coco", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err

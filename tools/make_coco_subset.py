@@ -1,0 +1,74 @@
+"""Pick a few images of a COCO dataset whose people all have masks and keypoints, to see whether a model can fit them.
+
+    python tools/make_coco_subset.py --coco datasets/coco --output datasets/ten --count 10
+    MASKRCNN_BENCHMARK_DATASETS=datasets/ten python tools/train_net.py --config-file configs/quick/fit_ten_coco_images.yaml
+
+The first images by id are taken in which there are people, each with a mask and at least one labelled keypoint, and no
+crowd. The output has COCO's layout below `coco/`, with links to the images, so that the catalog's names lead there.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse flags, write the subset, return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, default=Path("datasets/coco"), help="COCO's folder (%(default)s)")
+    parser.add_argument("--split", default="train2017", help="split to pick from (%(default)s)")
+    parser.add_argument("--count", type=int, default=10, help="images to pick (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; coco/ is made below it")
+    args = parser.parse_args(argv)
+    source = args.coco / "annotations" / f"person_keypoints_{args.split}.json"
+    try:
+        content = json.loads(source.read_text())
+        subset = pick(content, args.count)
+        write(subset, args.coco, args.split, args.output / "coco")
+    except (OSError, ValueError) as error:
+        print(f"No subset of {source} was made: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(subset['images'])} images with {len(subset['annotations'])} people are in {args.output / 'coco'}")
+    return 0
+
+
+def pick(content: dict[str, Any], count: int) -> dict[str, Any]:
+    """The annotation file's content, restricted to `count` images. Raises: ValueError where there are not so many."""
+    people = defaultdict(list)
+    for annotation in content["annotations"]:
+        people[annotation["image_id"]].append(annotation)
+    suitable = sorted(image_id for image_id, annotations in people.items() if all(map(_is_complete, annotations)))
+    if not 0 < count <= len(suitable):
+        raise ValueError(
+            f"--count is {count}; {len(suitable)} of {len(content['images'])} images have people who all have a mask "
+            "and keypoints. Ask for so many at most, or name a larger dataset."
+        )
+    chosen = set(suitable[:count])
+    images = [image for image in content["images"] if image["id"] in chosen]
+    annotations = [annotation for image_id in sorted(chosen) for annotation in people[image_id]]
+    return {**content, "images": images, "annotations": annotations}
+
+
+def _is_complete(annotation: dict[str, Any]) -> bool:
+    return not annotation["iscrowd"] and annotation["num_keypoints"] > 0 and bool(annotation["segmentation"])
+
+
+def write(subset: dict[str, Any], coco: Path, split: str, output: Path) -> None:
+    """Write the annotation file and link the images; what was there of an earlier run is replaced."""
+    folder = output / split
+    folder.mkdir(parents=True, exist_ok=True)
+    (output / "annotations").mkdir(exist_ok=True)
+    for image in subset["images"]:
+        link = folder / image["file_name"]
+        link.unlink(missing_ok=True)
+        os.symlink((coco / split / image["file_name"]).resolve(strict=True), link)
+    (output / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(subset))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
