@@ -248,12 +248,18 @@ def _touched_pixels(regions: Tensor, shape: torch.Size, height: int, width: int)
     """For each region the pixels left, top, right, bottom (the last two exclusive) that its mask can reach."""
     x1, y1, x2, y2 = regions.unbind(1)
     margin_x, margin_y = (x2 - x1) / (2 * shape[2]), (y2 - y1) / (2 * shape[1])
-    touched = []
-    for low, high, limit in ((x1 - margin_x, x2 + margin_x, width), (y1 - margin_y, y2 + margin_y, height)):
-        first = (low - 0.5).floor().clamp(0, limit)
-        touched.append((first, torch.maximum((high + 0.5).ceil().clamp(0, limit), first)))
-    (left, right), (top, bottom) = touched
-    return [tuple(map(int, window)) for window in torch.stack((left, top, right, bottom), dim=1).tolist()]
+    columns = _pixel_range(x1 - margin_x, x2 + margin_x, width)
+    rows = _pixel_range(y1 - margin_y, y2 + margin_y, height)
+    return [
+        (left, top, right, bottom) for (left, right), (top, bottom) in zip(columns.tolist(), rows.tolist(), strict=True)
+    ]
+
+
+def _pixel_range(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """(R, 2) int64: the first of `count` pixels whose centre may lie in [low, high], and one after the last."""
+    first = (low - 0.5).floor().clamp(0, count)
+    last = (high + 0.5).ceil().clamp(0, count).maximum(first)
+    return torch.stack((first, last), dim=1).long()
 
 
 def _paste(masks: Tensor, regions: Tensor, rows: tuple[int, int], columns: tuple[int, int], threshold: float) -> Tensor:

@@ -43,7 +43,7 @@ class BoxList:
     def __init__(
         self,
         bbox: Tensor | Sequence[Sequence[float]] | np.ndarray,
-        image_size: Sequence[int],
+        image_size: Sequence[float],
         mode: str = "xyxy",
         offset: int = INCLUSIVE,
     ) -> None:
@@ -101,7 +101,7 @@ class BoxList:
         converted.extra_fields = dict(self.extra_fields)
         return converted
 
-    def resize(self, size: Sequence[int], *args: Any, **kwargs: Any) -> "BoxList":
+    def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "BoxList":
         """For an image stretched to `size` (width, height); corners are multiplied, whatever the offset."""
         ratio_x, ratio_y = resize_ratios(self.size, size, "BoxList.resize")
         x1, y1, x2, y2 = self._corners().unbind(1)
@@ -217,7 +217,7 @@ class BoxList:
         """Other boxes in this one's image, mode and convention, without fields."""
         return BoxList(bbox, self.size, self.mode, self.offset)
 
-    def _from_corners(self, corners: Tensor, size: Sequence[int] | Sequence[float]) -> "BoxList":
+    def _from_corners(self, corners: Tensor, size: Sequence[float]) -> "BoxList":
         """Corners in an image of another size, kept in this one's mode, without fields."""
         if self.mode != "xyxy":
             corners = convert_boxes(corners, "xyxy", self.mode, self.offset)

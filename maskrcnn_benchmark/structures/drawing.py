@@ -125,7 +125,7 @@ def _select(boxlist: BoxList, score_threshold: float) -> BoxList:
 
 def _image_masks(boxlist: BoxList, threshold: float) -> Tensor | None:
     """(R, H, W), not 0 where an instance is, or None for boxes without masks; predictions go before ground truth."""
-    width, height = boxlist.size
+    width, height = (int(side) for side in boxlist.size)
     if boxlist.has_field(fields.MASK):
         masks = boxlist.get_field(fields.MASK)
         masks = masks[:, 0] if masks.dim() == 4 else masks
@@ -201,10 +201,8 @@ def _texts(boxlist: BoxList, categories: Sequence[str] | Mapping[int, str] | Non
 
 
 def _category_name(categories: Sequence[str] | Mapping[int, str] | None, label: int) -> str:
-    known = categories is not None and (
-        label in categories if isinstance(categories, Mapping) else 0 <= label < len(categories)
-    )
-    return str(categories[label]) if known else str(label)
+    names = categories if isinstance(categories, Mapping) else dict(enumerate(categories or ()))
+    return str(names.get(label, label))
 
 
 def _write(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: Colour) -> None:

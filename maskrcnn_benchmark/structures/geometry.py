@@ -19,17 +19,17 @@ def check_flip(method: int) -> None:
         )
 
 
-def check_size(size: Sequence[int], owner: str) -> tuple[int, int]:
+def check_size(size: Sequence[float], owner: str) -> tuple[float, float]:
     """(width, height) in pixels as a tuple; ValueError that names `owner` unless it is two non-negative numbers."""
     if isinstance(size, (str, int, float)) or len(size) != 2 or size[0] < 0 or size[1] < 0:
         raise ValueError(f"{owner}: an image size is (width, height) in pixels, not {size!r}")
     return size[0], size[1]
 
 
-def resize_ratios(old_size: Sequence[int], new_size: Sequence[int], owner: str) -> tuple[float, float]:
+def resize_ratios(old_size: Sequence[float], new_size: Sequence[float], owner: str) -> tuple[float, float]:
     """Factors for x and y from one (width, height) to another; an image without extent keeps its coordinates."""
-    new_size = check_size(new_size, owner)
-    return tuple(float(new) / float(old) if old else 1.0 for new, old in zip(new_size, old_size, strict=True))
+    width, height = check_size(new_size, owner)
+    return (width / old_size[0] if old_size[0] else 1.0, height / old_size[1] if old_size[1] else 1.0)
 
 
 def check_crop(box: Any, owner: str) -> tuple[float, float, float, float]:

@@ -49,7 +49,7 @@ class Keypoints:
         partner = {**cls.FLIP_MAP, **{right: left for left, right in cls.FLIP_MAP.items()}}
         cls.FLIP_INDS = tuple(list(cls.NAMES).index(partner.get(name, name)) for name in cls.NAMES)
 
-    def __init__(self, keypoints: Tensor | Sequence[Any], size: Sequence[int], mode: str | None = None) -> None:
+    def __init__(self, keypoints: Tensor | Sequence[Any], size: Sequence[float], mode: str | None = None) -> None:
         points = torch.as_tensor(keypoints, dtype=torch.float32)
         if points.numel() == 0 and points.dim() < 3:
             points = points.reshape(0, len(self.NAMES), 3)
@@ -84,7 +84,7 @@ class Keypoints:
 
     # Geometry
 
-    def resize(self, size: Sequence[int], *args: Any, **kwargs: Any) -> "Keypoints":
+    def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "Keypoints":
         """For an image stretched to `size` (width, height)."""
         ratios = resize_ratios(self.size, size, f"{type(self).__name__}.resize")
         x, y, visibility = self.keypoints.unbind(-1)
@@ -173,7 +173,7 @@ class Keypoints:
     def _per_point(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == self.keypoints.shape[:2]
 
-    def _like(self, points: Tensor, size: Sequence[int] | Sequence[float], fields: dict[str, Any]) -> "Keypoints":
+    def _like(self, points: Tensor, size: Sequence[float], fields: dict[str, Any]) -> "Keypoints":
         other = type(self)(points, size, self.mode)
         other.extra_fields = dict(fields)
         return other

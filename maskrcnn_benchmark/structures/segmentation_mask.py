@@ -54,7 +54,7 @@ class Bitmap:
     extents: tuple[float, float, float, float]  # x1, y1, x2, y2 in continuous image coordinates
 
     @classmethod
-    def cover(cls, bitmap: np.ndarray, size: Sequence[int]) -> "Bitmap":
+    def cover(cls, bitmap: np.ndarray, size: Sequence[float]) -> "Bitmap":
         """A bitmap of the whole image of `size` (width, height), cut down to the part that is not 0."""
         bitmap = (bitmap != 0).astype(np.uint8)
         rows, columns = bitmap.any(axis=1).nonzero()[0], bitmap.any(axis=0).nonzero()[0]
@@ -90,7 +90,7 @@ class SegmentationMask:
         coordinate that is not finite, an unknown form.
     """
 
-    def __init__(self, instances: Any, size: Sequence[int], mode: str = "poly") -> None:
+    def __init__(self, instances: Any, size: Sequence[float], mode: str = "poly") -> None:
         if mode not in _MODES:
             raise ValueError(f"SegmentationMask mode is {mode!r}; it can be {' or '.join(map(repr, _MODES))}")
         self.size = check_size(size, "SegmentationMask")
@@ -117,7 +117,7 @@ class SegmentationMask:
 
     # Geometry. Masks are areas in continuous coordinates, so no pixel offset enters: x mirrors to width - x.
 
-    def resize(self, size: Sequence[int], *args: Any, **kwargs: Any) -> "SegmentationMask":
+    def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "SegmentationMask":
         """For an image stretched to `size` (width, height)."""
         ratios = resize_ratios(self.size, size, "SegmentationMask.resize")
         return self._like([instance.affine(ratios, (0.0, 0.0)) for instance in self.instances], size)
@@ -151,17 +151,16 @@ class SegmentationMask:
             raise ValueError(
                 f"SegmentationMask.rasterize: extents {tuple(extents.shape)} do not go with {len(indices)} indices"
             )
-        chosen = index_to_list(indices, len(self))
-        by_polygon = [row for row, index in enumerate(chosen) if isinstance(self.instances[index], Polygons)]
-        if len(by_polygon) == len(chosen):
-            return rasterize_polygons([self.instances[index].parts for index in chosen], extents, resolution).float()
-        by_bitmap = sorted(set(range(len(chosen))) - set(by_polygon))
+        chosen = [self.instances[index] for index in index_to_list(indices, len(self))]
+        polygons = {row: instance.parts for row, instance in enumerate(chosen) if isinstance(instance, Polygons)}
+        if len(polygons) == len(chosen):
+            return rasterize_polygons(list(polygons.values()), extents, resolution).float()
+        bitmaps = {row: instance for row, instance in enumerate(chosen) if isinstance(instance, Bitmap)}
         targets = extents.new_zeros((len(chosen), resolution, resolution), dtype=torch.float32)
-        if by_polygon:
-            parts = [self.instances[chosen[row]].parts for row in by_polygon]
-            targets[by_polygon] = rasterize_polygons(parts, extents[by_polygon], resolution).float()
-        bitmaps = [self.instances[chosen[row]] for row in by_bitmap]
-        targets[by_bitmap] = _cut_bitmaps(bitmaps, extents[by_bitmap], (resolution, resolution)).to(targets)
+        drawn = rasterize_polygons(list(polygons.values()), extents[list(polygons)], resolution)
+        cut = _cut_bitmaps(list(bitmaps.values()), extents[list(bitmaps)], (resolution, resolution))
+        targets[list(polygons)] = drawn.float()
+        targets[list(bitmaps)] = cut.to(targets)
         return targets
 
     def get_mask_tensor(self) -> Tensor:
@@ -215,13 +214,13 @@ class SegmentationMask:
             f"SegmentationMask(num_instances={len(self)}, image_width={width}, image_height={height}, mode={self.mode})"
         )
 
-    def _like(self, instances: list[Polygons | Bitmap], size: Sequence[int] | Sequence[float]) -> "SegmentationMask":
+    def _like(self, instances: list[Polygons | Bitmap], size: Sequence[float]) -> "SegmentationMask":
         other = SegmentationMask.__new__(SegmentationMask)  # the instances are parsed already
         other.size, other.mode, other.instances = check_size(size, "SegmentationMask"), self.mode, instances
         return other
 
 
-def _parse_instance(instance: Any, size: tuple[int, int]) -> Polygons | Bitmap:
+def _parse_instance(instance: Any, size: tuple[float, float]) -> Polygons | Bitmap:
     """Any accepted form of one instance; ValueError that says what is wrong with it."""
     if isinstance(instance, (Polygons, Bitmap)):
         return instance
