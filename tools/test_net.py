@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg.freeze()
         begin(cfg, process, args.config_file)
         logger.info("Running with config:\n%s", cfg)
-        startup.check_config_and_machine(cfg, process)
+        startup.check_evaluation(cfg)
         if not cfg.DATASETS.TEST:
             raise startup.StartupError("DATASETS.TEST is empty: name at least one data set of the catalog to test on.")
         startup.check_datasets_exist(cfg, cfg.DATASETS.TEST)

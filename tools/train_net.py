@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         process = launch(cfg.MODEL.DEVICE, args.local_rank)
         begin(cfg, process, args.config_file)
         tests = cfg.DATASETS.TEST if cfg.SOLVER.TEST_PERIOD > 0 or not args.skip_test else ()
-        startup.check_config_and_machine(cfg, process)
+        startup.check_evaluation(cfg)
         startup.check_datasets_exist(cfg, (*cfg.DATASETS.TRAIN, *tests))
         plan = plan_resume(cfg, args.resume)
         if cfg.SEED < 0:

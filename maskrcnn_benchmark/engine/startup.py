@@ -23,25 +23,13 @@ class StartupError(RuntimeError):
     """Something about the config, the data or the machine that would end the run later."""
 
 
-def check_config_and_machine(cfg: Any, process: Process) -> None:
-    """Checks that need no data: what is switched on exists, and goes with the processes that were started.
-
-    Raises: StartupError.
-    """
+def check_evaluation(cfg: Any) -> None:
+    """Is what TEST asks for there? Raises: StartupError."""
     if cfg.TEST.BBOX_AUG.ENABLED or cfg.TEST.MULTI_SCALE:
         key = "TEST.BBOX_AUG.ENABLED" if cfg.TEST.BBOX_AUG.ENABLED else "TEST.MULTI_SCALE"
         raise StartupError(f"{key} is True, but test-time augmentation is not part of this version; set it False.")
     for entry in cfg.TEST.EXPECTED_RESULTS:
         _check_expected_result(entry)
-    for key, value, least in (
-        ("SOLVER.ACCUMULATE", cfg.SOLVER.ACCUMULATE, 1),
-        ("SOLVER.LOG_PERIOD", cfg.SOLVER.LOG_PERIOD, 1),
-        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 0),
-        ("SOLVER.TEST_PERIOD", cfg.SOLVER.TEST_PERIOD, 0),
-        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 0),
-    ):
-        if value < least:
-            raise StartupError(f"{key} is {value}; it must be {least} or more.")
 
 
 def check_datasets_exist(cfg: Any, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,10 @@ class Trainer:
             self.gradient_norm = self.clip_gradients(self.trained_parameters)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            if self.scaler.is_enabled():  # a step that the scaler skips still counts for the schedule
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def _gradients_stay_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
         """Ranks exchange gradients once a step, with the last batch."""
