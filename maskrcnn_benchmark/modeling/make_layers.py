@@ -12,7 +12,15 @@ from torch import nn
 
 from maskrcnn_benchmark.layers.norm import NormFactory, group_norm, make_norm
 
-__all__ = ["NormFactory", "conv_with_kaiming_uniform", "group_norm", "make_conv3x3", "make_fc", "norm_factory"]
+__all__ = [
+    "NormFactory",
+    "conv_with_kaiming_uniform",
+    "group_norm",
+    "init_for_relu",
+    "make_conv3x3",
+    "make_fc",
+    "norm_factory",
+]
 
 
 def norm_factory(name: str, group_norm_node: Any = None, *, eps: float | None = None) -> NormFactory | None:
@@ -35,6 +43,13 @@ def norm_factory(name: str, group_norm_node: Any = None, *, eps: float | None = 
         }
     make_norm(name, 64)  # an unknown name fails here, where the key that named it is still in the traceback
     return partial(make_norm, name, **settings)
+
+
+def init_for_relu(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Start values for a layer before a ReLU (He et al. 2015), by the fan out; a bias starts at zero."""
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def make_conv3x3(

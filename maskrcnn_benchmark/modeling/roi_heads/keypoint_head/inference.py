@@ -43,14 +43,16 @@ class KeypointPostProcessor(nn.Module):
         points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
         lengths = [len(detections_per_image) for detections_per_image in detections]
         results = []
-        for detections_per_image, *found in zip(detections, points.split(lengths), scores.split(lengths), strict=True):
+        for detections_per_image, points_per_image, scores_per_image in zip(
+            detections, points.split(lengths), scores.split(lengths), strict=True
+        ):
             result = detections_per_image.copy_with_fields(detections_per_image.fields())
-            result.add_field(KEYPOINTS, _predicted_keypoints(*found, result.size))
+            result.add_field(KEYPOINTS, _predicted_keypoints(points_per_image, scores_per_image, result.size))
             results.append(result)
         return results
 
 
-def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: tuple[int, int]) -> Keypoints:
+def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float]) -> Keypoints:
     """(R, K, 3) and (R, K) -> the structure; 17 points are a person's, any other number is nameless."""
     skeleton = PersonKeypoints if points.shape[1] == len(PersonKeypoints.NAMES) else Keypoints
     keypoints = skeleton(points, size_wh)

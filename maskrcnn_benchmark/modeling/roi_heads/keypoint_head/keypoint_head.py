@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -69,7 +69,7 @@ class KeypointHead(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> KeypointHead:
         shared = cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR
-        extractor = None if shared else make_roi_keypoint_feature_extractor(cfg, in_channels)
+        extractor: Any = None if shared else make_roi_keypoint_feature_extractor(cfg, in_channels)
         channels = in_channels if extractor is None else extractor.out_channels
         frozen = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
         return cls(
@@ -90,7 +90,7 @@ class KeypointHead(nn.Module):
         """
         Args:
             features: L maps (N, in_channels, H_l, W_l).
-            rois: the positives in training, detections, one BoxList per image, at inference.
+            rois: the positives to train on; or detections, one BoxList per image, to complete.
             targets: ground truth with `keypoints`, one BoxList per image; training alone.
             box_features: (R, C, s, s) of the same RoIs; read only where the box head's extractor is shared.
         Raises: ValueError when the features of a shared extractor, or the targets, are not given.
@@ -106,7 +106,7 @@ class KeypointHead(nn.Module):
             boxes = rois.rois if isinstance(rois, SampledProposals) else rois_from_boxlists(rois)
             x = self.feature_extractor(features, boxes)
         logits = self.predictor(x)
-        if not self.training:
+        if not isinstance(rois, SampledProposals):
             return KeypointHeadOutput(logits, x, detections=self.post_processor(logits, rois))
         if self.loss is None:
             return KeypointHeadOutput(logits, x)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.make_layers import init_for_relu
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,8 +26,7 @@ class KeypointRCNNPredictor(nn.Module):
     def __init__(self, in_channels: int, *, num_keypoints: int) -> None:
         super().__init__()
         self.kps_score_lowres = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
-        nn.init.kaiming_normal_(self.kps_score_lowres.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.kps_score_lowres.bias)
+        init_for_relu(self.kps_score_lowres)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> KeypointRCNNPredictor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -61,7 +61,7 @@ class MaskHead(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskHead:
         shared = cfg.MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR
-        extractor = None if shared else make_roi_mask_feature_extractor(cfg, in_channels)
+        extractor: Any = None if shared else make_roi_mask_feature_extractor(cfg, in_channels)
         channels = in_channels if extractor is None else extractor.out_channels
         frozen = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
         return cls(
@@ -82,7 +82,7 @@ class MaskHead(nn.Module):
         """
         Args:
             features: L maps (N, in_channels, H_l, W_l).
-            rois: the positives in training, detections with `labels`, one BoxList per image, at inference.
+            rois: the positives to train on; or detections with `labels`, one BoxList per image, to complete.
             targets: ground truth with `masks`, one BoxList per image; training alone.
             box_features: (R, C, S, S) of the same RoIs; read only where the box head's extractor is shared.
         Raises: ValueError when the features of a shared extractor, or the targets, are not given.
@@ -97,7 +97,7 @@ class MaskHead(nn.Module):
             boxes = rois.rois if isinstance(rois, SampledProposals) else rois_from_boxlists(rois)
             x = self.feature_extractor(features, boxes)
         logits = self.predictor(x)
-        if not self.training:
+        if not isinstance(rois, SampledProposals):
             return MaskHeadOutput(logits, x, detections=self.post_processor(logits, rois))
         if self.loss is None:
             return MaskHeadOutput(logits, x)

@@ -8,15 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.make_layers import init_for_relu
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
-
-
-def _kaiming(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 class MaskRCNNC4Predictor(nn.Module):
@@ -32,8 +27,8 @@ class MaskRCNNC4Predictor(nn.Module):
         super().__init__()
         self.conv5_mask = nn.ConvTranspose2d(in_channels, width, 2, stride=2)
         self.mask_fcn_logits = nn.Conv2d(width, num_classes, 1)
-        _kaiming(self.conv5_mask)
-        _kaiming(self.mask_fcn_logits)
+        init_for_relu(self.conv5_mask)
+        init_for_relu(self.mask_fcn_logits)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNC4Predictor:
@@ -53,7 +48,7 @@ class MaskRCNNConv1x1Predictor(nn.Module):
     def __init__(self, in_channels: int, *, num_classes: int) -> None:
         super().__init__()
         self.mask_fcn_logits = nn.Conv2d(in_channels, num_classes, 1)
-        _kaiming(self.mask_fcn_logits)
+        init_for_relu(self.mask_fcn_logits)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNConv1x1Predictor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,9 @@ class RefineHead(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None) -> RefineHead:
         node = cfg.MODEL.ROI_REFINE_HEAD
-        trunk = make_roi_refine_feature_extractor(cfg, in_channels + _indicator_channels(cfg, branch_channels or {}))
+        trunk: Any = make_roi_refine_feature_extractor(
+            cfg, in_channels + _indicator_channels(cfg, branch_channels or {})
+        )
         supervised = trunk.num_stacks - 1 if node.INTERMEDIATE_SUPERVISION else 0
         return cls(
             pooler=Pooler(
@@ -162,8 +164,7 @@ class RefineHead(nn.Module):
         """
         Args:
             features: L maps (N, C, H_l, W_l).
-            rois: the positives in training; at inference detections, one BoxList per image, as the coarse branches
-                left them.
+            rois: the positives to train on; or detections, one BoxList per image, as the coarse branches left them.
             targets: ground truth, one BoxList per image, with `masks` and `keypoints` as far as they are outputs;
                 training alone.
             mask_output, keypoint_output: of the coarse branches, for the same RoIs; those that are indicators.
@@ -186,7 +187,7 @@ class RefineHead(nn.Module):
             if name in coarse
         }
         logits = _correct(start, corrections, regions.labels)
-        if not self.training:
+        if not isinstance(rois, SampledProposals):
             return RefineHeadOutput(logits, extents, detections=self.post_processor(logits, extents, rois))
         if targets is None:
             raise ValueError("in training the refine head needs `targets`, one BoxList per image")

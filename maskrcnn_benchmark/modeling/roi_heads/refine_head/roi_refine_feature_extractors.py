@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling import registry
-from maskrcnn_benchmark.modeling.make_layers import NormFactory, norm_factory
+from maskrcnn_benchmark.modeling.make_layers import NormFactory, init_for_relu, norm_factory
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -34,9 +34,7 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         padding = kernel_size // 2
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=norm is None)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
+        init_for_relu(conv)
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         if norm is not None:
             layers["norm"] = norm(out_channels)

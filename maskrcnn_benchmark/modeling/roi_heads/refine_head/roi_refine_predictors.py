@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.make_layers import init_for_relu
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -32,10 +33,9 @@ class RefineOutput(nn.Module):
         super().__init__()
         self.upsample = nn.ConvTranspose2d(in_channels, width, 4, stride=2, padding=1)
         self.logits = nn.Conv2d(width, out_channels, 1)
-        nn.init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.upsample.bias)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
+        init_for_relu(self.upsample)
+        for parameter in self.logits.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(F.relu(self.upsample(x)))
