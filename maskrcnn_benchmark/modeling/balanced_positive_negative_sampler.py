@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """Up to B entries of each of N images; places that found no entry are not filled."""
+    """Up to B entries of each of N images: positives, then negatives, then places that found no entry."""
 
     idxs: Tensor  # (N, B) int64 into the images' entries; any entry where not filled
     is_positive: Tensor  # (N, B) bool; false where not filled
@@ -44,7 +44,8 @@ class BalancedPositiveNegativeSampler:
         """
         Args:
             labels: (N, A) integer: >= 1 positive, 0 negative, < 0 never taken.
-        Returns: every choice equally likely, by torch's generator of the labels' device; nothing waits for a GPU.
+        Returns: B places per image, A where that is less. Every choice is equally likely, by torch's generator of the
+            labels' device; nothing waits for a GPU.
         """
         # each kind is shuffled by keys of its own, and the largest keys win; what is not of the kind has a negative key
         keys = torch.rand(labels.shape, device=labels.device)
@@ -53,11 +54,12 @@ class BalancedPositiveNegativeSampler:
         places_left = self.batch_size_per_image - is_positive.sum(dim=1, keepdim=True)
         is_negative &= torch.arange(is_negative.shape[1], device=labels.device) < places_left
 
-        # the filled places to the front: there are no more than B of them
+        # the filled places to the front: there are no more than B of them, nor than entries
         idxs = torch.cat([positive_idxs, negative_idxs], dim=1)
         kinds = torch.cat([2 * is_positive.to(torch.int8), is_negative.to(torch.int8)], dim=1)
         kinds, order = kinds.sort(dim=1, descending=True, stable=True)
-        kinds, order = kinds[:, : self.batch_size_per_image], order[:, : self.batch_size_per_image]
+        num_places = min(self.batch_size_per_image, labels.shape[1])
+        kinds, order = kinds[:, :num_places], order[:, :num_places]
         return Sample(idxs.gather(1, order), kinds == 2, kinds == 1)
 
 

@@ -78,25 +78,30 @@ class Matcher:
                 matches look at the overlaps again: where there are more than this, they are computed a second time.
         """
         num_images, num_gt = gt_filled.shape
+        num_boxes = boxes.shape[-2]
         at_once = min(max_overlaps, MAX_OVERLAPS_CPU) if boxes.device.type == "cpu" else max_overlaps
-        portions = boxes.split(max(at_once // (num_images * num_gt), 1), dim=-2)
-        hold = self.allow_low_quality_matches and num_images * num_gt * boxes.shape[-2] <= max_overlaps
+        portion = max(at_once // (num_images * num_gt), 1)
+        portions = [slice(start, min(start + portion, num_boxes)) for start in range(0, num_boxes, portion)]
+        hold = self.allow_low_quality_matches and num_images * num_gt * num_boxes <= max_overlaps
+        held: list[Tensor] = []
+
+        # written in place: many small results between the large passing ones would keep the heap from being reused
+        overlaps = gt_boxes.new_empty((num_images, num_boxes))
+        matched_idxs = torch.empty_like(overlaps, dtype=torch.int64)
         best_per_gt = gt_boxes.new_zeros((num_images, num_gt))
-        matches, held = [], []
         for part in portions:
-            quality = _overlaps(gt_boxes, gt_filled, part, offset)
-            matches.append(quality.max(dim=1))
-            if self.allow_low_quality_matches and part.shape[-2] > 0:
-                best_per_gt = torch.maximum(best_per_gt, quality.amax(dim=2))
+            quality = _overlaps(gt_boxes, gt_filled, boxes[..., part, :], offset)
+            overlaps[:, part], matched_idxs[:, part] = quality.max(dim=1)
+            if self.allow_low_quality_matches:
+                torch.maximum(best_per_gt, quality.amax(dim=2), out=best_per_gt)
             if hold:
                 held.append(quality)
-        overlaps = torch.cat([values for values, _ in matches], dim=1)
-        matched_idxs = torch.cat([indices for _, indices in matches], dim=1)
+
         labels = self._labels_by_overlap(overlaps)
         if self.allow_low_quality_matches:
-            again = held if hold else (_overlaps(gt_boxes, gt_filled, part, offset) for part in portions)
-            attained = torch.cat([attains(quality, best_per_gt[..., None]) for quality in again], dim=1)
-            labels = torch.where(attained, 1, labels)
+            for index, part in enumerate(portions):
+                quality = held[index] if hold else _overlaps(gt_boxes, gt_filled, boxes[..., part, :], offset)
+                labels[:, part].masked_fill_(attains(quality, best_per_gt[..., None]), 1)
         return Matches(matched_idxs, overlaps.clamp_(min=0), labels)
 
     def _labels_by_overlap(self, overlaps: Tensor) -> Tensor:

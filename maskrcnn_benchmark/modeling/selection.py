@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers.nms import batched_nms
+from maskrcnn_benchmark.layers.nms import batched_nms, nms_padded
 
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> tuple[Tensor, Tensor]:
     """Non-maximum suppression within each group.
 
     Args:
@@ -17,12 +17,23 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, of
         groups: (R,) int64.
         threshold: IoU above which the lower score goes; <= 0 keeps every box, as upstream.
         offset: box convention.
-    Returns: (K,) int64 indices, best score first, equal scores in the order of their indices.
+    Returns: (K,) int64 indices, best score first, equal scores in the order of their indices; and (K,) bool: which of
+        these places hold one. On a GPU K is R, so that the host need not wait for a number; elsewhere all hold one.
     """
-    if threshold > 0:
-        return batched_nms(boxes, scores, groups, threshold, offset)
-    order = scores.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
-    return order[scores[order].isfinite()]
+    if threshold <= 0:
+        order = torch.where(scores.isfinite(), scores, -torch.inf).argsort(descending=True, stable=True)
+        return order, scores[order].isfinite()
+    if boxes.device.type == "cpu":
+        best = batched_nms(boxes, scores, groups, threshold, offset)
+        return best, torch.ones_like(best, dtype=torch.bool)
+    best = nms_padded(boxes, scores, threshold, len(boxes), groups, offset)
+    return best.clamp(min=0), best >= 0
+
+
+def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -> Tensor:
+    """Of the rows to `keep` (R,) bool, the first `count` of each group, as (R,) bool."""
+    owner = torch.where(keep, groups, num_groups)  # what is dropped goes to a group behind the last
+    return keep & (rank_in_group(owner, num_groups + 1) < count)
 
 
 def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:

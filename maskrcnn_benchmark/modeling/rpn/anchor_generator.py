@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,8 +59,8 @@ class BufferList(nn.Module):
     def __len__(self) -> int:
         return len(self._buffers)
 
-    def __iter__(self):
-        return iter(self._buffers.values())
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.buffers(recurse=False))
 
 
 class AnchorGenerator(nn.Module):
@@ -133,7 +133,7 @@ class AnchorGenerator(nn.Module):
                 f"the backbone gives {len(feature_sizes)} feature levels, MODEL.RPN.ANCHOR_STRIDE names "
                 f"{len(self.strides)} strides: {self.strides}"
             )
-        cells = list(self.cell_anchors)
+        cells = [anchors.float() for anchors in self.cell_anchors]  # also in a model that was turned to half precision
         key = (tuple(map(tuple, feature_sizes)), cells[0].device)
         if key not in self._grids:
             self._grids[key] = [

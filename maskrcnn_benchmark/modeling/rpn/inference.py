@@ -11,7 +11,7 @@ from torch import Tensor
 from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.selection import rank_in_group, split_rows, suppress
+from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import OBJECTNESS
 
@@ -95,12 +95,13 @@ class RPNPostProcessor:
         boxes = boxes.flatten(0, 1)
         groups = image_ids * num_levels + levels.repeat(num_images)
 
-        best = suppress(boxes, logits, groups, self.nms_thresh, self.box_coder.offset)
-        groups, image_ids = groups[best], image_ids[best]
-        keep = rank_in_group(groups, num_images * num_levels) < self.post_nms_top_n
-        if num_levels > 1:
-            keep = self._best_of_all_levels(keep, image_ids, num_images)
-        boxes, scores = boxes[best], logits[best].sigmoid()
+        best, keep = suppress(boxes, logits, groups, self.nms_thresh, self.box_coder.offset)
+        boxes, scores, image_ids = boxes[best], logits[best].sigmoid(), image_ids[best]
+        keep = first_of_groups(groups[best], num_images * num_levels, self.post_nms_top_n, keep)
+        if num_levels > 1 and self.fpn_post_nms_per_batch:
+            keep &= keep.cumsum(0) <= self.fpn_post_nms_top_n
+        elif num_levels > 1:
+            keep = first_of_groups(image_ids, num_images, self.fpn_post_nms_top_n, keep)
         if targets is not None:
             gt_boxes, gt_image_ids = cat_boxes(targets)
             boxes, image_ids = torch.cat([boxes, gt_boxes]), torch.cat([image_ids, gt_image_ids])
@@ -134,13 +135,6 @@ class RPNPostProcessor:
             levels.append(torch.full_like(idxs[0], level))
         boxes = self.box_coder.decode(torch.cat(deltas, dim=1), torch.cat(references, dim=1))
         return torch.cat(logits, dim=1), boxes, torch.cat(levels)
-
-    def _best_of_all_levels(self, keep: Tensor, image_ids: Tensor, num_images: int) -> Tensor:
-        """Of rows in the order of their scores, and of those the ones to keep, the first of the batch or each image."""
-        if self.fpn_post_nms_per_batch:
-            return keep & (keep.cumsum(0) <= self.fpn_post_nms_top_n)
-        owner = torch.where(keep, image_ids, num_images)
-        return keep & (rank_in_group(owner, num_images + 1) < self.fpn_post_nms_top_n)
 
 
 def make_rpn_postprocessor(cfg: CfgNode, rpn_box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.selection import rank_in_group, split_rows, suppress
+from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
 
@@ -107,11 +107,10 @@ class PostProcessor:
         num_images, offset = len(sizes), self.box_coder.offset
         widths, heights = box_sizes(boxes, offset)
         scores = torch.where((widths > 0) & (heights > 0), scores, torch.nan)  # suppression drops what has no score
-        best = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
+        best, keep = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
         boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
-        keep = torch.ones_like(image_ids, dtype=torch.bool)
         if self.detections_per_img > 0:
-            keep = rank_in_group(image_ids, num_images) < self.detections_per_img
+            keep = first_of_groups(image_ids, num_images, self.detections_per_img, keep)
         results = []
         for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
             detections = BoxList(boxes[rows], size, offset=offset)

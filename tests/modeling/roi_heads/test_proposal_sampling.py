@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import BalancedPositiveNegativeSampler
+from maskrcnn_benchmark.modeling.box_coder import BoxCoder
+from maskrcnn_benchmark.modeling.matcher import Matcher
+from maskrcnn_benchmark.modeling.roi_heads.sampling import ProposalSampler
+from tests.devices import DEVICES
+from tests.modeling.box_reference import boxlist, encode_reference, iou_reference, random_boxes
+
+SIZES = [(60, 44), (52, 48), (40, 40)]
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+def sampler(batch_size=64, fraction=0.25, offset=1, low=0.5):
+    return ProposalSampler(
+        Matcher(0.5, low), BalancedPositiveNegativeSampler(batch_size, fraction), BoxCoder(WEIGHTS, offset=offset)
+    )
+
+
+def sampling_case(device="cpu", offset=1):
+    """Three images: objects, none, and objects without any proposal."""
+    gt = [random_boxes(count, size, 10) for count, size in zip((3, 0, 2), SIZES, strict=True)]
+    near = gt[0].repeat(6, 1) + torch.randn(18, 4)
+    near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
+    proposals = [torch.cat([near, random_boxes(20, SIZES[0])]), random_boxes(9, SIZES[1]), torch.zeros(0, 4)]
+    targets = [
+        boxlist(boxes, size, offset, labels=torch.randint(1, 5, (len(boxes),))).to(device)
+        for boxes, size in zip(gt, SIZES, strict=True)
+    ]
+    boxlists = [boxlist(boxes, size, offset).to(device) for boxes, size in zip(proposals, SIZES, strict=True)]
+    return boxlists, targets
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_targets_equal_loops(device, offset):
+    proposals, targets = sampling_case(device, offset)
+    samples = sampler(64, 1.0, offset)(proposals, targets)
+    assert len(samples) == 38 + 9  # room for all of them
+    assert samples.sizes == SIZES
+    seen = []
+    for row in range(len(samples)):
+        image, box = int(samples.image_ids[row]), samples.boxes[row].tolist()
+        assert samples.rois[row].tolist() == [image, *box]
+        seen.append((image, *box))
+        gt = targets[image].bbox.tolist()
+        overlaps = [iou_reference(g, box, offset) for g in gt]
+        best = max(overlaps, default=0.0)
+        matched = int(samples.matched_idxs[row])
+        if best >= 0.5:
+            assert matched == overlaps.index(best)
+            assert int(samples.labels[row]) == int(targets[image].get_field("labels")[matched])
+            expected = torch.tensor(encode_reference(gt[matched], box, WEIGHTS, offset))
+            torch.testing.assert_close(samples.regression_targets[row].cpu(), expected, rtol=1e-4, atol=1e-4)
+        else:
+            assert int(samples.labels[row]) == 0 and samples.regression_targets[row].eq(0).all()
+    assert len(set(seen)) == len(seen)
+    assert samples.num_positives == int((samples.labels > 0).sum()) >= 3
+
+
+def test_positives_are_the_first_rows():
+    samples = sampler(16)(*sampling_case())
+    positives = samples.positives()
+    assert len(positives) == samples.num_positives == positives.num_positives == 4
+    assert (positives.labels > 0).all() and (samples.labels[4:] == 0).all()
+    assert torch.equal(positives.rois, samples.rois[:4])
+    assert int((samples.image_ids == 0).sum()) == 16 and int((samples.image_ids == 1).sum()) == 9
+
+
+def test_between_the_thresholds_nothing_is_drawn():
+    proposals, targets = sampling_case()
+    samples = sampler(64, 1.0, low=0.0)(proposals, targets)
+    # no overlap is below 0, so what is not foreground is ignored; on an image without objects all is background
+    assert ((samples.labels > 0) == (samples.image_ids == 0)).all()
+
+
+def test_no_proposals_at_all():
+    empty = [boxlist(torch.zeros(0, 4), size) for size in SIZES]
+    targets = [boxlist(torch.zeros(0, 4), size, labels=torch.zeros(0, dtype=torch.long)) for size in SIZES]
+    samples = sampler()(empty, targets)
+    assert len(samples) == 0 and samples.rois.shape == (0, 5) and samples.regression_targets.shape == (0, 4)
+
+
+def test_labels_have_to_be_there():
+    proposals, targets = sampling_case()
+    with pytest.raises(KeyError, match="'labels'"):
+        sampler()(proposals, [target.copy_with_fields([]) for target in targets])

@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from maskrcnn_benchmark.modeling.poolers import Pooler, rois_from_boxlists
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from tests.devices import DEVICES
+
+SCALES = (0.25, 0.125, 0.0625)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_pooler_takes_each_region_from_its_level(device, offset):
+    features = [torch.rand(2, 3, 256 // stride, 320 // stride, device=device) for stride in (4, 8, 16, 32)]
+    sides = torch.tensor([5.0, 55.0, 57.0, 111.0, 112.0, 113.0, 223.0, 224.0, 240.0])
+    boxes = torch.stack([torch.full_like(sides, 3.0), torch.full_like(sides, 5.0), 3 + sides, 5 + sides], dim=1)
+    boxlists = [BoxList(boxes.to(device), (320, 256), offset=offset), BoxList(boxes[:4].to(device), (320, 256))]
+    rois = rois_from_boxlists(boxlists)
+    pooler = Pooler(3, SCALES, 2, offset=offset)
+    pooled = pooler(features, rois)
+    assert pooled.shape == (13, 3, 3, 3)
+    torch.testing.assert_close(pooler(features, boxlists), pooled)
+    for region, roi in zip(pooled, rois, strict=True):
+        side = float(roi[3] - roi[1]) + offset
+        level = min(max(math.floor(4 + math.log2(side / 224 + 1e-6)), 2), 4) - 2
+        expected = roi_align(features[level], roi[None], 3, SCALES[level], 2)
+        torch.testing.assert_close(region, expected[0])
+
+
+def test_rois_from_boxlists():
+    boxlists = [BoxList([[1, 2, 3, 4]], (9, 9)), BoxList([], (9, 9)), BoxList([[5, 6, 2, 1]], (9, 9), mode="xywh")]
+    assert rois_from_boxlists(boxlists).tolist() == [[0, 1, 2, 3, 4], [2, 5, 6, 6, 6]]
+
+
+def test_no_regions():
+    features = [torch.rand(1, 3, 8, 8, requires_grad=True)]
+    pooled = Pooler(7, (0.25,), 2)(features, torch.zeros(0, 5))
+    assert pooled.shape == (0, 3, 7, 7)
+    pooled.sum().backward()
+    assert features[0].grad.eq(0).all()
+
+
+@pytest.mark.parametrize("scales", [(), (0.25, 0.0625), (0.0625, 0.125), (0.3,), (0.0,)])
+def test_scales_are_checked(scales):
+    with pytest.raises(ValueError, match="POOLER_SCALES is"):
+        Pooler(7, scales, 2)
+
+
+def test_too_few_levels():
+    with pytest.raises(ValueError, match="reads 3 levels .* the backbone gives 1"):
+        Pooler(7, SCALES, 2)([torch.rand(1, 3, 8, 8)], torch.zeros(0, 5))
