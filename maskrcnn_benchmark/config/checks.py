@@ -256,16 +256,16 @@ def _side_of_features(cfg: CfgNode, section: str) -> int | None:
 
 
 def _check_resolution(cfg: CfgNode, section: str, factors: dict[str, int]) -> Iterator[str]:
-    """Does RESOLUTION equal what the predictor yields? `factors`: predictor -> output cells per input cell of a side."""
+    """Does RESOLUTION equal what the predictor yields? `factors`: predictor -> cells out per cell in, along a side."""
     node = cfg.MODEL[section]
     side, factor = _side_of_features(cfg, section), factors.get(node.PREDICTOR)
     if side is None or factor is None:
         return
-    expected = side * factor
-    if node.RESOLUTION != expected:
+    given, yielded = node.RESOLUTION, side * factor
+    if given != yielded:
         yield (
-            f"MODEL.{section}.RESOLUTION is {node.RESOLUTION}, but {node.PREDICTOR} turns {side} cells per side into "
-            f"{expected}; set RESOLUTION to {expected}, or change POOLER_RESOLUTION."
+            f"MODEL.{section}.RESOLUTION is {given}, but {node.PREDICTOR} turns {side} cells per side into {yielded}; "
+            f"set RESOLUTION to {yielded}, or change POOLER_RESOLUTION."
         )
 
 
@@ -319,8 +319,8 @@ def _check_refine_head(cfg: CfgNode) -> Iterator[str]:
             elif not branches[name]:
                 others = tuple(other for other in node[key] if other != name)
                 yield (
-                    f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but MODEL.{name.upper()}_ON is False, so there is no such "
-                    f"branch; switch it on, or set {key} to {others!r}."
+                    f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but MODEL.{name.upper()}_ON is False, so there is no "
+                    f"such branch; switch it on, or set {key} to {others!r}."
                 )
         if len(set(node[key])) != len(node[key]):
             yield f"MODEL.ROI_REFINE_HEAD.{key} is {node[key]}: it names a branch twice; name each once."

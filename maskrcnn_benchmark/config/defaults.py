@@ -63,6 +63,7 @@ _C.MODEL.GROUP_NORM.EPSILON = 1e-5
 # HRNet body and its stages. STAGE1 is one sequence of blocks; from STAGE2 on there are branches of falling resolution.
 _C.MODEL.HRNET = CN()
 _C.MODEL.HRNET.NORM = "FrozenBN"  # new: FrozenBN, BN, SyncBN or GN
+_C.MODEL.HRNET.STEM_CHANNELS = 64  # new: of both convolutions of the stem; 64 in every released model
 _C.MODEL.HRNET.FREEZE_AT = 0  # new: stem (1) and stages up to this one (2 = STAGE1, ...) do not learn; 0 = all do
 _C.MODEL.HRNET.CHECKPOINT_ACTIVATIONS = False  # new: recompute stages in the backward pass, less memory for more time
 # fork: the next seven and DECODER were never read by it and are not read here; they let its files load

@@ -209,17 +209,23 @@ def _coerce(key: str, setting: Setting, default: Any, extra: tuple[type, ...], s
 
 def _convert(value: Any, types: tuple[type, ...]) -> Any:
     """`value` in one of `types` where nothing is lost by it, else None."""
+    if isinstance(value, (list, tuple)):
+        kind = type(value) if type(value) in types else next((kind for kind in types if kind in (list, tuple)), None)
+        return kind(_as_tuples(entry) for entry in value) if kind is not None else None
     if type(value) in types:
         return value
     if type(value) is int and float in types:
         return float(value)
     if type(value) is float and int in types and value.is_integer():
         return int(value)  # 9e4 iterations
-    if isinstance(value, (list, tuple)):
-        return next((kind(value) for kind in types if kind in (list, tuple)), None)
     if value is None:  # `WEIGHT:` with nothing behind it
         return next((kind() for kind in types if kind in (str, list, tuple)), None)
     return None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Sequences within sequences as tuples: YAML has lists only, and what is dumped is to be read back equal."""
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
 
 def _elements_fit(value: Any, default: Any) -> bool:
