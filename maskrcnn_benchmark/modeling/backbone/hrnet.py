@@ -23,7 +23,6 @@ from maskrcnn_benchmark.modeling.make_layers import norm_factory
 
 Inputs = TypeVar("Inputs", Tensor, list[Tensor])
 
-STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
 
 # Values of MODEL.HRNET.STAGE*.BLOCK. The norm is MODEL.HRNET.NORM's, whatever the name of a block says.
@@ -107,6 +106,8 @@ class HRNet(nn.Module):
     Args:
         stages: the four stages; the first has one branch and each later one a branch more.
         norm: constructor of the norm layers.
+        stem_channels: of both convolutions of the stem. They see the largest maps, so in a thin network trained from
+            random weights the published 64 is where the time goes; with 64 released weights fit.
         multi_output: hand out every branch of the last stage; else only the finest.
         frozen_parts: this many parts do not learn: 1 is the stem, 2 the stem and stage 1, ..., 5 everything.
         checkpoint_activations: in training keep only the inputs of the stem, of stage 1 and of each module, and compute
@@ -121,6 +122,7 @@ class HRNet(nn.Module):
         stages: Sequence[StageSettings],
         norm: NormFactory,
         *,
+        stem_channels: int = 64,
         multi_output: bool = True,
         frozen_parts: int = 0,
         checkpoint_activations: bool = False,
@@ -128,11 +130,11 @@ class HRNet(nn.Module):
         super().__init__()
         first, *later = stages
         self.checkpoint_activations = checkpoint_activations
-        self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
-        self.bn1 = norm(STEM_CHANNELS)
-        self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
-        self.bn2 = norm(STEM_CHANNELS)
-        self.layer1 = _blocks(first, 0, STEM_CHANNELS, norm)
+        self.conv1 = nn.Conv2d(3, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(stem_channels)
+        self.conv2 = nn.Conv2d(stem_channels, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn2 = norm(stem_channels)
+        self.layer1 = _blocks(first, 0, stem_channels, norm)
 
         channels: Sequence[int] = first.out_channels
         for number, stage in enumerate(later, start=2):
@@ -187,6 +189,7 @@ class HRNet(nn.Module):
         return cls(
             [_stage_from_cfg(node, number) for number in (1, 2, 3, 4)],
             norm,
+            stem_channels=node.STEM_CHANNELS,
             multi_output=node.STAGE4.MULTI_OUTPUT,
             frozen_parts=node.FREEZE_AT,
             checkpoint_activations=node.CHECKPOINT_ACTIVATIONS,

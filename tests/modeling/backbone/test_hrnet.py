@@ -140,14 +140,14 @@ def test_single_output():
 
 
 def test_stage_of_any_block_and_width():
-    """Nothing assumes that stage 1 hands out 256 channels or that later stages have basic blocks."""
+    """Nothing assumes a stem of 64 channels, 256 channels behind stage 1 or basic blocks in the later stages."""
     stages = (
         StageSettings((1,), (6,), bottleneck=False),
         StageSettings((1, 1), (3, 4), bottleneck=True),
         StageSettings((1, 1, 1), (5, 4, 6), bottleneck=False),  # branches change their width between stages
         StageSettings((1, 1, 1, 1), (5, 4, 6, 7), bottleneck=False),
     )
-    body = HRNet(stages, FROZEN)
+    body = HRNet(stages, FROZEN, stem_channels=5)
     images = torch.randn(1, 3, 35, 64)
     torch.testing.assert_close(body(images), ReferenceHRNet(body.state_dict())(images), rtol=1e-4, atol=1e-4)
     assert {"transition2.0.0.weight", "transition2.1.0.weight", "transition3.3.0.0.weight"} <= set(body.state_dict())
@@ -254,6 +254,7 @@ def test_w18_from_config_has_the_published_size():
         body = HRNet.from_cfg(hrnet_cfg())
     assert len(body.layer1) == 4  # the first entries of stage 1 count
     assert body.out_channels == (18, 36, 72, 144)
+    assert body.conv2.weight.shape == (64, 64, 3, 3)
     total = sum(value.numel() for value in body.parameters())
     norms = sum(m.weight.numel() * 2 for m in body.modules() if isinstance(m, FrozenBatchNorm2d))
     assert round((total + norms) / 1e6, 2) == 9.56  # the classification network's body, with its trained norms
