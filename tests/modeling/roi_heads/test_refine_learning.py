@@ -1,4 +1,4 @@
-"""The heads learn, and the refined results are the better ones, where the RoI cuts the object and the features show it."""
+"""The heads learn, and refined results are the better ones where the RoI cuts the object and the features show it."""
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ IMAGES = 8
 def make_scenes(seed: int) -> tuple[list[Tensor], list[BoxList], Tensor, np.ndarray]:
     """Images of one tilted rectangle each, with keypoints at three of its corners; the features show both.
 
-    Returns: one level of features (N, 5, 24, 24), targets, boxes (N, 4) that cut a tenth off every side, masks (N, H, W).
+    Returns: one level of features (N, 5, 24, 24), targets, boxes (N, 4) that cut a tenth off every side, and
+        masks (N, H, W).
     """
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[0 : SIZE[1], 0 : SIZE[0]] + 0.5
@@ -83,8 +84,8 @@ def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
         points = target.get_field(KEYPOINTS).keypoints[0, :, :2]
         for name in errors:
             distances = (result.get_field(name).keypoints[0, :, :2] - points).norm(dim=1)
-            errors[name].append(distances.mean().item())
+            errors[name].extend(distances.tolist())
     # what a mask inside the box can reach at most is about 0.86
     assert np.mean(ious[MASK]) > 0.88 and np.mean(ious[MASK]) > np.mean(ious[COARSE_MASK]) + 0.04
     # the corners lie outside the box, so the coarse branch has no targets for them
-    assert np.mean(errors[KEYPOINTS]) < 1.5 < np.mean(errors[COARSE_KEYPOINTS])
+    assert np.median(errors[KEYPOINTS]) < 1 < 4 < np.median(errors[COARSE_KEYPOINTS])
