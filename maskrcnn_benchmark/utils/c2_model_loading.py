@@ -54,6 +54,8 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): lambda text, encoding="latin1": str(text).encode(encoding),  # bytes, in protocol 2
 }
+for _module in ("builtins", "__builtin__"):
+    _ADMITTED[_module, "bytes"] = lambda: b""  # how protocols before 3 write the numbers of an empty array
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # the second since NumPy 2
     _ADMITTED[_module, "_reconstruct"] = _Array
     _ADMITTED[_module, "scalar"] = lambda dtype, numbers: _from_bytes(numbers, dtype)[0]

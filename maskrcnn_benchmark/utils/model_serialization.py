@@ -149,8 +149,8 @@ def load_state_dict(
     settled = {*report.loaded, *report.kept, *report.mis_shaped}
     absent = set(result.missing_keys)
     for name in own:
-        if name in settled or (name in absent and name.endswith(_INCIDENTAL)):
-            continue
+        if name in settled or (name.endswith(_INCIDENTAL) and name not in chosen):
+            continue  # PyTorch's batch norm fills in a count of its own where a file has none
         if name not in absent:
             report.loaded.append(name)
         elif _FROM_CONFIG not in f".{name}.":

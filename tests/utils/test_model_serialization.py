@@ -1,0 +1,224 @@
+"""Weights find their place by name and by declared rules; everything else is reported."""
+
+import logging
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d
+from maskrcnn_benchmark.utils.model_serialization import load_state_dict, strip_prefix_if_present
+
+
+def tree(**children):
+    return nn.Sequential(OrderedDict(children))
+
+
+class Anchors(nn.Module):
+    def __init__(self, *sizes):
+        super().__init__()
+        self.cell_anchors = nn.ParameterList()
+        for number, size in enumerate(sizes):
+            self.register_buffer(f"a{number}", None, persistent=False)
+            self.cell_anchors.register_buffer(str(number), torch.full((1, 4), float(size)))
+
+
+def hrnet_like(norm=nn.BatchNorm2d):
+    body = tree(conv1=nn.Conv2d(3, 4, 3, bias=False), bn1=norm(4), layer1=tree(conv1=nn.Conv2d(4, 4, 1, bias=False)))
+    refine = tree(conv1=nn.Conv2d(3, 4, 3, bias=False), bn1=nn.BatchNorm2d(4))
+    return tree(backbone=tree(body=body, neck=nn.Conv2d(4, 2, 1)), roi_heads=tree(refine=refine))
+
+
+def resnet_like(last_stage_in_head):
+    stem = tree(conv1=nn.Conv2d(3, 4, 3, bias=False), bn1=FrozenBatchNorm2d(4))
+    layer4 = tree(conv1=nn.Conv2d(4, 4, 1, bias=False))
+    body = {"stem": stem, "layer1": tree(conv1=nn.Conv2d(4, 4, 1, bias=False))}
+    if not last_stage_in_head:
+        body["layer4"] = layer4
+    model = {"backbone": tree(body=tree(**body))}
+    if last_stage_in_head:
+        box = tree(feature_extractor=tree(head=tree(layer4=layer4)))
+        mask = tree(feature_extractor=tree(head=tree(layer4=tree(conv1=nn.Conv2d(4, 4, 1, bias=False)))))
+        model["roi_heads"] = tree(box=box, mask=mask)
+    return tree(**model)
+
+
+def random_state(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value + 5
+        for name, value in model.state_dict().items()
+    }
+
+
+def test_equal_names_load_completely():
+    model = hrnet_like()
+    state = random_state(model)
+    report = load_state_dict(model, {f"module.{name}": value for name, value in state.items()})
+    assert report.complete
+    assert sorted(report.loaded) == sorted(state)
+    assert not (report.unused or report.renamed or report.kept)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_the_prefix_of_wrappers_is_only_taken_off_where_all_have_it():
+    mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert strip_prefix_if_present(mixed) == mixed
+    assert list(strip_prefix_if_present({"module.a": 1, "module.b": 2})) == ["a", "b"]
+
+
+def test_a_body_trained_on_imagenet_goes_into_the_body_and_nowhere_else():
+    model = hrnet_like()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    body = random_state(model.backbone.body)
+    report = load_state_dict(model, {**body, "classifier.weight": torch.ones(1000, 8)})
+    assert report.renamed["backbone.body.bn1.running_var"] == "bn1.running_var"
+    assert report.unused == ["classifier.weight"]
+    assert report.fresh_parts() == {"backbone.neck": 2, "roi_heads": 5}  # the count of batches is nobody's loss
+    for name, value in model.state_dict().items():
+        expected = body.get(name.removeprefix("backbone.body."), before[name])
+        assert torch.equal(value, expected), name  # refine.conv1 and refine.bn1 are as they were
+
+
+def test_the_last_stage_goes_where_the_model_has_it():
+    state = {"layer4.conv1.weight": torch.full((4, 4, 1, 1), 2.0), "conv1.weight": torch.full((4, 3, 3, 3), 3.0)}
+    in_body, in_heads = resnet_like(False), resnet_like(True)
+    assert load_state_dict(in_body, state).renamed == {
+        "backbone.body.layer4.conv1.weight": "layer4.conv1.weight",
+        "backbone.body.stem.conv1.weight": "conv1.weight",
+    }
+    report = load_state_dict(in_heads, state)
+    heads = [f"roi_heads.{head}.feature_extractor.head.layer4.conv1.weight" for head in ("box", "mask")]
+    assert [report.renamed[name] for name in heads] == ["layer4.conv1.weight"] * 2
+    assert all(in_heads.state_dict()[name].eq(2).all() for name in heads)
+    assert in_heads.backbone.body.stem.conv1.weight.eq(3).all()
+
+
+def test_names_of_the_mmdetection_family():
+    neck = tree(
+        reduction_conv=nn.Sequential(nn.Conv2d(8, 2, 1)), fpn_conv=nn.ModuleList([nn.Conv2d(2, 2, 3) for _ in range(5)])
+    )
+    model = tree(backbone=tree(body=tree(conv1=nn.Conv2d(3, 4, 3)), neck=neck))
+    state = {
+        "backbone.conv1.weight": torch.ones(4, 3, 3, 3),
+        "neck.reduction_conv.conv.bias": torch.ones(2),
+        "neck.fpn_convs.3.conv.bias": torch.ones(2),
+    }
+    assert sorted(load_state_dict(model, state).renamed) == [
+        "backbone.body.conv1.weight",
+        "backbone.neck.fpn_conv.3.bias",
+        "backbone.neck.reduction_conv.0.bias",
+    ]
+
+
+def test_equal_names_win_over_rules():
+    model = tree(conv1=nn.Conv2d(3, 4, 1, bias=False), backbone=tree(body=tree(conv1=nn.Conv2d(3, 4, 1, bias=False))))
+    before = model.backbone.body.conv1.weight.clone()
+    report = load_state_dict(model, {"conv1.weight": torch.ones(4, 3, 1, 1)})
+    assert report.loaded == ["conv1.weight"] and not report.renamed
+    assert torch.equal(model.backbone.body.conv1.weight, before)
+
+
+def test_other_shapes_are_skipped_and_reported(caplog):
+    model = tree(predictor=tree(cls_score=nn.Linear(4, 2), bbox_pred=nn.Linear(4, 8)))
+    before = model.predictor.cls_score.weight.clone()
+    state = random_state(tree(predictor=tree(cls_score=nn.Linear(4, 81), bbox_pred=nn.Linear(4, 8))))
+    report = load_state_dict(model, state)
+    assert report.mis_shaped == {
+        "predictor.cls_score.weight": ((2, 4), (81, 4)),
+        "predictor.cls_score.bias": ((2,), (81,)),
+    }
+    assert torch.equal(model.predictor.cls_score.weight, before)
+    assert torch.equal(model.predictor.bbox_pred.weight, state["predictor.bbox_pred.weight"])
+    with caplog.at_level(logging.INFO):
+        report.log(logging.getLogger("test"), "weights.pth")
+    assert "weights.pth: 2 of 4 tensors of the model loaded" in caplog.text
+    assert "another shape, skipped: predictor.cls_score.weight is (2, 4) here and (81, 4) in the file" in caplog.text
+    assert "parts that start fresh, with their number of tensors: predictor.cls_score (2)" in caplog.text
+
+
+def test_a_file_without_refine_weights_says_so_in_one_line(caplog):
+    model = hrnet_like()
+    state = {name: value for name, value in random_state(model).items() if ".refine." not in name}
+    report = load_state_dict(model, state)
+    with caplog.at_level(logging.WARNING):
+        report.log(logging.getLogger("test"), "weights.pth")
+    assert [record.getMessage() for record in caplog.records] == [
+        "parts that start fresh, with their number of tensors: roi_heads (5)"
+    ]
+
+
+def test_missing_single_tensors_are_named_beside_whole_modules():
+    model = hrnet_like()
+    state = random_state(model)
+    for name in list(state):
+        if name == "backbone.neck.bias" or name.startswith("roi_heads.refine.bn1"):
+            del state[name]
+    parts = load_state_dict(model, state).fresh_parts()
+    assert parts == {"backbone.neck.bias": 1, "roi_heads.refine.bn1": 4}
+
+
+def test_norm_layers_of_another_kind_neither_miss_nor_waste_their_counters():
+    batch_norm, frozen = hrnet_like(nn.BatchNorm2d), hrnet_like(FrozenBatchNorm2d)
+    into_frozen = load_state_dict(frozen, random_state(batch_norm))
+    into_batch_norm = load_state_dict(batch_norm, random_state(frozen))
+    assert into_frozen.complete and into_batch_norm.complete
+    assert not into_frozen.unused and not into_batch_norm.unused
+
+
+def test_the_forks_epsilon_is_honoured_directly_and_through_a_rule():
+    body = {"bn1." + name: torch.full((4,), value) for name, value in
+            {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 0.0, "eps": 0.25}.items()}  # fmt: skip
+    for state in (body, {f"backbone.body.{name}": value for name, value in body.items()}):
+        model = hrnet_like(FrozenBatchNorm2d)
+        report = load_state_dict(model, state)
+        assert not report.unused
+        out = model.backbone.body.bn1(torch.ones(1, 4, 1, 1))
+        torch.testing.assert_close(out, torch.full((1, 4, 1, 1), 2.0))  # 1 / sqrt(0 + 0.25)
+
+
+def test_anchors_of_the_config_stay_and_a_difference_is_said_once(caplog):
+    def rpn(*sizes):
+        return tree(anchor_generator=Anchors(*sizes), conv=nn.Linear(1, 1))
+
+    model = rpn(32, 64)
+    same = load_state_dict(model, rpn(32, 64).state_dict())
+    assert same.complete and not same.kept
+    other = load_state_dict(model, rpn(16, 99).state_dict())
+    assert other.kept == ["anchor_generator.cell_anchors.0", "anchor_generator.cell_anchors.1"]
+    assert other.complete
+    assert model.anchor_generator.cell_anchors.get_buffer("0").eq(32).all()
+    with caplog.at_level(logging.WARNING):
+        other.log(logging.getLogger("test"), "w.pth")
+    assert len(caplog.records) == 1
+    assert "the config's are used" in caplog.text
+    without = load_state_dict(model, {"conv.weight": torch.ones(1, 1), "conv.bias": torch.ones(1)})
+    assert without.complete
+
+
+def test_a_module_may_read_its_older_names():
+    class Renamed(nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            if f"{prefix}kernel" in state_dict:
+                state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}kernel")
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    model = tree(head=Renamed(2, 2, bias=False))
+    report = load_state_dict(model, {"head.kernel": torch.full((2, 2), 9.0), "stray": torch.ones(1)})
+    assert report.loaded == ["head.weight"] and report.unused == ["stray"]
+    assert model.head.weight.eq(9).all()
+
+
+def test_half_precision_files_and_entries_that_are_no_tensors():
+    model = tree(head=nn.Linear(2, 2, bias=False))
+    report = load_state_dict(model, {"head.weight": torch.ones(2, 2, dtype=torch.float16), "version": 3})
+    assert report.complete and model.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("state", [{}, {"other": torch.ones(2)}])
+def test_nothing_that_fits(state):
+    report = load_state_dict(tree(head=nn.Linear(2, 2)), state)
+    assert not report.loaded
+    assert report.missing == ["head.weight", "head.bias"]
