@@ -335,7 +335,7 @@ _C.SOLVER.LOG_PERIOD = 20  # new: iterations between lines in the log
 # Evaluation
 # ---------------------------------------------------------------------------------------------------------------------
 _C.TEST = CN()
-_C.TEST.IMS_PER_BATCH = 8  # images per step, over all processes
+_C.TEST.IMS_PER_BATCH = 8  # images per step of each process, so that results do not depend on their number
 _C.TEST.DETECTIONS_PER_IMG = 100  # of RetinaNet; ROI_HEADS.DETECTIONS_PER_IMG is that of R-CNN
 _C.TEST.EXPECTED_RESULTS = []  # [[task, metric, [mean, deviation]], ...] to compare the results with
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass

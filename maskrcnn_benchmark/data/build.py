@@ -50,9 +50,9 @@ def make_data_loader(
     the number of processes and the iteration alone, not on DATALOADER.NUM_WORKERS nor on where a run was interrupted.
     Epochs follow each other; each has every image once, and a few twice where that fills the last batch.
 
-    Testing: every image once over all processes, in batches of TEST.IMS_PER_BATCH / number of processes. An image is
-    padded to the size of the TEST.IMS_PER_BATCH consecutive images that it belongs to, so the network sees the same
-    pixels however many processes share them.
+    Testing: every image once over all processes, in batches of TEST.IMS_PER_BATCH consecutive images that are dealt in
+    turn to the processes. Sums in convolutions and products of matrices come out differently, in the last digits, for
+    another number of images; batches that do not depend on the number of processes give the same result from any.
 
     Args:
         is_distributed: deal the images to all processes of the run; False gives all of them to this one.
@@ -167,7 +167,7 @@ def _test_loader(cfg: Any, dataset: Any, replicas: int, rank: int) -> DataLoader
     canvas = np.maximum.reduceat(sizes, np.arange(0, len(sizes), group_size)) if len(sizes) else sizes
     return DataLoader(
         dataset,
-        batch_sampler=RoundRobinBatchSampler(len(dataset), group_size, max(1, group_size // replicas), replicas, rank),
+        batch_sampler=RoundRobinBatchSampler(len(dataset), group_size, group_size, replicas, rank),
         collate_fn=BatchCollator(_size_divisible(cfg), np.repeat(canvas, group_size, axis=0)),
         **_loading(cfg, 0),
     )

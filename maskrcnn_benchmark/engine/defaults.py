@@ -28,9 +28,18 @@ logger = logging.getLogger("maskrcnn_benchmark")
 EXIT_STOPPED = 143  # 128 + SIGTERM: what a shell reports of a program that the signal ended
 
 
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        parsed = super().parse_args(*args, **kwargs)
+        misplaced = [value for value in parsed.opts if value.startswith("--")]
+        if misplaced:
+            self.error(f"{', '.join(misplaced)}: flags go before the first KEY VALUE pair")
+        return parsed
+
+
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """maskrcnn-benchmark's flags, and the launcher's in both spellings."""
-    parser = argparse.ArgumentParser(description=description)
+    """maskrcnn-benchmark's flags, and the launcher's in both spellings; flags come before overrides, as there."""
+    parser = _Parser(description=description)
     parser.add_argument("--config-file", default="", metavar="FILE", help="path to a YAML config; none: the defaults")
     parser.add_argument(
         "--local_rank",

@@ -44,10 +44,10 @@ def check_test_data(cfg: Any, training: Any | None, tests: Sequence[Any]) -> Non
 
     Args:
         training: the training dataset, or None where nothing is trained.
-        tests: datasets of DATASETS.TEST.
+        tests: datasets of DATASETS.TEST, or none where nothing is tested.
     Raises: StartupError, or what building the evaluators raises.
     """
-    for name, dataset in zip(cfg.DATASETS.TEST, tests, strict=True):
+    for name, dataset in zip(cfg.DATASETS.TEST if tests else (), tests, strict=True):
         build_evaluator(
             dataset,
             iou_types=iou_types_of(cfg),
