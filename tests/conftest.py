@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Tests run side by side on tiny tensors: on a busy machine, threads that wait for one another cost minutes.
+torch.set_num_threads(1)
+
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_mini"
 
 
