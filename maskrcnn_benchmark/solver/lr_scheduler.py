@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class WarmupLR(LRScheduler):
             "warmup_method": self.warmup_method,
         }
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rate of each parameter group at iteration `last_epoch`."""
         factor = self._warmup(self.last_epoch) * self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]

@@ -2,10 +2,12 @@
 
 import collections
 import io
+import json
 import os
 import pickle
 import pickletools
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from maskrcnn_benchmark.utils.c2_model_loading import (
     read_pickle_of_arrays,
     rename_c2_blobs,
 )
+from maskrcnn_benchmark.utils.model_serialization import PREFIX_RULES
 
 
 def write(path, content, protocol=2):
@@ -201,3 +204,53 @@ def test_with_group_norm_convolution_and_norm_are_a_sequence():
         "roi_heads.mask.feature_extractor.mask_fcn1.1.bias",
         "roi_heads.mask.feature_extractor.mask_fcn1.1.weight",
     ]
+
+
+# ---- whole models: every tensor of a released model has its blob ----
+
+
+def detectron_names(parts, *, blocks=(3, 4, 6, 3), fpn=True):
+    """Names of the blobs in Detectron's file of a model, from its naming scheme."""
+    names = ["conv1_w", "res_conv1_bn_s", "res_conv1_bn_b"]
+    for stage, count in enumerate(blocks, start=2):
+        for block in range(count):
+            for branch in ["branch1"] * (block == 0) + ["branch2a", "branch2b", "branch2c"]:
+                stem = f"res{stage}_{block}_{branch}"
+                names += [f"{stem}_w", f"{stem}_bn_s", f"{stem}_bn_b"]
+    layers = []
+    if fpn:
+        for stage, count in enumerate(blocks, start=2):
+            sum_name = f"res{stage}_{count - 1}_sum"
+            layers += [f"fpn_inner_{sum_name}" + ("_lateral" if stage < 5 else ""), f"fpn_{sum_name}"]
+    layers += [f"{name}_fpn2" if fpn else name for name in ("conv_rpn", "rpn_cls_logits", "rpn_bbox_pred")]
+    layers += ["cls_score", "bbox_pred"] + (["fc6", "fc7"] if fpn else [])
+    if "mask" in parts:
+        layers += [f"_[mask]_fcn{number}" for number in (1, 2, 3, 4)] + ["conv5_mask", "mask_fcn_logits"]
+    if "keypoint" in parts:
+        layers += [f"conv_fcn{number}" for number in range(1, 9)] + ["kps_score_lowres", "kps_score"]
+    return names + [f"{layer}_{ending}" for layer in layers for ending in ("w", "b")]
+
+
+@pytest.mark.parametrize(
+    ("contract", "parts", "fpn"),
+    [
+        ("e2e_mask_rcnn_R_50_FPN_1x", ("mask",), True),
+        ("e2e_keypoint_rcnn_R_50_FPN_1x", ("keypoint",), True),
+        ("e2e_faster_rcnn_R_50_C4_1x", (), False),
+    ],
+)
+def test_blobs_of_a_released_model_cover_it(contract, parts, fpn):
+    path = Path(__file__).resolve().parents[3] / "shared" / "contracts" / f"{contract}.json"
+    if not path.is_file():
+        pytest.skip(f"no contract {path}")
+    expected = {name for name in json.loads(path.read_text())["keys"] if ".cell_anchors." not in name}
+    blobs = {name: np.zeros(1, np.float32) for name in detectron_names(parts, fpn=fpn)}
+    blobs.update({f"{name}_momentum": np.zeros(1, np.float32) for name in list(blobs)})
+    named = set(rename_c2_blobs(blobs))
+
+    placed = set()
+    for name in named:
+        targets = {rule.target + name[len(rule.source) :] for rule in PREFIX_RULES if name.startswith(rule.source)}
+        placed |= {name} & expected or targets & expected
+        assert name in expected or targets & expected, name
+    assert placed == expected
