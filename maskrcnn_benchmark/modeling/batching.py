@@ -22,7 +22,8 @@ def to_device(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]
 
 def image_ids_of(counts: Sequence[int], device: torch.device) -> Tensor:
     """Rows per image, N counts -> (sum,) int64: the image that each row belongs to."""
-    ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    repeats = torch.tensor(counts, dtype=torch.int64)
+    ids = torch.arange(len(counts)).repeat_interleave(repeats, output_size=sum(counts))
     return ids.to(device, non_blocking=True)
 
 

@@ -55,7 +55,7 @@ class Pooler(nn.Module):
     ) -> None:
         super().__init__()
         check_scales(scales)
-        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+        self.output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
         self.scales = tuple(float(scale) for scale in scales)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class GeneralizedRCNN(nn.Module):
     """Images to losses in training, to detections at inference.
 
     Args:
-        backbone: (N, 3, H, W) -> L maps; has `strides`, one per map, in pixels per cell.
+        backbone: a module (N, 3, H, W) -> L maps; has `strides`, one per map, in pixels per cell.
         rpn: maps -> proposals.
         roi_heads: proposals -> detections; None for a detector of proposals alone.
         size_divisible: images that come one by one are padded to multiples of this.
@@ -37,7 +37,7 @@ class GeneralizedRCNN(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,
         rpn: RPNModule,
         roi_heads: nn.Module | None,
         *,
@@ -61,7 +61,7 @@ class GeneralizedRCNN(nn.Module):
                 "MODEL.RETINANET_ON is True; RetinaNet is not among the detectors here. Set it to False, and choose an "
                 "RPN with heads, as in configs/hrnet_refine.yaml"
             )
-        backbone = build_backbone(cfg)
+        backbone: Any = build_backbone(cfg)
         if not isinstance(backbone.out_channels, int):
             raise ValueError(
                 f"MODEL.BACKBONE.CONV_BODY {cfg.MODEL.BACKBONE.CONV_BODY} hands out maps of {backbone.out_channels} "
@@ -140,7 +140,7 @@ class GeneralizedRCNN(nn.Module):
 registry.META_ARCHITECTURES.register("GeneralizedRCNN", GeneralizedRCNN.from_cfg)
 
 
-def _check_strides(backbone: nn.Module, rpn: RPNModule, roi_heads: nn.Module | None) -> None:
+def _check_strides(backbone: Any, rpn: RPNModule, roi_heads: nn.Module | None) -> None:
     strides = tuple(backbone.strides)
     if tuple(rpn.anchor_generator.strides) != strides:
         raise ValueError(

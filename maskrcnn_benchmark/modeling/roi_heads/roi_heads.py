@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -37,8 +37,8 @@ class CombinedROIHeads(nn.ModuleDict):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> CombinedROIHeads:
         model = cfg.MODEL
-        box = build_roi_box_head(cfg, in_channels)
-        heads: dict[str, nn.Module] = {"box": box}
+        box: Any = build_roi_box_head(cfg, in_channels)
+        heads: dict[str, Any] = {"box": box}
         shared = []
         branches = (
             ("mask", model.MASK_ON, model.ROI_MASK_HEAD, build_roi_mask_head),

@@ -31,7 +31,7 @@ class SampledProposals:
     labels: Tensor  # (R,) int64: 0 is background
     matched_idxs: Tensor  # (R,) int64: which ground-truth box of its image; of background too, 0 where there is none
     regression_targets: Tensor  # (R, 4) float32: encoded; zeros for background
-    sizes: list[tuple[int, int]]  # N times (width, height) of an image
+    sizes: list[tuple[float, float]]  # N times (width, height) of an image
     num_positives: int  # rows [0, num_positives) are foreground
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ def generate_anchors(
         widths, heights = areas_root / np.sqrt(ratios), areas_root * np.sqrt(ratios)
     centre, reach_x, reach_y = (stride - offset) / 2, (widths - offset) / 2, (heights - offset) / 2
     corners = np.stack([centre - reach_x, centre - reach_y, centre + reach_x, centre + reach_y], axis=1)
-    return torch.from_numpy(corners).float()
+    return torch.tensor(corners, dtype=torch.float32)
 
 
 class BufferList(nn.Module):

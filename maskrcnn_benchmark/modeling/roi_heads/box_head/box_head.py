@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -64,7 +64,7 @@ class BoxHead(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> BoxHead:
-        extractor = make_roi_box_feature_extractor(cfg, in_channels)
+        extractor: Any = make_roi_box_feature_extractor(cfg, in_channels)
         return cls(
             extractor,
             make_roi_box_predictor(cfg, extractor.out_channels),

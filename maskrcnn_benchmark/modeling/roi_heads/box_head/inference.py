@@ -101,7 +101,7 @@ class PostProcessor:
         return rows, classes + 1
 
     def _best(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[int, int]]
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[float, float]]
     ) -> list[BoxList]:
         """Suppress candidates (K, 4) within their image and class, and keep the best of each image."""
         num_images, offset = len(sizes), self.box_coder.offset
