@@ -48,10 +48,10 @@ def save_config(cfg: Any, path: str | os.PathLike[str]) -> None:
 
 
 def save_labels(dataset_list: Iterable[Any], output_dir: str | os.PathLike[str]) -> None:
-    """Write {label: name} of all datasets to labels.json, in the main process.
+    """Write {category id: name} of all datasets to labels.json, in the main process.
 
     Args:
-        dataset_list: each with `categories`, {label: name}; one without it is left out, with a warning.
+        dataset_list: each with `categories`, {category id: name}; one without is left out, with a warning.
     """
     if not is_main_process():
         return
