@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parent
 CSRC = Path("maskrcnn_benchmark") / "csrc"  # relative to ROOT: setuptools refuses absolute sources
 
 STABLE_ABI_VERSION = "0x020a000000000000"  # PyTorch 2.10, the oldest that the binary runs under
-LIMITED_API_VERSION = "0x030a0000"  # Python 3.10
 DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"  # 8.x GPUs run the code for 8.0, later ones compile the PTX when first used
 
 REQUIREMENTS = [
@@ -85,12 +84,14 @@ def extension() -> Extension:
     headers = [path.relative_to(ROOT) for path in sorted((ROOT / CSRC).rglob("*.h"))]
     if with_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
-    macros = [("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", LIMITED_API_VERSION)]
+    macros = [
+        ("TORCH_TARGET_VERSION", STABLE_ABI_VERSION)
+    ]  # Py_LIMITED_API is PyTorch's oldest, through py_limited_api
     if with_cuda:
         macros.append(("USE_CUDA", None))  # makes the stable headers declare their CUDA half
     optimise = ["/O2", "/std:c++17"] if os.name == "nt" else ["-O3", "-fvisibility=hidden", "-g0"]
     build = CUDAExtension if with_cuda else CppExtension
-    return build(
+    built = build(
         name="maskrcnn_benchmark._C",
         sources=[str(path) for path in sources],
         depends=[str(path) for path in headers],
@@ -98,6 +99,9 @@ def extension() -> Extension:
         extra_compile_args={"cxx": optimise, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
         py_limited_api=True,
     )
+    if with_cuda and not any(list(Path(folder).glob("*cudart*")) for folder in built.library_dirs):
+        built.libraries.remove("cudart")  # a toolkit in an unusual place; the runtime comes along with torch_cuda
+    return built
 
 
 def version() -> str:

@@ -14,6 +14,8 @@ struct RoiAxis {
   double bin_size;
   int64_t samples;
 
+  RoiAxis() = default;  // uninitialised, so that it may live in a GPU's shared memory
+
   // low, high: the region's ends in image pixels. requested: samples per bin, 0 for one per cell (rounded up; none where
   // the region has no size). Unless aligned, cell i is centred at i instead of i + 0.5 and a region has at least one cell.
   // A region with an infinite or NaN end has no samples.

@@ -1,0 +1,441 @@
+// ROIAlign and multi-level ROIAlign on CUDA, forward and backward. Twin of cpu/roi_align.cpp.
+//
+// A block of threads takes a region and a run of its channels. It finds the region's level, tabulates the samples along both
+// axes in shared memory, and then computes outputs: neighbouring threads take neighbouring bins of planar maps and
+// neighbouring channels of channels-last ones, so that they read and write neighbouring memory.
+#include "common.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/core/Dispatch_v2.h>
+
+#include <optional>
+#include <vector>
+
+#include "../roi_align_checks.h"
+#include "../roi_sampling.h"
+
+namespace maskrcnn_benchmark {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMostLevels = 8;
+constexpr int kTableSize = 256;  // samples per axis that are tabulated; more are computed where they are needed
+
+struct Map {
+  void* data;
+  int64_t height, width;
+  double scale;
+};
+
+struct Pyramid {
+  Map levels[kMostLevels];
+  int count;
+};
+
+// What a call does to every region.
+struct Pooling {
+  int64_t images, channels, rois;
+  int bins_h, bins_w;
+  int64_t samples;
+  bool aligned;
+  double offset, canonical_size, canonical_level;  // how regions find their level, if there are several
+  int lowest, highest;
+};
+
+template <typename Acc>
+struct Sample {
+  int32_t low, high;
+  Acc weight_low, weight_high;  // both zero off the map
+};
+
+template <typename T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+  T values[kWidth];
+};
+
+template <typename Acc>
+__device__ Sample<Acc> sample_axis(const RoiAxis& axis, int bin, int64_t i, int64_t cells) {
+  const LinearSample sample(axis.position(bin, i), cells);
+  return {sample.low, sample.high, static_cast<Acc>(sample.weight_low), static_cast<Acc>(sample.weight_high)};
+}
+
+// One region, as all threads of a block see it.
+template <typename Acc>
+struct Region {
+  int level;
+  int64_t image;  // -1 for an index that is not there
+  RoiAxis y, x;
+  bool tabulated;
+  Sample<Acc> table_y[kTableSize], table_x[kTableSize];
+
+  // All threads of the block call this together.
+  __device__ void load(const Pooling& pooling, const Pyramid& pyramid, const double* roi) {
+    __syncthreads();  // the previous region is done with
+    if (threadIdx.x == 0) {
+      image = roi[0] >= 0 && roi[0] < static_cast<double>(pooling.images) ? static_cast<int64_t>(roi[0]) : -1;
+      level = 0;
+      if (pyramid.count > 1) {
+        level = assign_level(
+                    {roi[1], roi[2], roi[3], roi[4]}, pooling.offset, pooling.canonical_size, pooling.canonical_level,
+                    pooling.lowest, pooling.highest) -
+            pooling.lowest;
+      }
+      const double scale = pyramid.levels[level].scale;
+      y = RoiAxis(roi[2], roi[4], scale, pooling.bins_h, pooling.samples, pooling.aligned);
+      x = RoiAxis(roi[1], roi[3], scale, pooling.bins_w, pooling.samples, pooling.aligned);
+      tabulated = y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
+    }
+    __syncthreads();
+    if (tabulated) {
+      const Map& map = pyramid.levels[level];
+      const int rows = static_cast<int>(y.samples) * pooling.bins_h, columns = static_cast<int>(x.samples) * pooling.bins_w;
+      for (int k = threadIdx.x; k < rows + columns; k += blockDim.x) {
+        if (k < rows) {
+          const int samples = static_cast<int>(y.samples);
+          table_y[k] = sample_axis<Acc>(y, k / samples, k % samples, map.height);
+        } else {
+          const int samples = static_cast<int>(x.samples), j = k - rows;
+          table_x[j] = sample_axis<Acc>(x, j / samples, j % samples, map.width);
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  __device__ Sample<Acc> sample_y(int bin, int64_t i, int64_t cells) const {
+    return tabulated ? table_y[bin * y.samples + i] : sample_axis<Acc>(y, bin, i, cells);
+  }
+
+  __device__ Sample<Acc> sample_x(int bin, int64_t i, int64_t cells) const {
+    return tabulated ? table_x[bin * x.samples + i] : sample_axis<Acc>(x, bin, i, cells);
+  }
+
+  // Calls visit(row, column, weight) for every cell that a bin averages.
+  template <typename Visit>
+  __device__ void visit_bin(int ph, int pw, const Map& map, const Visit& visit) const {
+    int64_t first_y, last_y, first_x, last_x;
+    y.samples_on_map(ph, map.height, &first_y, &last_y);
+    x.samples_on_map(pw, map.width, &first_x, &last_x);
+    const Acc share = Acc(1) / (static_cast<Acc>(y.samples) * static_cast<Acc>(x.samples));
+    for (int64_t i = first_y; i < last_y; ++i) {
+      const Sample<Acc> row = sample_y(ph, i, map.height);
+      if (row.weight_low == 0 && row.weight_high == 0) {
+        continue;
+      }
+      for (int64_t j = first_x; j < last_x; ++j) {
+        const Sample<Acc> column = sample_x(pw, j, map.width);
+        if (column.weight_low == 0 && column.weight_high == 0) {
+          continue;
+        }
+        visit(row.low, column.low, share * row.weight_low * column.weight_low);
+        visit(row.low, column.high, share * row.weight_low * column.weight_high);
+        visit(row.high, column.low, share * row.weight_high * column.weight_low);
+        visit(row.high, column.high, share * row.weight_high * column.weight_high);
+      }
+    }
+  }
+};
+
+// Where thread work item `k` of a run of channels lies.
+template <bool kChannelsLast, int kWidth>
+struct Place {
+  int channel;  // first of kWidth, within the run
+  int bin;
+
+  __device__ Place(int k, int run, int bins) {
+    if (kChannelsLast) {
+      const int packs = run / kWidth;
+      bin = k / packs;
+      channel = (k % packs) * kWidth;
+    } else {
+      bin = k % bins;
+      channel = k / bins;
+    }
+  }
+};
+
+template <typename T, typename Acc, bool kChannelsLast, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    pool_kernel(Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, T* pooled) {
+  __shared__ Region<Acc> region;
+  const int bins = pooling.bins_h * pooling.bins_w;
+  const int64_t channels = pooling.channels;
+  const int64_t runs = (channels + channels_per_run - 1) / channels_per_run;
+  for (int64_t item = blockIdx.x; item < pooling.rois * runs; item += gridDim.x) {
+    const int64_t roi = item / runs;
+    const int64_t first_channel = (item % runs) * channels_per_run;
+    const int run = static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
+    region.load(pooling, pyramid, rois + roi * 5);
+    const Map& map = pyramid.levels[region.level];
+    const int64_t cell_stride = kChannelsLast ? channels : 1;
+    const int64_t channel_stride = kChannelsLast ? 1 : map.height * map.width;
+    const T* image = static_cast<const T*>(map.data) + region.image * channels * map.height * map.width;
+    for (int k = threadIdx.x; k < run / kWidth * bins; k += blockDim.x) {
+      const Place<kChannelsLast, kWidth> place(k, run, bins);
+      const int64_t channel = first_channel + place.channel;
+      Acc total[kWidth] = {};
+      if (region.image >= 0) {
+        const T* cells = image + channel * channel_stride;
+        region.visit_bin(
+            place.bin / pooling.bins_w, place.bin % pooling.bins_w, map, [&](int64_t row, int64_t column, Acc weight) {
+              const auto pack =
+                  *reinterpret_cast<const Pack<T, kWidth>*>(cells + (row * map.width + column) * cell_stride);
+              for (int v = 0; v < kWidth; ++v) {
+                total[v] += weight * static_cast<Acc>(pack.values[v]);
+              }
+            });
+      }
+      Pack<T, kWidth> out;
+      for (int v = 0; v < kWidth; ++v) {
+        out.values[v] = static_cast<T>(total[v]);
+      }
+      const int64_t position = kChannelsLast ? (roi * bins + place.bin) * channels + channel
+                                             : (roi * channels + channel) * bins + place.bin;
+      *reinterpret_cast<Pack<T, kWidth>*>(pooled + position) = out;
+    }
+  }
+}
+
+// Adds to maps of the accumulators' type, which start at zero. The order of the additions, and so their rounding, varies.
+template <typename T, typename Acc, bool kChannelsLast>
+__global__ void __launch_bounds__(kThreads)
+    spread_kernel(Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, const T* grad) {
+  __shared__ Region<Acc> region;
+  const int bins = pooling.bins_h * pooling.bins_w;
+  const int64_t channels = pooling.channels;
+  const int64_t runs = (channels + channels_per_run - 1) / channels_per_run;
+  for (int64_t item = blockIdx.x; item < pooling.rois * runs; item += gridDim.x) {
+    const int64_t roi = item / runs;
+    const int64_t first_channel = (item % runs) * channels_per_run;
+    const int run = static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
+    region.load(pooling, pyramid, rois + roi * 5);
+    if (region.image < 0) {
+      continue;  // for all threads alike
+    }
+    const Map& map = pyramid.levels[region.level];
+    const int64_t cell_stride = kChannelsLast ? channels : 1;
+    const int64_t channel_stride = kChannelsLast ? 1 : map.height * map.width;
+    Acc* image = static_cast<Acc*>(map.data) + region.image * channels * map.height * map.width;
+    for (int k = threadIdx.x; k < run * bins; k += blockDim.x) {
+      const Place<kChannelsLast, 1> place(k, run, bins);
+      const int64_t channel = first_channel + place.channel;
+      Acc* cells = image + channel * channel_stride;
+      const int64_t position = kChannelsLast ? (roi * bins + place.bin) * channels + channel
+                                             : (roi * channels + channel) * bins + place.bin;
+      const Acc value = static_cast<Acc>(grad[position]);
+      region.visit_bin(
+          place.bin / pooling.bins_w, place.bin % pooling.bins_w, map, [&](int64_t row, int64_t column, Acc weight) {
+            if (weight != 0) {
+              atomicAdd(cells + (row * map.width + column) * cell_stride, weight * value);
+            }
+          });
+    }
+  }
+}
+
+MemoryFormat layout(bool channels_last) {
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// Channels that one block takes: some two thousand outputs, so that the table is soon paid for.
+int channels_per_run(const Pooling& pooling, bool channels_last) {
+  const int64_t bins = static_cast<int64_t>(pooling.bins_h) * pooling.bins_w;
+  if (channels_last) {
+    return static_cast<int>(std::min<int64_t>(pooling.channels, 64));
+  }
+  return static_cast<int>(std::min<int64_t>(pooling.channels, std::max<int64_t>(1, 2048 / bins)));
+}
+
+bool aligned_to(const void* pointer, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+template <typename T, bool kChannelsLast, int kWidth>
+void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled) {
+  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const int per_run = channels_per_run(pooling, kChannelsLast);
+  const int64_t runs = (pooling.channels + per_run - 1) / per_run;
+  pool_kernel<T, Acc, kChannelsLast, kWidth>
+      <<<grid_size(pooling.rois * runs), kThreads, 0, current_stream(pooled)>>>(
+          pooling, pyramid, rois.const_data_ptr<double>(), per_run, static_cast<T*>(pooled.data_ptr()));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename T>
+void pool_maps(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled, bool channels_last) {
+  if (!channels_last) {
+    return launch_pool<T, false, 1>(pooling, pyramid, rois, pooled);
+  }
+  constexpr int kWidth = 4;
+  bool packs = pooling.channels % kWidth == 0;
+  for (int level = 0; level < pyramid.count; ++level) {
+    packs = packs && aligned_to(pyramid.levels[level].data, sizeof(T) * kWidth);
+  }
+  if (packs) {
+    launch_pool<T, true, kWidth>(pooling, pyramid, rois, pooled);
+  } else {
+    launch_pool<T, true, 1>(pooling, pyramid, rois, pooled);
+  }
+}
+
+template <typename T>
+void spread_maps(
+    const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last) {
+  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const int per_run = channels_per_run(pooling, channels_last);
+  const int64_t runs = (pooling.channels + per_run - 1) / per_run;
+  const unsigned int grid = grid_size(pooling.rois * runs);
+  const double* regions = rois.const_data_ptr<double>();
+  const T* from = static_cast<const T*>(grad.data_ptr());
+  if (channels_last) {
+    spread_kernel<T, Acc, true><<<grid, kThreads, 0, current_stream(grad)>>>(pooling, pyramid, regions, per_run, from);
+  } else {
+    spread_kernel<T, Acc, false><<<grid, kThreads, 0, current_stream(grad)>>>(pooling, pyramid, regions, per_run, from);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+Pooling describe(
+    const char* op, int64_t images, int64_t channels, int64_t rois, int64_t bins_h, int64_t bins_w, int64_t samples,
+    bool aligned, const std::optional<LevelRule>& rule) {
+  STD_TORCH_CHECK(bins_h * bins_w <= 1 << 20, op, ": at most 1048576 bins per region on CUDA; got ", bins_h, " x ", bins_w);
+  Pooling pooling{images, channels, rois, static_cast<int>(bins_h), static_cast<int>(bins_w), samples, aligned, 0, 1, 0, 0, 0};
+  if (rule) {
+    pooling.offset = static_cast<double>(rule->offset);
+    pooling.canonical_size = rule->canonical_size;
+    pooling.canonical_level = rule->canonical_level;
+    pooling.lowest = rule->lowest;
+    pooling.highest = rule->highest;
+  }
+  return pooling;
+}
+
+Tensor as_double(const Tensor& rois) {
+  return torch::stable::contiguous(torch::stable::to(rois, ScalarType::Double));
+}
+
+void check_levels_fit(const char* op, size_t levels) {
+  STD_TORCH_CHECK(levels <= kMostLevels, op, ": at most ", kMostLevels, " levels on CUDA; got ", levels);
+}
+
+Tensor pool(
+    const char* op, const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
+    int64_t bins_h, int64_t bins_w, int64_t samples, bool aligned, const std::optional<LevelRule>& rule) {
+  check_levels_fit(op, features.size());
+  const torch::stable::accelerator::DeviceGuard guard(rois.get_device_index());
+  const Tensor& first = features.front();
+  const bool channels_last = is_channels_last(first);
+  const Pooling pooling =
+      describe(op, first.size(0), first.size(1), rois.size(0), bins_h, bins_w, samples, aligned, rule);
+  const std::vector<int64_t> size{rois.size(0), first.size(1), bins_h, bins_w};
+  Tensor pooled = torch::stable::empty(
+      size, first.scalar_type(), std::nullopt, first.device(), std::nullopt, layout(channels_last));
+  if (pooled.numel() == 0) {
+    return pooled;
+  }
+  std::vector<Tensor> dense;  // keeps copies alive until the launch
+  Pyramid pyramid{};
+  pyramid.count = static_cast<int>(features.size());
+  for (size_t level = 0; level < features.size(); ++level) {
+    dense.push_back(torch::stable::contiguous(features[level], layout(channels_last)));
+    pyramid.levels[level] = {
+        dense[level].data_ptr(), features[level].size(2), features[level].size(3), scales[level]};
+  }
+  const Tensor regions = as_double(rois);
+  THO_DISPATCH_V2(
+      first.scalar_type(), "ROIAlign",
+      AT_WRAP([&] { pool_maps<scalar_t>(pooling, pyramid, regions, pooled, channels_last); }), AT_FLOATING_TYPES,
+      ScalarType::Half, ScalarType::BFloat16);
+  return pooled;
+}
+
+std::vector<Tensor> spread(
+    const char* op, const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
+    const std::vector<double>& scales, int64_t samples, bool aligned, const std::optional<LevelRule>& rule,
+    bool channels_last) {
+  check_levels_fit(op, scales.size());
+  const torch::stable::accelerator::DeviceGuard guard(rois.get_device_index());
+  const Pooling pooling =
+      describe(op, sizes[0], sizes[1], rois.size(0), grad.size(2), grad.size(3), samples, aligned, rule);
+  const ScalarType sum_type = grad.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  std::vector<Tensor> sums;
+  Pyramid pyramid{};
+  pyramid.count = static_cast<int>(scales.size());
+  for (size_t level = 0; level < scales.size(); ++level) {
+    const int64_t height = sizes[2 + 2 * level], width = sizes[3 + 2 * level];
+    const std::vector<int64_t> size{sizes[0], sizes[1], height, width};
+    Tensor map = torch::stable::empty(
+        size, sum_type, std::nullopt, grad.device(), std::nullopt, layout(channels_last));
+    torch::stable::zero_(map);
+    sums.push_back(map);
+    pyramid.levels[level] = {map.data_ptr(), height, width, scales[level]};
+  }
+  if (grad.numel() > 0) {
+    const Tensor dense = torch::stable::contiguous(grad, layout(channels_last));
+    const Tensor regions = as_double(rois);
+    THO_DISPATCH_V2(
+        grad.scalar_type(), "ROIAlign backward",
+        AT_WRAP([&] { spread_maps<scalar_t>(pooling, pyramid, regions, dense, channels_last); }), AT_FLOATING_TYPES,
+        ScalarType::Half, ScalarType::BFloat16);
+  }
+  for (Tensor& map : sums) {
+    map = torch::stable::to(map, grad.scalar_type());  // keeps the memory format
+  }
+  return sums;
+}
+
+Tensor roi_align_cuda(
+    const Tensor& features, const Tensor& rois, double scale, int64_t bins_h, int64_t bins_w, int64_t samples,
+    bool aligned) {
+  const char* op = "roi_align";
+  check_rois(op, rois);
+  check_features(op, features, rois);
+  check_pooling(op, bins_h, bins_w, samples, scale);
+  return pool(op, {features}, rois, {scale}, bins_h, bins_w, samples, aligned, std::nullopt);
+}
+
+Tensor roi_align_backward_cuda(
+    const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, double scale, int64_t samples, bool aligned,
+    bool channels_last) {
+  const char* op = "roi_align_backward";
+  check_rois(op, rois);
+  check_features(op, grad, rois);
+  check_pooling(op, grad.size(2), grad.size(3), samples, scale);
+  check_grad(op, grad, rois, sizes, 1);
+  return spread(op, grad, rois, sizes, {scale}, samples, aligned, std::nullopt, channels_last)[0];
+}
+
+Tensor multi_level_roi_align_cuda(
+    std::vector<Tensor> features, const Tensor& rois, std::vector<double> scales, int64_t bins_h, int64_t bins_w,
+    int64_t samples, bool aligned, double canonical_size, double canonical_level, int64_t offset) {
+  const char* op = "multi_level_roi_align";
+  check_rois(op, rois);
+  const LevelRule rule(
+      op, scales, static_cast<int64_t>(features.size()), canonical_size, canonical_level, offset);
+  check_levels(op, features, rois);
+  check_pooling(op, bins_h, bins_w, samples, scales.front());
+  return pool(op, features, rois, scales, bins_h, bins_w, samples, aligned, rule);
+}
+
+std::vector<Tensor> multi_level_roi_align_backward_cuda(
+    const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, std::vector<double> scales, int64_t samples,
+    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last) {
+  const char* op = "multi_level_roi_align_backward";
+  check_rois(op, rois);
+  check_features(op, grad, rois);
+  const int64_t levels = static_cast<int64_t>(scales.size());
+  const LevelRule rule(op, scales, levels, canonical_size, canonical_level, offset);
+  check_pooling(op, grad.size(2), grad.size(3), samples, scales.front());
+  check_grad(op, grad, rois, sizes, levels);
+  return spread(op, grad, rois, sizes, scales, samples, aligned, rule, channels_last);
+}
+
+}  // namespace
+}  // namespace maskrcnn_benchmark
+
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CUDA, m) {
+  m.impl("roi_align", TORCH_BOX(&maskrcnn_benchmark::roi_align_cuda));
+  m.impl("roi_align_backward", TORCH_BOX(&maskrcnn_benchmark::roi_align_backward_cuda));
+  m.impl("multi_level_roi_align", TORCH_BOX(&maskrcnn_benchmark::multi_level_roi_align_cuda));
+  m.impl("multi_level_roi_align_backward", TORCH_BOX(&maskrcnn_benchmark::multi_level_roi_align_backward_cuda));
+}
