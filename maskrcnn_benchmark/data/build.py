@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -210,6 +211,9 @@ def _loading(cfg: Any, seed: int) -> dict[str, Any]:
 
 def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(1)  # workers share the cores; PyTorch limits itself in a worker
+    # Launchers and schedulers send it to every process of the group: the training process answers it, by saving, and
+    # still needs its workers for the step that it is in. It ends them itself.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _allow_open_files() -> None:

@@ -131,7 +131,8 @@ def test_two_processes_train_and_evaluate_like_one(datasets, tools, tmp_path):
 def test_two_processes_stop_together_and_continue_under_the_older_launcher(datasets, tmp_path):
     tool = ("tools/train_net.py", "--skip-test")
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *tool)
-    running = start(datasets, *command, *arguments(tmp_path, "SOLVER.MAX_ITER", "400"))
+    workers = ("DATALOADER.NUM_WORKERS", "1")  # the launcher's signal reaches the loader's workers, too
+    running = start(datasets, *command, *arguments(tmp_path, "SOLVER.MAX_ITER", "400", *workers))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and running.poll() is None:
         if (tmp_path / "metrics.jsonl").is_file() and len(losses(tmp_path)) >= 1:
