@@ -63,8 +63,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_weights(cfg: Any, model: nn.Module, ckpt: str | None) -> None:
-    """Weights from --ckpt, or the last checkpoint, or MODEL.WEIGHT: the first that there is, and a line that says
-    which."""
+    """Load --ckpt, or the last checkpoint, or MODEL.WEIGHT: the first that there is; a line says which."""
     checkpointer = DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR, save_to_disk=False)
     sources = {
         "--ckpt": ckpt,

@@ -38,8 +38,7 @@ from maskrcnn_benchmark.utils.miscellaneous import save_labels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 an error that was explained, 143 stopped by a signal with a checkpoint
-    saved."""
+    """Returns the exit status: 0 done, 1 an error that was explained, 143 stopped by a signal, to be continued."""
     args = parse_arguments(argv)
     with errors_explained() as status:
         cfg = load_config(args.config_file, args.opts)

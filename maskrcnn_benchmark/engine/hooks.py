@@ -196,8 +196,7 @@ class LogHook(Hook):
 
 
 class StopHook(Hook):
-    """On SIGTERM (a scheduler taking the machine back) the loop ends after a step; a CheckpointHook behind this one
-    saves.
+    """SIGTERM, as from a scheduler that takes the machine back, ends the loop; a CheckpointHook behind this one saves.
 
     Ranks get the signal at different times and must stop at the same step, so several of them ask each other every
     few steps.

@@ -88,8 +88,7 @@ def inference(
     dtype: str = "float32",
     pictures: int = 0,
 ) -> EvaluationResults | None:
-    """Detect on a whole dataset and evaluate. Every rank works through its share of the loader and the main rank
-    counts.
+    """Detect on a whole dataset, each rank in its share of the loader's batches, and evaluate on the main rank.
 
     Detections become COCO results (masks as run lengths) as soon as they are there, so memory does not grow with
     masks of thousands of images, and travel between ranks through CPU memory.
@@ -101,7 +100,7 @@ def inference(
     Returns: the results on the main rank, None on the others. Leaves the model in the mode in which it was.
     """
     _refuse_bbox_aug(bbox_aug)
-    dataset = data_loader.dataset
+    dataset: Any = data_loader.dataset
     evaluator = build_evaluator(
         dataset, iou_types=iou_types, box_only=box_only, keypoint_oks_sigmas=keypoint_oks_sigmas
     )

@@ -22,8 +22,10 @@ class LaunchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the run: `rank` of `world_size` overall, `local_rank` of `local_world_size` on this
-    machine."""
+    """This process's place in the run.
+
+    rank: number of `world_size`, over all machines. local_rank: number of `local_world_size`, on this one.
+    """
 
     rank: int
     local_rank: int

@@ -25,8 +25,10 @@ class ResumeError(RuntimeError):
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """resume: continue from the last checkpoint. seed: that of the run to continue, or None where there is none to
-    know."""
+    """What a run does with its output folder.
+
+    resume: continue from the last checkpoint. seed: that of the run that is continued; None where it is not known.
+    """
 
     resume: bool
     seed: int | None = None

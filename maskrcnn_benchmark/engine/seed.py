@@ -29,8 +29,7 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 
 def be_deterministic() -> None:
-    """Prefer operations whose result does not vary from run to run; those that have no such form warn and run
-    anyway."""
+    """Take operations whose result does not vary from run to run; those that have no such form warn, and run."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -41,7 +40,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     name, keys, position, has_gauss, cached_gauss = np.random.get_state()
     state = {
         "python": random.getstate(),
-        "numpy": (str(name), keys.tolist(), int(position), int(has_gauss), float(cached_gauss)),
+        "numpy": (str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached_gauss)),
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -62,8 +61,7 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
 
 @contextlib.contextmanager
 def untouched_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, the generators are afterwards as before: an evaluation then does not change the
-    training."""
+    """Put the generators back behind whatever is drawn inside, as an evaluation in the middle of a training must."""
     state = random_state(device)
     try:
         yield

@@ -121,8 +121,7 @@ class EMAHook(Hook):
 
 
 class AveragedCheckpoints:
-    """A checkpointer whose files hold the mean weights under "model", where there is a mean, and the training's own
-    beside it.
+    """A checkpointer whose files hold the mean weights, where there is a mean, under "model".
 
     So whoever reads "model" (test_net.py, the demo, other code) has the weights that were evaluated; only a resumed
     run looks for the others.

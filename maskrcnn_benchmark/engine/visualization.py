@@ -44,8 +44,7 @@ def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Pat
 
 
 def draw_comparison(image: np.ndarray, truth: BoxList, result: ImageResult, names: Any = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, its ground truth and what was found in it -> one picture (H', W', 3) of both side by
-    side."""
+    """(H, W, 3) uint8 RGB, ground truth and result -> one picture (H', W', 3) of both, side by side."""
     found = detections_of(
         result, type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
     )
@@ -75,8 +74,8 @@ def detections_of(result: ImageResult, skeleton: type[Keypoints] | None = None) 
     if "keypoints" in result.keypoints:
         points = torch.from_numpy(result.keypoints["keypoints"][kept])
         points[..., 2] = 2  # a model says where a point is, not whether it is hidden
-        fits = skeleton is not None and len(skeleton.NAMES) == points.shape[1]
-        boxes.add_field(fields.KEYPOINTS, (skeleton if fits else Keypoints)(points, result.size_wh))
+        named = skeleton if skeleton is not None and len(skeleton.NAMES) == points.shape[1] else Keypoints
+        boxes.add_field(fields.KEYPOINTS, named(points, result.size_wh))
     return boxes
 
 

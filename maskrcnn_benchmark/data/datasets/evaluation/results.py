@@ -48,8 +48,7 @@ class EvaluationResults:
         return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class}
 
     def summary_score(self) -> float:
-        """One number to rank checkpoints by: the mean AP of the final predictions of all tasks (AR@1000 of
-        proposals)."""
+        """One number to rank checkpoints by: mean AP over tasks, without the coarse ones (AR@1000 of proposals)."""
         headline = [
             metrics.get("AP", metrics.get("AR@1000", 0.0))
             for task, metrics in self.metrics.items()
@@ -85,10 +84,9 @@ class EvaluationResults:
 
 
 def check_expected_results(results: EvaluationResults, expected: ExpectedResults, sigma_tolerance: float) -> bool:
-    """Compare with TEST.EXPECTED_RESULTS, log PASS or FAIL for each and keep the failures in `results`; True if all
-    passed.
+    """Compare with TEST.EXPECTED_RESULTS; log PASS or FAIL for each, keep the failures in `results`.
 
-    An entry passes when the metric lies within `sigma_tolerance` standard deviations of the mean.
+    An entry passes when the metric lies within `sigma_tolerance` standard deviations of the mean. True if all passed.
     """
     for task, metric, (mean, deviation) in expected:
         actual = results.metrics.get(task, {}).get(metric)

@@ -46,7 +46,7 @@ class CocoEvaluator:
         *,
         iou_types: Sequence[str] = ("bbox",),
         box_only: bool = False,
-        keypoint_oks_sigmas: Sequence[float] = (),
+        keypoint_oks_sigmas: Sequence[float] | np.ndarray = (),
     ) -> None:
         unknown = [iou_type for iou_type in iou_types if iou_type not in IOU_TYPES]
         if unknown:
@@ -60,8 +60,7 @@ class CocoEvaluator:
             self._check_sigmas()
 
     def process(self, indices: Sequence[int], detections: Sequence[BoxList]) -> None:
-        """Take the detections of a batch, in resized-image coordinates and on any device; `indices` into the
-        dataset."""
+        """Take a batch's detections, in resized-image coordinates, on any device; `indices` into the dataset."""
         for index, detections_per_image in zip(indices, detections, strict=True):
             info = self.dataset.get_img_info(index)
             size_wh = (info["width"], info["height"])
@@ -186,7 +185,7 @@ def run_cocoeval(
     entries: Sequence[Mapping[str, Any]],
     iou_type: str,
     image_ids: Sequence[int],
-    sigmas: Sequence[float] = (),
+    sigmas: Sequence[float] | np.ndarray = (),
 ) -> COCOeval:
     """COCOeval of result entries (may be none, which counts as nothing found), accumulated and summarised, quietly."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -231,7 +230,7 @@ def coco_evaluation(
     iou_types: Sequence[str] = ("bbox",),
     expected_results: ExpectedResults = (),
     expected_results_sigma_tol: float = 4,
-    keypoint_oks_sigmas: Sequence[float] = (),
+    keypoint_oks_sigmas: Sequence[float] | np.ndarray = (),
 ) -> EvaluationResults:
     """Evaluate predictions of the whole dataset, in its order or by index, in resized-image coordinates."""
     evaluator = CocoEvaluator(dataset, iou_types=iou_types, box_only=box_only, keypoint_oks_sigmas=keypoint_oks_sigmas)

@@ -1,5 +1,4 @@
-"""The annotations that an evaluation counts against, with what pycocotools needs filled in and what it cannot read
-left out."""
+"""The annotations that an evaluation counts against, made fit for pycocotools."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ def new_coco(dataset: dict[str, Any]) -> COCO:
 
 
 def _usable_annotation(annotation: dict[str, Any], iou_type: str, num_keypoints: int) -> dict[str, Any] | None:
-    box = annotation.get("bbox") or ()
+    box: list[float] = annotation.get("bbox") or []
     if len(box) != 4 or not all(math.isfinite(value) for value in box) or box[2] <= 0 or box[3] <= 0:
         return None
     annotation = dict(annotation)
@@ -80,8 +79,7 @@ def _usable_annotation(annotation: dict[str, Any], iou_type: str, num_keypoints:
 
 
 def _usable_segmentation(segmentation: Any) -> Any:
-    """Run lengths as they are; of polygons those with three points or more (pycocotools takes four numbers for a
-    box)."""
+    """Run lengths, or the polygons of three points or more: pycocotools takes four numbers for a box."""
     if isinstance(segmentation, list):
         return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
     return segmentation

@@ -44,10 +44,10 @@ class ImageResult:
 
     @classmethod
     def from_detections(cls, detections: BoxList, size_wh: tuple[int, int]) -> ImageResult:
-        """Detections in resized-image coordinates -> the same in an image of `size_wh`; masks are drawn on the
-        detections' device.
+        """Detections in resized-image coordinates -> the same in an image of `size_wh`.
 
-        Proposals (no "scores", no "labels") are taken with their objectness as the score and the label 1.
+        Masks are drawn on the detections' device. Proposals (no "scores", no "labels") are taken with their
+        objectness as the score and the label 1.
         """
         masks = {
             name: encode_detected_masks(detections, mask_field, boxes_field, size_wh)
@@ -79,8 +79,7 @@ class ImageResult:
         return len(self.scores)
 
     def coco_results(self, name: str, image_id: int, category_ids: Mapping[int, int]) -> Iterator[dict[str, Any]]:
-        """Entries of COCO's result format for one result name; `category_ids` maps contiguous labels to the file's
-        ids."""
+        """Entries of COCO's result format; `category_ids` maps contiguous labels to the annotation file's ids."""
         payload_of = self._payload(name)
         for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
             yield {"image_id": image_id, "category_id": category_ids[label], **payload_of(index), "score": score}
@@ -92,7 +91,7 @@ class ImageResult:
         if name in MASK_FIELDS:
             masks = self.masks.get(name, [])
             return lambda index: {"segmentation": masks[index]}
-        keypoints = self.keypoints.get(name)
+        keypoints = self.keypoints.get(name, np.zeros((0, 0, 3)))
         return lambda index: {"keypoints": keypoints[index].reshape(-1).tolist()}
 
     def plain(self) -> dict[str, Any]:
@@ -110,8 +109,7 @@ class ImageResult:
 def encode_detected_masks(
     detections: BoxList, mask_field: str, boxes_field: str | None, size_wh: tuple[int, int]
 ) -> list[RLE]:
-    """The masks of one image's detections as run lengths, in an image of `size_wh` that the detections' image is a
-    resized form of.
+    """The masks of one image's detections as run lengths, drawn into an image of `size_wh`.
 
     Probabilities (R, 1, M, M) are drawn into what they span: the extents of the detections, or of the boxes in
     `boxes_field`. Extents are scaled as a whole: scaling inclusive corners would move a mask's far side by up to a
@@ -140,8 +138,7 @@ def encode_detected_masks(
 
 
 def encode_masks(masks: Tensor) -> list[RLE]:
-    """(R, H, W) bool -> R run lengths. COCO's runs go down the columns, so the transposition is done where the masks
-    are."""
+    """(R, H, W) bool -> R run lengths. COCO's runs go down the columns; masks are transposed on their own device."""
     columns = masks.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()  # (R, W, H)
     rles = mask_utils.encode(columns.transpose(2, 1, 0))  # a Fortran-ordered (H, W, R) view, no copy
     for rle in rles:

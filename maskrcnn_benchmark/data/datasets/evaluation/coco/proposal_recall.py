@@ -38,8 +38,7 @@ def proposal_recall(
 
 
 def _matched_overlaps(ious: np.ndarray) -> np.ndarray:
-    """(P, G) -> the overlap (G,) of each object with the proposal it is matched to, best pairs first, each proposal
-    used once."""
+    """(P, G) -> (G,): each object's overlap with its proposal, best pairs first, each proposal used once."""
     ious = ious.copy()
     matched = np.zeros(ious.shape[1])
     for _ in range(min(ious.shape)):
