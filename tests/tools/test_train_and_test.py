@@ -1,6 +1,7 @@
 """train_net.py and test_net.py as a user runs them: one process, several, stopped and continued, with mistakes."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -78,6 +79,17 @@ def test_train_then_test(tools, tmp_path, capsys):
     expected = "[['bbox', 'AP', [0.99, 0.0001]]]"
     assert test_net.main(arguments(tmp_path, "TEST.EXPECTED_RESULTS", expected)) == 1
     assert "FAIL: bbox AP is" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_mixed_precision_accumulation_and_mean_weights_work_together(tools, tmp_path):
+    more = ("DTYPE", "bfloat16", "SOLVER.ACCUMULATE", "2", "SOLVER.EMA_DECAY", "0.9", "SOLVER.MAX_ITER", "2")
+    assert tools[0].main(arguments(tmp_path, *more)) == 0
+    assert all(math.isfinite(value) for line in losses(tmp_path) for value in line.values())
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert {value.dtype for value in content["model"].values() if value.is_floating_point()} == {torch.float32}
+    assert (tmp_path / "inference" / "people_val" / "results.txt").is_file()
+    assert tools[1].main(arguments(tmp_path, *more)) == 0
 
 
 @pytest.mark.slow
