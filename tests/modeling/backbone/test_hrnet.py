@@ -232,6 +232,21 @@ def test_channels_last_stays_channels_last():
         torch.testing.assert_close(output, reference, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["FrozenBN", "BN", "GN"])
+def test_runs_in_bfloat16(device, name):
+    """Norms hand out different dtypes under autocast; sums of branches have to take what comes."""
+    body = HRNet(STAGES, partial(make_norm, name)).to(device)
+    images = torch.randn(2, 3, 64, 64, device=device)
+    expected = body(images)
+    with torch.autocast(device, torch.bfloat16):
+        outputs = body(images)
+    for output, reference in zip(outputs, expected, strict=True):
+        assert (output.float() - reference).abs().mean() < 0.1 * reference.abs().mean()
+    sum(output.float().sum() for output in outputs).backward()
+    assert all(parameter.grad is not None for parameter in body.parameters())
+
+
 def test_compiles_into_one_graph():
     body = tiny_hrnet().eval()
     images = torch.randn(1, 3, 40, 56)
