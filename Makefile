@@ -33,6 +33,8 @@ $(INSTALLED): setup.py pyproject.toml $(CSRC)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(RUN) -m pip install --quiet "torch>=2.10" torchvision
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	# On a machine without a screen's libraries (libGL) OpenCV's build without windows takes the other's place.
+	$(RUN) -c "import cv2" 2>/dev/null || $(RUN) -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
 data: $(PEOPLE_ANNOTATIONS)
@@ -54,10 +56,12 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 # Compiles the CUDA kernels for one architecture into build/, to see that they compile; needs nvcc and no GPU.
 cuda: $(INSTALLED)

@@ -1,7 +1,8 @@
 """Pick a few images of a COCO dataset whose people all have masks and keypoints, to see whether a model can fit them.
 
     python tools/make_coco_subset.py --coco datasets/coco --output datasets/ten --count 10
-    MASKRCNN_BENCHMARK_DATASETS=datasets/ten python tools/train_net.py --config-file configs/quick/fit_ten_coco_images.yaml
+    MASKRCNN_BENCHMARK_DATASETS=datasets/ten \
+        python tools/train_net.py --config-file configs/quick/fit_ten_coco_images.yaml
 
 The first images by id are taken in which there are people, each with a mask and at least one labelled keypoint, and no
 crowd. The output has COCO's layout below `coco/`, with links to the images, so that the catalog's names lead there.

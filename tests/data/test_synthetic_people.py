@@ -1,8 +1,6 @@
 """The drawn people: geometry that can be checked against the drawing itself, and a layout that COCO tools read."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,17 +12,14 @@ from maskrcnn_benchmark.data.synthetic_people import SceneSettings, render_scene
 from maskrcnn_benchmark.data.synthetic_people.body import sample_pose
 from maskrcnn_benchmark.data.synthetic_people.scene import _polygons
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from tests.tools.runs import load_tool
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_people_dataset.py"
 SMALL = ["--width", "96", "--height", "80", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
 def make_people_dataset():
-    spec = importlib.util.spec_from_file_location("make_people_dataset", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("make_people_dataset")
 
 
 def scenes(count=30):

@@ -1,20 +1,15 @@
 """Picking a few complete images out of a COCO dataset."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_coco_subset.py"
+from tests.tools.runs import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("make_coco_subset", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("make_coco_subset")
 
 
 @pytest.fixture

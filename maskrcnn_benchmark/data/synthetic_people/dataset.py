@@ -46,7 +46,8 @@ def write_split(output: Path, split: str, count: int, settings: SceneSettings, s
     annotation_file.unlink(missing_ok=True)  # an interrupted run must not leave an old list beside new images
 
     draw = partial(_write_image, folder=folder, split_number=SPLITS.index(split), settings=settings, seed=seed)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     # Spawned, not forked: a fork of a process whose OpenCV has started its threads hangs in the child.
     with ProcessPoolExecutor(min(workers, count), mp_context=get_context("spawn")) as pool:
         drawn = pool.map(draw, range(1, count + 1), chunksize=4)

@@ -168,7 +168,7 @@ def _background(settings: SceneSettings, rng: np.random.Generator, canvas_hw: tu
     for _ in range(rng.integers(*settings.clutter)):
         _draw_thing(canvas, rng)
     if rng.random() < 0.5:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.6, 2.5))
+        cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.6, 2.5), dst=canvas)
     return canvas
 
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Build, test and benchmark everything that deserves a GPU, in under nine minutes, in an environment that has PyTorch.
+#
+#     tools/gpu_check.sh [output folder]
+#
+# Uses the python3 on the PATH (PYTHON= for another) and installs nothing: packages must be importable. A step that fails
+# does not stop the next; the exit status is the number of steps that failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+output=${1:-output/gpu_check}
+mkdir -p "$output"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+failures=0
+
+step() {  # step NAME SECONDS COMMAND...: run with a time limit, keep the log, count failures
+  local name=$1 limit=$2 started=$SECONDS
+  shift 2
+  echo "== $name"
+  if timeout "$limit" "$@" >"$output/$name.log" 2>&1; then
+    echo "   passed in $((SECONDS - started)) s"
+  else
+    echo "   FAILED ($?) after $((SECONDS - started)) s; the end of $output/$name.log:"
+    failures=$((failures + 1))
+    tail -n 25 "$output/$name.log"
+  fi
+}
+
+"$python" -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'PyTorch sees no GPU here')" || exit 1
+"$python" -m maskrcnn_benchmark.utils.collect_env | tee "$output/environment.txt"
+step build 240 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+step tests 150 "$python" -m pytest -q -x -k cuda tests/layers tests/structures tests/modeling
+if command -v compute-sanitizer >/dev/null; then
+  step sanitizer 60 compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -k "cuda" tests/layers/test_nms.py
+fi
+step benchmark 90 "$python" benchmarks/ops.py --device cuda
+step data 60 "$python" tools/make_people_dataset.py --output "$output/datasets/people" --train 200 --val 20
+for dtype in float32 bfloat16 float16; do
+  step "train_$dtype" 60 env MASKRCNN_BENCHMARK_DATASETS="$output/datasets" "$python" tools/train_net.py --no-resume \
+    --config-file configs/quick/hrnet_refine_people.yaml MODEL.DEVICE cuda DTYPE "$dtype" SOLVER.MAX_ITER 150 \
+    SOLVER.CHECKPOINT_PERIOD 1000 OUTPUT_DIR "$output/train_$dtype"
+  grep -h "iter: 140" "$output/train_$dtype/log.txt" 2>/dev/null
+done
+[ -f "$output/benchmark.log" ] && cat "$output/benchmark.log"
+echo "$failures steps failed; logs are in $output"
+exit "$failures"
