@@ -7,8 +7,8 @@ import pytest
 from tests.tools.runs import ROOT, load_tool
 
 SMALL = [
-    "INPUT.MIN_SIZE_TRAIN", "(192,)", "INPUT.MIN_SIZE_TEST", "192", "SOLVER.MAX_ITER", "240",
-    "SOLVER.WARMUP_ITERS", "20", "SOLVER.BASE_LR", "0.002", "TEST.PICTURES", "0", "DATALOADER.NUM_WORKERS", "0", "SEED", "1",
+    "INPUT.MIN_SIZE_TRAIN", "(192,)", "INPUT.MIN_SIZE_TEST", "192", "SOLVER.MAX_ITER", "240", "SEED", "1",
+    "SOLVER.WARMUP_ITERS", "20", "SOLVER.BASE_LR", "0.002", "TEST.PICTURES", "0", "DATALOADER.NUM_WORKERS", "0",
 ]  # fmt: skip
 
 
