@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,23 +56,38 @@ def draw_comparison(image: np.ndarray, truth: BoxList, result: ImageResult, name
 
 
 def detections_of(result: ImageResult, skeleton: type[Keypoints] | None = None) -> BoxList:
-    """The detections to draw, as a BoxList in the image's own pixels.
+    """The detections to draw, best first, as a BoxList in the image's own pixels.
 
     Args:
         skeleton: class for the keypoints; plain `Keypoints`, which have no limbs, where it does not fit.
     """
     best_first = np.argsort(-result.scores, kind="stable")
     kept = [int(row) for row in best_first[:_MOST_INSTANCES] if result.scores[row] >= SCORE_THRESHOLD]
+    return result_boxlist(result, kept, skeleton)
+
+
+def result_boxlist(
+    result: ImageResult, rows: Sequence[int], skeleton: type[Keypoints] | None = None, suffix: str = ""
+) -> BoxList:
+    """Some of an image's detections as a BoxList in the image's own pixels.
+
+    Args:
+        rows: which, in this order.
+        skeleton: class for the keypoints; plain `Keypoints`, which have no limbs, where it does not fit.
+        suffix: "_coarse" takes masks and keypoints as they were before refinement, where they were refined.
+    """
+    rows = list(rows)
     # Results are COCO's x, y, width, height, whose far side does not depend on the convention that the model uses.
-    boxes = BoxList(torch.from_numpy(result.boxes[kept]).reshape(-1, 4), result.size_wh, mode="xywh", offset=0)
+    boxes = BoxList(torch.from_numpy(result.boxes[rows]).reshape(-1, 4), result.size_wh, mode="xywh", offset=0)
     boxes = boxes.convert("xyxy")
-    boxes.add_field(fields.SCORES, torch.from_numpy(result.scores[kept]))
-    boxes.add_field(fields.LABELS, torch.from_numpy(result.labels[kept]))
-    if "segm" in result.masks:
-        masks = [result.masks["segm"][row] for row in kept]
-        boxes.add_field(fields.MASKS, SegmentationMask(masks, result.size_wh))
-    if "keypoints" in result.keypoints:
-        points = torch.from_numpy(result.keypoints["keypoints"][kept])
+    boxes.add_field(fields.SCORES, torch.from_numpy(result.scores[rows]))
+    boxes.add_field(fields.LABELS, torch.from_numpy(result.labels[rows]))
+    masks = result.masks.get(f"segm{suffix}", result.masks.get("segm"))
+    if masks is not None:
+        boxes.add_field(fields.MASKS, SegmentationMask([masks[row] for row in rows], result.size_wh))
+    found = result.keypoints.get(f"keypoints{suffix}", result.keypoints.get("keypoints"))
+    if found is not None:
+        points = torch.from_numpy(found[rows])
         points[..., 2] = 2  # a model says where a point is, not whether it is hidden
         named = skeleton if skeleton is not None and len(skeleton.NAMES) == points.shape[1] else Keypoints
         boxes.add_field(fields.KEYPOINTS, named(points, result.size_wh))
