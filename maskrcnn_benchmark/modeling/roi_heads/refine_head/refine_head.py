@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN, box_extents
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.poolers import Pooler, rois_of
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHeadOutput
+from maskrcnn_benchmark.modeling.roi_heads.branch_head import BranchOutput
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHeadOutput
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
     FEATURES,
     CoarsePrediction,
@@ -158,8 +157,8 @@ class RefineHead(nn.Module):
         rois: SampledProposals | Sequence[BoxList],
         targets: Sequence[BoxList] | None = None,
         *,
-        mask_output: MaskHeadOutput | None = None,
-        keypoint_output: KeypointHeadOutput | None = None,
+        mask_output: BranchOutput | None = None,
+        keypoint_output: BranchOutput | None = None,
     ) -> RefineHeadOutput:
         """
         Args:
@@ -198,7 +197,7 @@ class RefineHead(nn.Module):
         return RefineHeadOutput(logits, extents, losses=self.loss([*supervised, logits], extents, rois, targets))
 
     def _coarse_predictions(
-        self, regions: _Regions, mask_output: MaskHeadOutput | None, keypoint_output: KeypointHeadOutput | None
+        self, regions: _Regions, mask_output: BranchOutput | None, keypoint_output: BranchOutput | None
     ) -> dict[str, CoarsePrediction]:
         """The indicators' branches, each with the frame that its maps span."""
         outputs = {MASK: mask_output, KEYPOINT: keypoint_output}
@@ -218,6 +217,54 @@ class RefineHead(nn.Module):
                 prediction = CoarsePrediction(KEYPOINT, output.logits, output.features, frames)
             predictions[name] = prediction.detach() if self.detach_indicators else prediction
         return predictions
+
+
+class PrivateRefineHeads(nn.ModuleDict):
+    """A refine head for each output, which share nothing: the counterpart that shows what sharing a trunk is worth.
+
+    Each looks at the region for itself and is shown the indicator of its own kind alone. The keys of its weights begin
+    with the output's name.
+
+    Args:
+        heads: output ("mask", "keypoint") -> a head with this single output.
+    """
+
+    def __init__(self, heads: Mapping[str, RefineHead]) -> None:
+        super().__init__(heads)
+
+    @classmethod
+    def from_cfg(
+        cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None
+    ) -> PrivateRefineHeads:
+        heads = {}
+        for name in cfg.MODEL.ROI_REFINE_HEAD.OUTPUTS:
+            own = cfg.clone()
+            own.defrost()
+            node = own.MODEL.ROI_REFINE_HEAD
+            node.OUTPUTS = (name,)
+            node.INDICATORS = tuple(indicator for indicator in node.INDICATORS if indicator == name)
+            heads[name] = RefineHead.from_cfg(own, in_channels, branch_channels)
+        return cls(heads)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        rois: SampledProposals | Sequence[BoxList],
+        targets: Sequence[BoxList] | None = None,
+        *,
+        mask_output: BranchOutput | None = None,
+        keypoint_output: BranchOutput | None = None,
+    ) -> RefineHeadOutput:
+        """As `RefineHead.forward`; at inference each head adds its fields to what the one before it returned."""
+        logits: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
+        for head in self.values():
+            output = head(features, rois, targets, mask_output=mask_output, keypoint_output=keypoint_output)
+            logits.update(output.logits)
+            losses.update(output.losses)
+            rois = rois if isinstance(rois, SampledProposals) else output.detections
+        detections = [] if isinstance(rois, SampledProposals) else list(rois)
+        return RefineHeadOutput(logits, output.extents, losses, detections)
 
 
 def _correct(start: Mapping[str, Tensor], corrections: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -249,8 +296,8 @@ def _indicator_channels(cfg: CfgNode, branch_channels: Mapping[str, int]) -> int
 
 def build_roi_refine_head(
     cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None
-) -> RefineHead:
-    """The refine head as configured.
+) -> RefineHead | PrivateRefineHeads:
+    """The refine head as configured: one for all outputs, or with `SHARED` off one for each.
 
     Args:
         in_channels: channels of the feature levels.
@@ -258,4 +305,5 @@ def build_roi_refine_head(
             `feature_channels`); needed where the indicators are these features.
     Raises: ValueError when they are needed and not given.
     """
-    return RefineHead.from_cfg(cfg, in_channels, branch_channels)
+    kind = RefineHead if cfg.MODEL.ROI_REFINE_HEAD.SHARED else PrivateRefineHeads
+    return kind.from_cfg(cfg, in_channels, branch_channels)
