@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -211,9 +213,26 @@ def _loading(cfg: Any, seed: int) -> dict[str, Any]:
 
 def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(1)  # workers share the cores; PyTorch limits itself in a worker
-    # Launchers and schedulers send it to every process of the group: the training process answers it, by saving, and
-    # still needs its workers for the step that it is in. It ends them itself.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _heed_parent_alone()
+
+
+def _heed_parent_alone() -> None:
+    """Let no SIGTERM end this worker but that of the process that loads through it.
+
+    Launchers and schedulers send it to every process of a group. The training process answers it, by saving, and needs
+    its workers for the step that it is in; it ends them itself.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # only this tells who has sent a signal; not on macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
 
 def _allow_open_files() -> None:
