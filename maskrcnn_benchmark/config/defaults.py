@@ -22,6 +22,7 @@ _C.MODEL = CN()
 _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # name of the detector class
 _C.MODEL.DEVICE = "cuda"  # device of the model, as torch spells it
 _C.MODEL.WEIGHT = ""  # initial weights: .pth, .pkl or .safetensors file, http(s) URL or catalog:// name; "" = random
+_C.MODEL.CHANNELS_LAST = False  # new: weights and maps in the channels-last layout; faster on CPUs and tensor cores
 _C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 - x1 + 1), 0 = it does not
 _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall
 _C.MODEL.MASK_ON = False  # add the mask branch
@@ -203,6 +204,7 @@ _C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic 
 _C.MODEL.ROI_REFINE_HEAD = CN()
 _C.MODEL.ROI_REFINE_HEAD.INDICATORS = ("mask", "keypoint")  # coarse predictions that it is shown; any subset
 _C.MODEL.ROI_REFINE_HEAD.OUTPUTS = ("mask", "keypoint")  # predictions that it refines; any subset but the empty one
+_C.MODEL.ROI_REFINE_HEAD.SHARED = True  # one trunk for all outputs; False: one each, shown its own kind of indicator
 _C.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM = "probability"  # probability, logit, or features (those of the branch)
 _C.MODEL.ROI_REFINE_HEAD.DETACH_INDICATORS = True  # its losses do not teach the coarse branches through the indicators
 _C.MODEL.ROI_REFINE_HEAD.ROI_EXPAND = 1.3  # factor on width and height of a RoI, about its centre
@@ -340,6 +342,7 @@ _C.TEST.DETECTIONS_PER_IMG = 100  # of RetinaNet; ROI_HEADS.DETECTIONS_PER_IMG i
 _C.TEST.EXPECTED_RESULTS = []  # [[task, metric, [mean, deviation]], ...] to compare the results with
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass
 _C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of its annotations relative to the person; [] = COCO's 17
+_C.TEST.BOUNDARY_AP = False  # new: score masks by their boundaries too (Boundary AP, Cheng et al. 2021)
 _C.TEST.PICTURES = 8  # new: images with annotations drawn in, written after a test; 0 = none
 _C.TEST.BBOX_AUG = CN()  # test-time augmentation
 _C.TEST.BBOX_AUG.ENABLED = False
