@@ -85,6 +85,7 @@ def inference(
     output_folder: str | os.PathLike[str] | None = None,
     *,
     keypoint_oks_sigmas: Sequence[float] = (),
+    boundary_ap: bool = False,
     dtype: str = "float32",
     pictures: int = 0,
 ) -> EvaluationResults | None:
@@ -95,6 +96,7 @@ def inference(
 
     Args:
         output_folder: where predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/ go.
+        boundary_ap: score masks by their boundaries too.
         dtype: DTYPE, precision of the forward pass.
         pictures: images to draw, ground truth beside prediction; 0 for none.
     Returns: the results on the main rank, None on the others. Leaves the model in the mode in which it was.
@@ -102,7 +104,11 @@ def inference(
     _refuse_bbox_aug(bbox_aug)
     dataset: Any = data_loader.dataset
     evaluator = build_evaluator(
-        dataset, iou_types=iou_types, box_only=box_only, keypoint_oks_sigmas=keypoint_oks_sigmas
+        dataset,
+        iou_types=iou_types,
+        box_only=box_only,
+        keypoint_oks_sigmas=keypoint_oks_sigmas,
+        boundary_ap=boundary_ap,
     )
     devices = comm.get_world_size()
     logger.info("Start evaluation on %s dataset (%d images)", dataset_name, len(dataset))
@@ -155,6 +161,7 @@ def run_tests(
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name) if cfg.OUTPUT_DIR else None,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            boundary_ap=cfg.TEST.BOUNDARY_AP,
             dtype=cfg.DTYPE,
             pictures=cfg.TEST.PICTURES,
         )

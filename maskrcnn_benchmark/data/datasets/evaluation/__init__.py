@@ -20,13 +20,20 @@ def build_evaluator(
     iou_types: Sequence[str] = ("bbox",),
     box_only: bool = False,
     keypoint_oks_sigmas: Sequence[float] = (),
+    boundary_ap: bool = False,
 ) -> CocoEvaluator:
     """The evaluator of a dataset, to be fed batch by batch.
 
     Raises: TypeError for a dataset without COCO annotations.
     """
     _check_dataset(dataset)
-    return CocoEvaluator(dataset, iou_types=iou_types, box_only=box_only, keypoint_oks_sigmas=keypoint_oks_sigmas)
+    return CocoEvaluator(
+        dataset,
+        iou_types=iou_types,
+        box_only=box_only,
+        keypoint_oks_sigmas=keypoint_oks_sigmas,
+        boundary_ap=boundary_ap,
+    )
 
 
 def evaluate(
@@ -37,7 +44,8 @@ def evaluate(
 ) -> EvaluationResults:
     """Evaluate the predictions of a whole dataset (one BoxList per image, in its order, or by index).
 
-    Keywords: box_only, iou_types, expected_results, expected_results_sigma_tol, keypoint_oks_sigmas.
+    Keywords: box_only, iou_types, expected_results, expected_results_sigma_tol, keypoint_oks_sigmas,
+    boundary_ap.
     """
     _check_dataset(dataset)
     return coco_evaluation(dataset, predictions, output_folder, **kwargs)

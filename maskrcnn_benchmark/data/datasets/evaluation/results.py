@@ -16,6 +16,8 @@ TASK_METRICS = {
     "bbox": AP_METRICS,
     "segm_coarse": AP_METRICS,
     "segm": AP_METRICS,
+    "boundary_coarse": AP_METRICS,
+    "boundary": AP_METRICS,
     "keypoints_coarse": KEYPOINT_METRICS,
     "keypoints": KEYPOINT_METRICS,
     "box_proposal": PROPOSAL_METRICS,
@@ -26,7 +28,7 @@ ExpectedResults = Sequence[tuple[str, str, tuple[float, float]]]  # (task, metri
 
 @dataclass
 class EvaluationResults:
-    """Metrics by task ("bbox", "segm", "keypoints", "..._coarse", "box_proposal") and name, all in 0..1.
+    """Metrics by task ("bbox", "segm", "boundary", "keypoints", "..._coarse", "box_proposal") and name, all in 0..1.
 
     A metric is -1 where the ground truth has nothing to measure it on (no small objects, say), as pycocotools has it.
     per_class: AP by task and category name, filled when there are several categories.
@@ -48,11 +50,14 @@ class EvaluationResults:
         return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class}
 
     def summary_score(self) -> float:
-        """One number to rank checkpoints by: mean AP over tasks, without the coarse ones (AR@1000 of proposals)."""
+        """One number to rank checkpoints by: mean AP over tasks (AR@1000 of proposals).
+
+        Coarse results do not count, nor do boundaries: they are another view of the masks.
+        """
         headline = [
             metrics.get("AP", metrics.get("AR@1000", 0.0))
             for task, metrics in self.metrics.items()
-            if not task.endswith("_coarse")
+            if not task.endswith("_coarse") and task != "boundary"
         ]
         return sum(headline) / len(headline) if headline else 0.0
 

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from ..results import AP_METRICS, KEYPOINT_METRICS, EvaluationResults, ExpectedResults, check_expected_results
+from .boundary import BoundaryEval
 from .ground_truth import build_ground_truth, new_coco
 from .image_results import ImageResult
 from .proposal_recall import proposal_recall
@@ -27,6 +28,7 @@ from .proposal_recall import proposal_recall
 logger = logging.getLogger(__name__)
 
 IOU_TYPES = ("bbox", "segm", "keypoints")
+BOUNDARY = "boundary"
 
 
 class CocoEvaluator:
@@ -37,6 +39,7 @@ class CocoEvaluator:
         iou_types: of "bbox", "segm", "keypoints".
         box_only: score the boxes as proposals (MODEL.RPN_ONLY): recall instead of precision.
         keypoint_oks_sigmas: one falloff per keypoint for OKS; empty takes COCO's 17.
+        boundary_ap: score masks by their boundaries too, as "boundary" (see `boundary.py`).
     Raises: ValueError for an unknown iou type, or a number of sigmas that is not the dataset's number of keypoints.
     """
 
@@ -47,6 +50,7 @@ class CocoEvaluator:
         iou_types: Sequence[str] = ("bbox",),
         box_only: bool = False,
         keypoint_oks_sigmas: Sequence[float] | np.ndarray = (),
+        boundary_ap: bool = False,
     ) -> None:
         unknown = [iou_type for iou_type in iou_types if iou_type not in IOU_TYPES]
         if unknown:
@@ -55,6 +59,7 @@ class CocoEvaluator:
         self.iou_types = tuple(iou_type for iou_type in IOU_TYPES if iou_type in iou_types)
         self.box_only = box_only
         self.sigmas = np.asarray(keypoint_oks_sigmas, dtype=float)
+        self.boundary_ap = boundary_ap
         self.results: dict[int, ImageResult] = {}  # by index into the dataset
         if "keypoints" in self.iou_types:
             self._check_sigmas()
@@ -121,10 +126,14 @@ class CocoEvaluator:
                     (folder / f"{name}.json").write_text(json.dumps(entries), encoding="utf-8")
                 if not entries:
                     logger.warning("No detections at all for %s on %d images: its AP is 0", name, len(image_ids))
-                evaluation = run_cocoeval(ground_truth, entries, iou_type, image_ids, self.sigmas)
-                results.metrics[name] = headline_metrics(evaluation, iou_type)
-                if len(ground_truth.getCatIds()) > 1:
-                    results.per_class[name] = per_class_ap(evaluation, ground_truth)
+                measures = {name: iou_type}
+                if iou_type == "segm" and self.boundary_ap:
+                    measures[name.replace("segm", BOUNDARY)] = BOUNDARY
+                for task, measure in measures.items():
+                    evaluation = run_cocoeval(ground_truth, entries, measure, image_ids, self.sigmas)
+                    results.metrics[task] = headline_metrics(evaluation, measure)
+                    if len(ground_truth.getCatIds()) > 1:
+                        results.per_class[task] = per_class_ap(evaluation, ground_truth)
         return results
 
     def _evaluate_proposals(self, folder: Path | None) -> EvaluationResults:
@@ -187,7 +196,10 @@ def run_cocoeval(
     image_ids: Sequence[int],
     sigmas: Sequence[float] | np.ndarray = (),
 ) -> COCOeval:
-    """COCOeval of result entries (may be none, which counts as nothing found), accumulated and summarised, quietly."""
+    """COCOeval of result entries (may be none, which counts as nothing found), accumulated and summarised, quietly.
+
+    `iou_type` is one of `IOU_TYPES`, or "boundary" for masks by their boundaries.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         if entries:
             detections = ground_truth.loadRes(
@@ -195,7 +207,10 @@ def run_cocoeval(
             )  # loadRes writes into what it is given
         else:
             detections = new_coco({**ground_truth.dataset, "annotations": []})
-        evaluation = COCOeval(ground_truth, detections, iou_type)
+        if iou_type == BOUNDARY:
+            evaluation = BoundaryEval(ground_truth, detections)
+        else:
+            evaluation = COCOeval(ground_truth, detections, iou_type)
         evaluation.params.imgIds = list(image_ids)
         if iou_type == "keypoints" and len(sigmas):
             evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, dtype=float)
@@ -231,9 +246,16 @@ def coco_evaluation(
     expected_results: ExpectedResults = (),
     expected_results_sigma_tol: float = 4,
     keypoint_oks_sigmas: Sequence[float] | np.ndarray = (),
+    boundary_ap: bool = False,
 ) -> EvaluationResults:
     """Evaluate predictions of the whole dataset, in its order or by index, in resized-image coordinates."""
-    evaluator = CocoEvaluator(dataset, iou_types=iou_types, box_only=box_only, keypoint_oks_sigmas=keypoint_oks_sigmas)
+    evaluator = CocoEvaluator(
+        dataset,
+        iou_types=iou_types,
+        box_only=box_only,
+        keypoint_oks_sigmas=keypoint_oks_sigmas,
+        boundary_ap=boundary_ap,
+    )
     by_index = predictions if isinstance(predictions, Mapping) else dict(enumerate(predictions))
     evaluator.process(list(by_index), list(by_index.values()))
     evaluator.merge([evaluator.results])
