@@ -1,6 +1,6 @@
 """What the refine head is worth: train every variant of it with every seed, and tabulate.
 
-    python tools/ablate_refine.py --iterations 600 --seeds 1 2 3 --jobs 2 --output output/ablate_refine [KEY VALUE ...]
+    python tools/ablate_refine.py --iterations 600 --seeds 1,2,3 --jobs 2 --output output/ablate_refine [KEY VALUE ...]
 
 Each run is a process of its own, `tools/train_net.py` into OUTPUT/VARIANT/seed_N. Started again with the same
 arguments, the tool leaves finished runs alone and continues the others, so it can be stopped at any time. After every
@@ -115,15 +115,36 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config-file", default=str(DEFAULT_CONFIG), metavar="FILE", help="what all variants start from"
     )
     parser.add_argument("--iterations", type=int, metavar="N", help="SOLVER.MAX_ITER; without it, the config's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT",
-                        help=f"of {', '.join(VARIANTS)}; without it, all")  # fmt: skip
+    parser.add_argument("--seeds", type=_seeds, default=[1, 2, 3], metavar="SEED,...", help="1,2,3 without it")
+    parser.add_argument(
+        "--variants",
+        type=_variants,
+        default=list(VARIANTS),
+        metavar="VARIANT,...",
+        help=f"of {','.join(VARIANTS)}; all without it",
+    )
     parser.add_argument("--output", default="output/ablate_refine", metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each run")
     parser.add_argument("--report", action="store_true", help="train nothing, write the tables of what is finished")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, for all variants")
     return parser.parse_args(argv)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected whole numbers with commas between, such as 1,2,3"
+        ) from None
+
+
+def _variants(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}; expected some of {','.join(VARIANTS)}")
+    return names
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
