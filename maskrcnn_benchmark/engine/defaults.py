@@ -106,5 +106,8 @@ def errors_explained() -> Iterator[list[int]]:
     except (CheckpointError, ConfigError, OSError, LaunchError, ResumeError, StartupError, NonFiniteLossError) as error:
         if not logger.handlers:
             setup_logger("maskrcnn_benchmark")
-        logger.error("%s", error)
+        text = str(error)
+        if "in DataLoader worker" in text:  # PyTorch puts the worker's traceback before what it says
+            text = text.rstrip().splitlines()[-1]
+        logger.error("%s", text)
         status.append(1)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import time
@@ -198,6 +199,18 @@ def test_missing_datasets_of_training_and_test_are_named_together(tools, tmp_pat
     assert "people_train: no annotation file" in message and "people_val: no annotation file" in message
     assert tools[0].main(["--skip-test", *arguments(tmp_path / "run")]) == 1
     assert "people_val: " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_unreadable_image_is_named(datasets, tools, tmp_path, monkeypatch, capsys, workers):
+    shutil.copytree(datasets, tmp_path / "datasets")
+    for path in (tmp_path / "datasets" / "people" / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:700])
+    monkeypatch.setenv("MASKRCNN_BENCHMARK_DATASETS", str(tmp_path / "datasets"))
+    assert tools[0].main(arguments(tmp_path / "run", "DATALOADER.NUM_WORKERS", workers)) == 1
+    errors = [line for line in capsys.readouterr().out.splitlines() if " ERROR: " in line]
+    assert len(errors) == 1 and "people/train/" in errors[0] and "truncated" in errors[0] and "image id" in errors[0]
 
 
 def test_a_mistyped_key_is_explained(tools, tmp_path, capsys):
