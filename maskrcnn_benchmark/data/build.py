@@ -156,7 +156,7 @@ def _train_loader(cfg: Any, dataset: Any, start_iter: int, replicas: int, rank: 
     return DataLoader(
         SeededDataset(dataset, seed),
         batch_sampler=PositionedBatchSampler(batches, batch_size, start_iter * steps, replicas, rank),
-        collate_fn=BatchCollator(_size_divisible(cfg)),
+        collate_fn=BatchCollator(padding_multiple(cfg)),
         **_loading(cfg, seed),
     )
 
@@ -171,7 +171,7 @@ def _test_loader(cfg: Any, dataset: Any, replicas: int, rank: int) -> DataLoader
     return DataLoader(
         dataset,
         batch_sampler=RoundRobinBatchSampler(len(dataset), group_size, group_size, replicas, rank),
-        collate_fn=BatchCollator(_size_divisible(cfg), np.repeat(canvas, group_size, axis=0)),
+        collate_fn=BatchCollator(padding_multiple(cfg), np.repeat(canvas, group_size, axis=0)),
         **_loading(cfg, 0),
     )
 
@@ -191,8 +191,8 @@ def _batch_size(key: str, images: int, replicas: int) -> int:
     return images // replicas
 
 
-def _size_divisible(cfg: Any) -> int:
-    """Both keys pad a batch; it must satisfy both."""
+def padding_multiple(cfg: Any) -> int:
+    """What height and width of a padded batch are multiples of, in pixels: two keys ask for it, and both get it."""
     return math.lcm(max(1, cfg.DATALOADER.SIZE_DIVISIBILITY), max(1, cfg.INPUT.ALIGN_IMAGE_FACTOR))
 
 

@@ -4,7 +4,7 @@ Geometry is continuous throughout: pixel p covers [p, p + 1), a region is its ex
 and cell i of M cells across a region of width w covers [x1 + i * w / M, x1 + (i + 1) * w / M).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -128,25 +128,36 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
         threshold: a pixel is set where its probability exceeds this; negative to get the probabilities themselves.
     Returns: (R, height, width) bool; uint8, probability * 255 rounded down, when the threshold is negative.
     """
-    if masks.dim() != 3 or extents.shape != (len(masks), 4):
-        raise ValueError(
-            f"paste_masks takes masks (R, M, M) and extents (R, 4), not {tuple(masks.shape)}, {tuple(extents.shape)}"
-        )
+    _check_masks(masks, extents)
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
     pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
-    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
-    regions = extents.detach().to(torch.float64)
     if masks.device.type == "cpu":
         # The work is proportional to the pixels touched, and most regions are a small part of the image.
-        for index, (left, top, right, bottom) in enumerate(_touched_pixels(regions, masks.shape, height, width)):
-            window = _paste(masks[index, None], regions[index, None], (top, bottom), (left, right), threshold)
-            pasted[index, top:bottom, left:right] = window[0]
+        for index, (left, top, window) in enumerate(paste_windows(masks, extents, image_size_hw, threshold)):
+            pasted[index, top : top + window.shape[0], left : left + window.shape[1]] = window
         return pasted
+    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
+    regions = extents.detach().to(torch.float64)
     step = max(1, _CHUNK_ELEMENTS // max(1, height * width))
     for first in range(0, len(masks), step):
         chunk = slice(first, first + step)
         pasted[chunk] = _paste(masks[chunk], regions[chunk], (0, height), (0, width), threshold)
     return pasted
+
+
+def paste_windows(
+    masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5
+) -> Iterator[tuple[int, int, Tensor]]:
+    """`paste_masks`, one region at a time, of each only the part of the image that its mask can reach.
+
+    Yields: left and top, in pixels, and the window (h, w) whose first pixel that is, bool or uint8; it may be empty.
+    """
+    _check_masks(masks, extents)
+    height, width = int(image_size_hw[0]), int(image_size_hw[1])
+    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
+    regions = extents.detach().to(torch.float64)
+    for index, (left, top, right, bottom) in enumerate(_touched_pixels(regions, masks.shape, height, width)):
+        yield left, top, _paste(masks[index, None], regions[index, None], (top, bottom), (left, right), threshold)[0]
 
 
 def resample_grids(
@@ -188,6 +199,13 @@ def resample_grids(
     else:
         resampled = torch.where(covered > 0, resampled, fill)
     return resampled.to(values.dtype)
+
+
+def _check_masks(masks: Tensor, extents: Tensor) -> None:
+    if masks.dim() != 3 or extents.shape != (len(masks), 4):
+        raise ValueError(
+            f"paste_masks takes masks (R, M, M) and extents (R, 4), not {tuple(masks.shape)}, {tuple(extents.shape)}"
+        )
 
 
 def _clip_polygon(points: np.ndarray, low: float, high: float) -> np.ndarray:

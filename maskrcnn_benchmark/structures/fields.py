@@ -13,5 +13,6 @@ MASK_BOXES = "mask_boxes"  # BoxList of R boxes: what MASK spans when that is no
 COARSE_MASK = "coarse_mask"  # (R, 1, m, m) float: the mask before refinement; spans the detection box
 COARSE_KEYPOINTS = "coarse_keypoints"  # Keypoints before refinement
 ANNOTATION_IDS = "annotation_ids"  # (R,) int64: the dataset's own id of each ground-truth instance
+IDENTITIES = "identities"  # (R,) int64: in a video, the same number for what is probably the same instance
 
 LOGITS = "logits"  # field of Keypoints, (R, K) float: score of each predicted keypoint

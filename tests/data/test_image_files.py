@@ -57,6 +57,8 @@ def test_exif_orientation_is_followed_only_where_the_size_asks_for_it(tmp_path, 
     np.testing.assert_array_equal(np.asarray(read_image(path, (12, 8))), COLOURS)
     turned = {5: np.transpose(COLOURS, (1, 0, 2)), 6: np.rot90(COLOURS, -1), 8: np.rot90(COLOURS)}
     turned[7] = np.rot90(turned[5], 2)
+    shown = {1: COLOURS, 2: COLOURS[:, ::-1], 3: np.rot90(COLOURS, 2), 4: COLOURS[::-1], **turned}[orientation]
+    np.testing.assert_array_equal(np.asarray(read_image(path, upright=True)), shown)
     if orientation in turned:
         np.testing.assert_array_equal(np.asarray(read_image(path, (8, 12))), turned[orientation])
     else:

@@ -14,6 +14,7 @@ from maskrcnn_benchmark.layers.mask_ops import (
     cover_fractions,
     crop_bitmaps,
     paste_masks,
+    paste_windows,
     rasterize_polygons,
     resample_grids,
 )
@@ -240,6 +241,17 @@ def test_window_by_window_or_all_at_once_is_the_same(monkeypatch):
     whole = mask_ops._paste(masks, REGIONS.double(), (0, 32), (0, 40), 0.5)
     assert torch.equal(paste_masks(masks, REGIONS, (32, 40)), whole)
     assert torch.equal(paste_masks(masks[3:4], REGIONS[3:4], (32, 40)), whole[3:4])
+
+
+def test_windows_hold_all_that_is_pasted():
+    masks = torch.rand(len(REGIONS), 14, 14)
+    pasted = paste_masks(masks, REGIONS, (32, 40), 0.3)
+    for mask, (left, top, window) in zip(pasted, paste_windows(masks, REGIONS, (32, 40), 0.3), strict=True):
+        rows, columns = slice(top, top + window.shape[0]), slice(left, left + window.shape[1])
+        assert torch.equal(mask[rows, columns], window)
+        assert mask.sum() == window.sum()
+    with pytest.raises(ValueError, match=r"not \(2, 4, 4\), \(8, 4\)"):
+        next(paste_windows(masks[:2, :4, :4], REGIONS, (32, 40)))
 
 
 def test_paste_agrees_with_grid_sample():

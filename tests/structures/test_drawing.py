@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures import drawing, fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import draw_instances, side_by_side
+from maskrcnn_benchmark.structures.drawing import draw_instances, mask_montage, side_by_side
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
@@ -92,6 +92,107 @@ def test_scores_and_logits_select():
     assert written[30:48, 20:60].sum() > 100  # the label above the first box
 
 
+def test_a_mask_is_a_tint_with_an_outline_of_the_full_colour():
+    bitmap = np.zeros((120, 160), dtype=np.uint8)
+    bitmap[20:100, 30:130] = 1
+    bitmap[50:70, 60:90] = 0  # a hole has an outline too
+    truth = boxes([0, 0, 159, 119], masks=SegmentationMask([bitmap], SIZE, mode="mask"))
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    canvas = image.copy()
+    drawing.draw_masks(canvas, truth, [(250, 20, 60)])
+    assert (canvas[bitmap == 0] == image[bitmap == 0]).all()
+    tinted = 0.55 * image + 0.45 * np.array([250, 20, 60])
+    for rows, columns in ((slice(22, 48), slice(32, 128)), (slice(52, 68), slice(32, 58))):
+        np.testing.assert_allclose(canvas[rows, columns], tinted[rows, columns], atol=0.51)
+    for y, x in ((20, 80), (99, 80), (60, 30), (60, 129), (49, 75), (70, 75), (60, 59), (60, 90)):
+        assert tuple(canvas[y, x]) == (250, 20, 60)
+
+
+def test_masks_of_every_form_are_drawn_alike():
+    bitmap = torch.zeros(1, 120, 160)
+    bitmap[:, 30:90, 40:120] = 1
+    box = [40.0, 30.0, 120.0, 90.0]
+    forms = [
+        {"mask": torch.ones(1, 1, 28, 28)},
+        {"mask": torch.ones(1, 28, 28)},
+        {"mask": bitmap[None].bool()},
+        {"mask": bitmap[None].to(torch.uint8)},
+        {"masks": SegmentationMask(bitmap.to(torch.uint8), SIZE, mode="mask")},
+    ]
+    # at a corner of its extents a mask of ones is just below one half
+    pictures = [draw_instances(grey(), boxes(box, offset=0, **form), mask_threshold=0.4) for form in forms]
+    assert changed(pictures[0]).sum() == 60 * 80
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_the_order_of_the_channels():
+    keypoints = PersonKeypoints(torch.rand(2, 17, 3) * torch.tensor([150.0, 110.0, 0.0]) + 2, SIZE)
+    keypoints.add_field(fields.LOGITS, torch.randn(2, 17) * 5)
+    boxlist = boxes(
+        [20, 50, 90, 110], [80, 10, 150, 70], keypoints=keypoints, mask=torch.rand(2, 1, 28, 28),
+        labels=torch.tensor([1, 2]),
+    )  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    rgb = draw_instances(image, boxlist)
+    bgr = draw_instances(image[..., ::-1], boxlist, channel_order="BGR")
+    np.testing.assert_array_equal(rgb, bgr[..., ::-1])
+    with pytest.raises(ValueError, match="channel_order is 'rgb'; it can be 'RGB' or 'BGR'"):
+        draw_instances(image, boxlist, channel_order="rgb")
+
+
+def test_unsure_limbs_are_grey_and_thin():
+    def stroke(logit):
+        points = torch.zeros(1, 17, 3)
+        points[0, PersonKeypoints.NAMES.index("left_hip")] = torch.tensor([20.0, 60.0, 1.0])
+        points[0, PersonKeypoints.NAMES.index("left_knee")] = torch.tensor([1400.0, 60.0, 1.0])
+        keypoints = PersonKeypoints(points, (1600, 120))
+        keypoints.add_field(fields.LOGITS, torch.full((1, 17), logit))
+        canvas = np.zeros((120, 1600, 3), dtype=np.uint8)
+        drawing.draw_skeletons(canvas, keypoints)
+        column = canvas[:, 700].astype(int)
+        return np.ptp(column[60]), (column.max(axis=1) > 0).sum()
+
+    colourful, thick = stroke(9.0)
+    pale, thin = stroke(-2.0)
+    assert colourful > 180 and pale < 60
+    assert thick > thin
+    assert stroke(2.0)[0] == pytest.approx(colourful / 2, abs=12)
+
+
+def test_an_identity_keeps_its_colour():
+    first = boxes([0, 0, 20, 20], [50, 50, 70, 70], identities=torch.tensor([7, 4]))
+    second = boxes([50, 50, 70, 70], [80, 80, 90, 90], [0, 0, 20, 20], identities=torch.tensor([4, 5, 7]))
+    seven, four = drawing.instance_colours(first)
+    again_four, five, again_seven = drawing.instance_colours(second)
+    assert (seven, four) == (again_seven, again_four) and len({seven, four, five}) == 3
+
+
+def test_labels_do_not_cover_each_other():
+    corners = [[60 + i, 50 + i, 100 + i, 90 + i] for i in range(8)]
+    boxlist = boxes(*corners, scores=torch.linspace(0.1, 0.9, 8))
+    texts = drawing.label_texts(boxlist)
+    assert texts[0] == "0.10" and texts[-1] == "0.90"
+    canvas = grey()
+    placed = drawing.draw_labels(canvas, boxlist, texts, drawing.instance_colours(boxlist))
+    cover = np.zeros((120, 160), dtype=int)
+    for left, top, right, bottom in placed:
+        assert 0 <= left < right <= 160 and 0 <= top < bottom <= 120
+        cover[top:bottom, left:right] += 1
+    assert cover.max() == 1
+    np.testing.assert_array_equal(changed(canvas) & (cover == 0), False)
+    best = placed[-1]
+    assert best[0] == 67 and best[3] == 57  # the best stands where it wants to: above its box
+
+
+def test_without_room_for_all_labels_the_best_have_theirs():
+    boxlist = boxes(*[[0, 0, 159, 119]] * 60, scores=torch.linspace(0, 1, 60))
+    texts = [f"a label number {i:02d}" for i in range(60)]
+    placed = drawing.draw_labels(grey(), boxlist, texts, drawing.instance_colours(boxlist))
+    shown = [corner is not None for corner in placed]
+    assert 4 < sum(shown) < 60 and shown == sorted(shown)
+
+
 def test_labels_stay_on_the_picture():
     corners = [[-30, -30, 10, 10], [150, 110, 400, 400], [0, 0, 159, 119]]
     drawn = draw_instances(
@@ -107,6 +208,44 @@ def test_nothing_to_draw():
     assert not changed(draw_instances(grey(), empty)).any()
     empty = boxes(mask=torch.zeros(0, 1, 28, 28), scores=torch.zeros(0))
     assert not changed(draw_instances(grey(), empty)).any()
+
+
+def test_coordinates_that_are_no_place():
+    points = torch.full((1, 17, 3), 2.0)
+    points[0, 0, 0], points[0, 1, 1], points[0, 2, 0] = float("nan"), float("inf"), -1e12
+    keypoints = PersonKeypoints(points, SIZE)
+    boxlist = boxes([-1e9, 10, 1e9, 1e20], keypoints=keypoints, labels=torch.tensor([1]))
+    assert changed(draw_instances(grey(), boxlist))[10, 40:120].all()
+
+
+def test_montage_of_heat_maps():
+    image = np.full((120, 160, 3), 200, dtype=np.uint8)
+    hot = torch.ones(3, 1, 28, 28)
+    hot[1] = 0.2
+    corners = [[80.0, 60.0, 120.0, 100.0]] * 3
+    boxlist = boxes(*corners, offset=0, mask=hot, scores=torch.tensor([0.5, 0.9, 0.1]))
+    sheet = mask_montage(image, boxlist, 2)
+    assert sheet.shape == image.shape
+    dim = round(200 * 0.35)
+    assert abs(int(sheet[55, 75, 0]) - dim) <= 1 and (sheet[119, 159] == sheet[119, 159, 0]).all()
+    best, second, third, empty = sheet[:60, :80], sheet[:60, 80:], sheet[60:, :80], sheet[60:, 80:]
+    assert (empty == sheet[119, 159]).all()
+    red, green, blue = second[40, 50].astype(int)
+    assert red > 100 > blue  # the warm end of the scale
+    red, green, blue = best[40, 50].astype(int)
+    assert blue > 100 > red  # the second box of the list scores best, and its probability is low
+    np.testing.assert_array_equal(second[32:48, 42:58], third[32:48, 42:58])
+    reverse = mask_montage(image, boxlist, 2, channel_order="BGR")
+    np.testing.assert_array_equal(reverse[..., ::-1], sheet)
+    assert mask_montage(image, boxlist[:0], 3).shape == image.shape
+    drawn = torch.zeros(1, 1, 120, 160, dtype=torch.bool)
+    drawn[..., 60:100, 80:120] = True
+    whole = mask_montage(image, boxes([80.0, 60.0, 119.0, 99.0], mask=drawn), 1)
+    assert whole[80, 100, 0] > 100 and abs(int(whole[10, 140, 0]) - dim) <= 1
+    with pytest.raises(ValueError, match="detections with the field 'mask', not with scores"):
+        mask_montage(image, boxes([0, 0, 1, 1], scores=torch.ones(1)), 2)
+    with pytest.raises(ValueError, match="one tile per side or more, not 0"):
+        mask_montage(image, boxlist, 0)
 
 
 def test_side_by_side():

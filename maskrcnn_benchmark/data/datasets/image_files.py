@@ -13,7 +13,9 @@ _NUM_NAMED = 5  # missing files that a message names
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_image(path: str | os.PathLike[str], size_wh: tuple[int, int] | None = None) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str], size_wh: tuple[int, int] | None = None, *, upright: bool = False
+) -> Image.Image:
     """An image file as 8-bit RGB, whatever it holds (grey, palette, CMYK, with transparency, 16 bits).
 
     Annotations usually count in the pixels as they are stored, so a camera's note that the picture is to be shown
@@ -21,6 +23,7 @@ def read_image(path: str | os.PathLike[str], size_wh: tuple[int, int] | None = N
 
     Args:
         size_wh: the size that the annotations were made for, in pixels; None takes the image as it is stored.
+        upright: follow Exif, as viewers do; for pictures without annotations.
     Raises: FileNotFoundError when there is no such file; OSError when it is no image, cut off or damaged, or of
         another size.
     """
@@ -29,6 +32,8 @@ def read_image(path: str | os.PathLike[str], size_wh: tuple[int, int] | None = N
             image.load()
             if size_wh is not None and image.size != tuple(size_wh):
                 image = _turned(image, size_wh)
+            elif upright:
+                image = ImageOps.exif_transpose(image)
             rgb = _to_rgb(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
