@@ -67,6 +67,11 @@ COLUMNS = {  # title -> task and metric of coco_results.json
     "keypoint AP75": ("keypoints", "AP75"),
     "box AP": ("bbox", "AP"),
 }
+# Keys that leave the results alone, or that differ from seed to seed.
+NO_MATTER = {
+    *("SEED", "OUTPUT_DIR", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.KEEP_LAST", "SOLVER.LOG_PERIOD", "SOLVER.TEST_PERIOD"),
+    *("DATALOADER.NUM_WORKERS", "TEST.PICTURES"),
+}
 # A width that four divides gives group norms of four channels, as the usual widths have; it is preferred where it
 # brings the cost this near.
 COST_TOLERANCE = 0.05
@@ -79,8 +84,8 @@ class Run:
     variant: str
     seed: int
     folder: Path
-    arguments: list[str]  # of tools/train_net.py
-    config: dict[str, str]  # what they amount to: every key and its value, but for the seed and the folder
+    yaml: str  # the whole config, so that a file that is edited between two runs does not change the second
+    config: dict[str, str]  # every key that bears on the results, and its value
     results_file: Path
 
     @property
@@ -159,11 +164,10 @@ def plan(args: argparse.Namespace) -> list[Run]:
     configs = {name: load_config(args.config_file, opts) for name, opts in options.items()}  # a mistake shows now
     runs = []
     for seed in args.seeds:
-        for name, opts in options.items():
+        for name in options:
             folder = Path(args.output) / name / f"seed_{seed}"
-            arguments = ["--config-file", str(args.config_file), *opts, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
             results = folder / "inference" / configs[name].DATASETS.TEST[0] / "coco_results.json"
-            runs.append(Run(name, seed, folder, arguments, dict(_flat(configs[name])), results))
+            runs.append(Run(name, seed, folder, configs[name].dump(), dict(_flat(configs[name])), results))
     for run in runs:
         _refuse_another_config(run)
     return runs
@@ -238,7 +242,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
-        elif prefix or key not in ("SEED", "OUTPUT_DIR"):
+        elif prefix + key not in NO_MATTER:
             yield f"{prefix}{key}", str(value)
 
 
@@ -289,13 +293,16 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
 def _train(run: Run, threads: int, processes: list[subprocess.Popen[bytes]]) -> float:
     """Returns the seconds it took, with those of earlier calls that were stopped."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"arguments": run.arguments, "config": run.config, "seconds": 0.0}
+    record: dict[str, Any] = {"config": run.config, "seconds": 0.0}
     if run.record.is_file():
         record = json.loads(run.record.read_text(encoding="utf-8"))
     run.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *run.arguments]
+    config_file = run.folder / "ablation.yaml"
+    config_file.write_text(run.yaml, encoding="utf-8")
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(config_file)]
+    command += ["SEED", str(run.seed), "OUTPUT_DIR", str(run.folder)]
     start = time.monotonic()
     with open(run.folder / "console.txt", "ab") as console:
         process = subprocess.Popen(command, env=environment, stdout=console, stderr=subprocess.STDOUT)

@@ -20,7 +20,9 @@ with open(os.path.join(folder, "calls"), "a") as calls:
     calls.write("x")
 if os.path.exists(os.path.join(os.path.dirname(os.path.dirname(folder)), "broken")) and "mask-to-mask" in folder:
     sys.exit("this one breaks")
-ap = 0.1 * int(options["SEED"]) + (0.05 if options["MODEL.REFINE_ON"] == "True" else 0)
+config = open(options["--config-file"]).read()
+assert "MAX_ITER: 7" in config
+ap = 0.1 * int(options["SEED"]) + (0.05 if "REFINE_ON: true" in config else 0)
 metrics = {task: {"AP": ap, "AP75": ap / 2} for task in ("bbox", "segm", "boundary", "keypoints")}
 os.makedirs(os.path.join(folder, "inference", "people_val"))
 with open(os.path.join(folder, "inference", "people_val", "coco_results.json"), "w") as file:
@@ -74,6 +76,7 @@ def test_a_failure_leaves_the_others_alone_and_is_tried_again(output, capsys):
 
 def test_another_config_is_refused_before_anything_runs(output, capsys):
     assert run(output, variants=("none",)) == 0
+    assert run(output, "SOLVER.LOG_PERIOD", "3", variants=("none",)) == 0
     assert run(output, "SOLVER.BASE_LR", "0.5") == 1
     assert not (output / "mask-to-mask").exists()
     record = output / "none" / "seed_1" / "ablation.json"
@@ -103,7 +106,7 @@ def test_variants_differ_in_the_refine_head_alone():
         differing = {key for key, value in values.items() if value != flat["none"][key]}
         assert all(key == "MODEL.REFINE_ON" or key.startswith("MODEL.ROI_REFINE_HEAD.") for key in differing), name
         assert values["SOLVER.MAX_ITER"] == "9" and values["TEST.BOUNDARY_AP"] == "True"
-        assert values["TEST.PICTURES"] == "3"
+        assert configs[name].TEST.PICTURES == 3
         assert values["MODEL.ROI_KEYPOINT_HEAD.DECODE"] == values["MODEL.ROI_REFINE_HEAD.DECODE"]
     nodes = {name: cfg.MODEL.ROI_REFINE_HEAD for name, cfg in configs.items() if cfg.MODEL.REFINE_ON}
     heads = {name: (node.INDICATORS, node.OUTPUTS, node.SHARED) for name, node in nodes.items()}
