@@ -1,0 +1,151 @@
+"""The images of a data loader with their targets: a dataset as the model sees it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.data.transforms import Normalize
+from maskrcnn_benchmark.engine.seed import choose_seed
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from .files import ReportError, ReportFolder
+from .overlay import Mark, Panel
+from .page import Card, Filters, card_html, page_html, table
+from .pictures import TARGET, draw_panels
+
+
+class Sample(NamedTuple):
+    """One image of a batch: pixels (H, W, 3) uint8 RGB, padded as the batch was; its target; what to call it."""
+
+    pixels: np.ndarray
+    target: BoxList
+    title: str
+
+
+def report_dataset(
+    cfg: Any,
+    output: str | os.PathLike[str],
+    *,
+    is_train: bool = True,
+    count: int = 24,
+    start_iter: int = 0,
+    thumbnail: int = 640,
+) -> Path:
+    """Write the report of the first images that training (or testing) on this config would load.
+
+    Args:
+        is_train: DATASETS.TRAIN with augmentation, or DATASETS.TEST.
+        count: images to show. start_iter: training iterations to leave out before; with the SEED of a run, its batches.
+        thumbnail: longest side of images in the page, in pixels.
+    Returns: the page. Raises: FileNotFoundError, OSError, ReportError for a config that no loader can be made of.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0  # the data do not depend on it, and few images are not worth starting processes
+    if cfg.SEED < 0:
+        cfg.SEED = choose_seed(cfg.SEED)
+    try:
+        loaders = make_data_loader(cfg, is_train=is_train, start_iter=start_iter)
+    except ValueError as error:
+        raise ReportError(str(error)) from error
+    loaders = [loaders] if is_train else loaders
+    names = max((getattr(loader.dataset, "class_names", ()) for loader in loaders), key=len, default=())
+    normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255, cfg.INPUT.FORMAT)
+    folder = ReportFolder(output)
+    filters = Filters(categories=list(names[1:]) if len(names) > 2 else ())
+    cards = []
+    instances: Counter[str] = Counter()
+    places = _training_places(start_iter, cfg.SOLVER.ACCUMULATE) if is_train else _test_places()
+    for sample in _samples(loaders, normalize, places, count):
+        card = _card(sample, names, len(cards))
+        instances.update(mark.category for mark in card.panels[0].marks)
+        folder.save_picture(draw_panels(card.image, card.panels), sample.title)
+        cards.append(card_html(card, len(cards), filters, thumbnail))
+    which = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+    steps = "augmentation, scaling" if is_train else "scaling"
+    lead = [f"{', '.join(which)}: {len(cards)} images after {steps} and padding, as the model gets them."]
+    if is_train:
+        lead.append(f"SEED {cfg.SEED}, from iteration {start_iter + 1} on.")
+    lead.append(
+        "Padding, beyond the dashed line, is zero after normalisation, which is the mean colour here. A white point is "
+        "a keypoint that is labelled but hidden."
+    )
+    rows = [[name, str(number)] for name, number in instances.most_common()]
+    tables = [table("Shown", ["class", "instances"], rows)]
+    return folder.write_page(page_html("Dataset", lead, cards, tables=tables, filters=filters))
+
+
+def restore_pixels(image: Tensor, normalize: Normalize) -> np.ndarray:
+    """(3, H, W) as `Normalize` makes them -> (H, W, 3) uint8 RGB, as they were."""
+    scale, shift = (torch.tensor(values)[:, None, None] for values in (normalize.std, normalize.mean))
+    values = image.cpu() * scale + shift
+    if not normalize.image_format.endswith("255"):
+        values = values * 255
+    if normalize.image_format.startswith("BGR"):
+        values = values.flip(0)
+    return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _training_places(start_iter: int, accumulate: int) -> Iterator[str]:
+    """Names of the batches: the iteration, and its part where an iteration takes several."""
+    for number in itertools.count():
+        iteration, part = divmod(number, accumulate)
+        yield f"iteration {start_iter + iteration + 1}" + (f", part {part + 1}" if accumulate > 1 else "")
+
+
+def _test_places() -> Iterator[str]:
+    return (f"batch {number}" for number in itertools.count(1))
+
+
+def _samples(loaders: Iterable[Any], normalize: Normalize, batch_names: Iterator[str], count: int) -> Iterator[Sample]:
+    """The first `count` images of the loaders, batch by batch."""
+    left = count
+    for loader in loaders:
+        for images, targets, indices in loader:
+            batch = next(batch_names)
+            for position, (tensor, target, index) in enumerate(zip(images.tensors, targets, indices, strict=True)):
+                info = loader.dataset.get_img_info(index)
+                title = f"{batch}, image {position + 1} of {len(targets)}: {info['file_name']} (id {info['id']})"
+                yield Sample(restore_pixels(tensor, normalize), target, title)
+                left -= 1
+                if left <= 0:
+                    return
+
+
+def _card(sample: Sample, names: Any, number: int) -> Card:
+    height, width = sample.pixels.shape[:2]
+    target = sample.target
+    marks = [
+        Mark(TARGET, name, name, details)
+        for name, details in (
+            (str(names[label]) if label < len(names) else str(label), _details(target, row))
+            for row, label in enumerate(target.get_field(fields.LABELS).tolist())
+        )
+    ]
+    size = f"{target.size[0]} x {target.size[1]} pixels"
+    size += f", padded to {width} x {height}" if (width, height) != tuple(target.size) else ""
+    frame = (int(target.size[0]), int(target.size[1]))
+    return Card(
+        title=sample.title,
+        measure=f"{len(target)} {'instance' if len(target) == 1 else 'instances'}",
+        image=sample.pixels,
+        panels=[Panel(size, target, marks, (width, height), frame)],
+        index=number,
+    )
+
+
+def _details(target: BoxList, row: int) -> str:
+    x1, y1, x2, y2 = target.extents()[row].tolist()
+    identity = int(target.get_field(fields.ANNOTATION_IDS)[row]) if target.has_field(fields.ANNOTATION_IDS) else row
+    return f"annotation {identity}: {x2 - x1:.0f} x {y2 - y1:.0f} pixels"

@@ -1,0 +1,171 @@
+"""The page of a report: one HTML file with its style, script and pictures inside, which needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from .overlay import Panel, image_uri, panel_svg
+from .pictures import COLOURS
+
+_TEXTS_PER_CARD = 56  # the width of a card is so many times the size of its texts
+LAYERS = {"box": "boxes", "mask": "masks", "skeleton": "skeletons", "label": "labels"}
+DATASET_ORDER = "index:asc"
+
+# Nothing but what the file holds: a browser refuses the rest, also on a machine that is online.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a mark can be: its name in the filters, and a sign before its text, for those who do not see the colour."""
+
+    title: str
+    sign: str = ""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a reader can choose.
+
+    kinds: by name, in the style sheet's words. categories: names of classes. score: where the slider starts; None for
+    no slider. lowest: score of its left end. orders: "measure:asc", "measure:desc" or DATASET_ORDER -> what to call it;
+    the first is how the cards come.
+    """
+
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    categories: Sequence[str] = ()
+    score: float | None = None
+    lowest: float = 0.0
+    orders: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image: pictures of it with marks, or one ready picture without.
+
+    index: its place in the dataset. measure: a line of text below the title, as the script writes it.
+    """
+
+    title: str
+    measure: str
+    image: np.ndarray
+    panels: Sequence[Panel] = ()
+    index: int = 0
+    alt: str = ""
+
+
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column names the rows."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def card_html(card: Card, number: int, filters: Filters, thumbnail: int) -> str:
+    """An <article> of the page.
+
+    Args:
+        number: unique in the page. thumbnail: longest side of the embedded image, in pixels.
+    """
+    uri = image_uri(card.image, thumbnail, "jpeg" if card.panels else "png")  # photographs, and drawings
+    if not card.panels:
+        height, width = card.image.shape[:2]
+        size = f'width="{width}" height="{height}"'
+        figure = f'<figure><img src="{uri}" alt="{escape(card.alt or card.title)}" {size}></figure>'
+        return f'<article class="card wide" id="card-{number}"><h2>{escape(card.title)}</h2>{figure}</article>\n'
+    signs = {name: kind.sign for name, kind in filters.kinds.items()}
+    figures = ""
+    for position, panel in enumerate(card.panels):
+        picture = panel_svg(
+            panel,
+            f"image-{number}",
+            None if position else uri,
+            font_size=max(panel.size_wh) * len(card.panels) / _TEXTS_PER_CARD,
+            score_threshold=filters.score or 0.0,
+            signs=signs,
+        )
+        figures += f"<figure>{picture}<figcaption>{escape(panel.title)}</figcaption></figure>"
+    button = '<button type="button" class="enlarge" aria-pressed="false">Enlarge</button>'
+    return (
+        f'<article class="card" id="card-{number}" data-index="{card.index}" style="--panels: {len(card.panels)}">'
+        f'<div class="card-head"><h2>{escape(card.title)}</h2>{button}</div>'
+        f'<p class="measure">{escape(card.measure)}</p><div class="panels">{figures}</div></article>\n'
+    )
+
+
+def page_html(
+    title: str,
+    lead: Sequence[str],
+    cards: Sequence[str],
+    *,
+    tables: Sequence[str] = (),
+    filters: Filters | None = None,
+    after: Sequence[str] = (),
+    measure: str = "count",
+) -> str:
+    """The whole page.
+
+    Args:
+        lead: paragraphs below the title. tables: below these, `after`: at the end of the page; of `table`.
+        cards: of `card_html`, in the order in which they come.
+        measure: what the script counts for a card, one of its `measures`.
+    """
+    folder = Path(__file__).parent
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in lead)
+    form = "" if filters is None else _form(filters, len(cards))
+    colours = "".join(f"--{kind}: rgb{colour}; " for kind, colour in COLOURS.items())
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n:root {{ {colours}}}\n{style}</style>\n</head>\n<body>\n"
+        f'<header><h1>{escape(title)}</h1>{paragraphs}<div class="tables">{"".join(tables)}</div></header>\n'
+        f'{form}<main><div id="cards" data-measure="{measure}">\n{"".join(cards)}</div>{"".join(after)}</main>\n'
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _form(filters: Filters, count: int) -> str:
+    parts = []
+    if filters.categories:
+        options = "".join(
+            f'<option value="{escape(name)}">{escape(name)}</option>' for name in sorted(filters.categories)
+        )
+        parts.append(
+            f'<label><span>Class</span><select name="class"><option value="">all</option>{options}</select></label>'
+        )
+    if filters.score is not None:
+        parts.append(
+            f'<label><span>Score from</span><input type="range" name="score" min="{filters.lowest:g}" max="1" '
+            f'step="0.01" value="{filters.score:g}"><output name="shown_score">{filters.score:.2f}</output></label>'
+        )
+    if filters.kinds:
+        boxes = "".join(
+            f'<label><input type="checkbox" name="kinds" value="{name}" data-sign="{kind.sign}" checked>'
+            f'<i class="swatch" data-kind="{name}"></i>{escape(f"{kind.sign} {kind.title}".strip())}</label>'
+            for name, kind in filters.kinds.items()
+        )
+        parts.append(f"<fieldset><legend>Show</legend>{boxes}</fieldset>")
+    layers = "".join(
+        f'<label><input type="checkbox" name="layers" value="{name}" autocomplete="off" checked>{text}</label>'
+        for name, text in LAYERS.items()
+    )
+    parts.append(f"<fieldset><legend>Draw</legend>{layers}</fieldset>")
+    if filters.orders:
+        options = "".join(f'<option value="{key}">{escape(text)}</option>' for key, text in filters.orders.items())
+        parts.append(f'<label><span>Order</span><select name="order">{options}</select></label>')
+    parts.append(
+        '<label><span>Size</span><input type="range" name="size" min="280" max="1400" step="20" value="560"></label>'
+    )
+    status = f'<p id="status" role="status">Showing {count} of {count} images</p>'
+    without = "<noscript><p>The filters need JavaScript; all images are shown.</p></noscript>"
+    return f'<form id="filters" aria-label="Filters" autocomplete="off">{"".join(parts)}{status}{without}</form>\n'

@@ -1,0 +1,204 @@
+"""Look at data, results and training: pictures, and a page that opens in a browser without a network.
+
+    python tools/visualize.py dataset --config-file FILE [KEY VALUE ...]
+    python tools/visualize.py predictions --results OUTPUT_DIR/inference/<dataset>
+    python tools/visualize.py refine --results OUTPUT_DIR/inference/<dataset>
+    python tools/visualize.py curves OUTPUT_DIR [OUTPUT_DIR ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.config.paths_catalog import UnknownNameError
+from maskrcnn_benchmark.data.build import dataset_catalog
+from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
+from maskrcnn_benchmark.engine import reporting
+from maskrcnn_benchmark.engine.defaults import errors_explained, logger
+from maskrcnn_benchmark.utils.logger import setup_logger
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 after an error that was explained."""
+    args = parse_arguments(argv)
+    setup_logger("maskrcnn_benchmark")
+    with errors_explained() as status:
+        try:
+            page = args.run(args)
+            logger.info("Open %s in a browser; the pictures are in %s", page, page.parent / "pictures")
+            status.append(0)
+        except (reporting.ReportError, UnknownNameError) as error:
+            logger.error("%s", error)
+            status.append(1)
+    return status[-1]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    dataset = commands.add_parser("dataset", help="a dataset after augmentation, as the model sees it")
+    _add_output(dataset, "dataset", count=24)
+    dataset.add_argument(
+        "--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or DATASETS.TEST (%(default)s)"
+    )
+    dataset.add_argument(
+        "--start-iter", type=_count, default=0, metavar="N", help="show what comes after N training iterations"
+    )
+    _add_config(dataset)
+    dataset.set_defaults(run=run_dataset)
+
+    for name, text, run, tasks in (
+        ("predictions", "what a test found beside ground truth", run_predictions, ("bbox", "segm", "keypoints")),
+        ("refine", "coarse beside refined beside ground truth", run_refine, ("segm", "keypoints")),
+    ):
+        results = commands.add_parser(name, help=text)
+        _add_output(results, name, count=40)
+        _add_results(results, tasks)
+        _add_config(results)
+        results.set_defaults(run=run)
+
+    curves = commands.add_parser("curves", help="losses, learning rate and AP of training runs")
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a training run, or its metrics.jsonl")
+    curves.add_argument("--output", default="output/visualize/curves", metavar="DIR", help="(%(default)s)")
+    curves.set_defaults(run=run_curves)
+    return parser.parse_args(argv)
+
+
+def run_dataset(args: argparse.Namespace) -> Path:
+    cfg = load_config(args.config_file, args.opts)
+    return reporting.report_dataset(
+        cfg,
+        args.output,
+        is_train=args.split == "train",
+        count=args.count,
+        start_iter=args.start_iter,
+        thumbnail=args.thumbnail,
+    )
+
+
+def run_predictions(args: argparse.Namespace) -> Path:
+    return _report_results(args, reporting.report_predictions)
+
+
+def run_refine(args: argparse.Namespace) -> Path:
+    return _report_results(args, reporting.report_refinement)
+
+
+def run_curves(args: argparse.Namespace) -> Path:
+    return reporting.report_curves(args.runs, args.output)
+
+
+def load_dataset(cfg: Any, name: str, annotations: str, images: str) -> Any:
+    """The annotated images that were tested: of two paths, or by its name in the catalog."""
+    if annotations:
+        return COCODataset(annotations, images)
+    catalog = dataset_catalog(cfg)
+    entry = catalog.get(name)
+    if hasattr(catalog, "check"):
+        catalog.check([name])
+    dataset = DATASETS[entry["factory"]](transforms=None, **entry["args"])
+    if not hasattr(dataset, "coco"):
+        raise reporting.ReportError(f"{name} is a {type(dataset).__name__}, which has no annotations in COCO's format")
+    return dataset
+
+
+def _report_results(args: argparse.Namespace, report: Any) -> Path:
+    cfg = load_config(args.config_file, args.opts)
+    reporting.read_results(args.results)  # says what is wrong with the folder before its name is taken for a dataset
+    name = args.dataset or Path(args.results).resolve().name
+    dataset = load_dataset(cfg, name, args.annotations, args.images)
+    options = reporting.Options(
+        task=args.task,
+        overlap=args.overlap,
+        score_threshold=args.score_threshold,
+        lowest_score=args.lowest_score,
+        order=args.order,
+        count=args.count,
+        thumbnail=args.thumbnail,
+    )
+    return report(dataset, args.results, args.output, options, sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+
+
+def _add_output(parser: argparse.ArgumentParser, name: str, count: int) -> None:
+    parser.add_argument(
+        "--output", default=f"output/visualize/{name}", metavar="DIR", help="folder of the report (%(default)s)"
+    )
+    parser.add_argument("--count", type=_positive, default=count, metavar="N", help="images to show (%(default)s)")
+    parser.add_argument(
+        "--thumbnail",
+        type=_positive,
+        default=640,
+        metavar="PIXELS",
+        help="longest side of an image in the page (%(default)s); the PNG files have every pixel",
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="YAML config of the run; none: the defaults"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
+
+
+def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
+    parser.add_argument(
+        "--results", required=True, metavar="DIR", help="folder of bbox.json, ...: OUTPUT_DIR/inference/<dataset>"
+    )
+    parser.add_argument(
+        "--dataset", default="", metavar="NAME", help="what was tested, in the catalog; none: the folder's name"
+    )
+    parser.add_argument("--annotations", default="", metavar="FILE", help="instead of --dataset: its annotation file")
+    parser.add_argument("--images", default="", metavar="DIR", help="... and the folder of its images")
+    first = f"the first that is there of {', '.join(tasks)}"
+    parser.add_argument("--task", choices=tasks, default="", help=f"what is compared; none: {first}")
+    parser.add_argument(
+        "--overlap", type=_share, default=0.5, metavar="X", help="least IoU or OKS of a match (%(default)s)"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=_hundredths,
+        default=0.5,
+        metavar="X",
+        help="where the page's slider starts; decides the order and the PNG files (%(default)s)",
+    )
+    parser.add_argument(
+        "--lowest-score", type=_hundredths, default=0.05, metavar="X", help="leave out what scores lower (%(default)s)"
+    )
+    parser.add_argument(
+        "--order", choices=("worst", "best"), default="worst", help="images to show, and first (%(default)s)"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _hundredths(text: str) -> float:
+    return round(_share(text), 2)  # the steps of the page's slider
+
+
+if __name__ == "__main__":
+    sys.exit(main())
