@@ -36,12 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         startup.check_evaluation(cfg)
         if not cfg.DATASETS.TEST:
             raise startup.StartupError("DATASETS.TEST is empty: name at least one data set of the catalog to test on.")
-        startup.check_datasets_exist(cfg, cfg.DATASETS.TEST)
         if cfg.DETERMINISTIC:
             be_deterministic()
-        data_loaders = make_data_loader(cfg, is_train=False, is_distributed=process.distributed)
-        startup.check_test_data(cfg, None, [loader.dataset for loader in data_loaders])
-        model = build_detection_model(cfg).to(process.device)
+        with startup.explained():
+            startup.check_datasets_exist(cfg, cfg.DATASETS.TEST)
+            data_loaders = make_data_loader(cfg, is_train=False, is_distributed=process.distributed)
+            startup.check_test_data(cfg, None, [loader.dataset for loader in data_loaders])
+            model = build_detection_model(cfg).to(process.device)
         load_weights(cfg, model, args.ckpt)
         results = run_tests(cfg, model, data_loaders, process.device)
         failed = any(found.failures for found in results.values())

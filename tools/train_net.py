@@ -27,7 +27,7 @@ from maskrcnn_benchmark.engine.defaults import (
 )
 from maskrcnn_benchmark.engine.inference import run_tests
 from maskrcnn_benchmark.engine.launch import Process, launch, leave
-from maskrcnn_benchmark.engine.resume import plan_resume
+from maskrcnn_benchmark.engine.resume import agreed, plan_resume
 from maskrcnn_benchmark.engine.seed import be_deterministic, choose_seed, seed_everything
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -46,17 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         begin(cfg, process, args.config_file)
         tests = cfg.DATASETS.TEST if cfg.SOLVER.TEST_PERIOD > 0 or not args.skip_test else ()
         startup.check_evaluation(cfg)
-        startup.check_datasets_exist(cfg, (*cfg.DATASETS.TRAIN, *tests))
-        plan = plan_resume(cfg, args.resume)
+        with startup.explained():
+            startup.check_datasets_exist(cfg, (*cfg.DATASETS.TRAIN, *tests))
+        plan = agreed(plan_resume(cfg, args.resume))
         if cfg.SEED < 0:
             cfg.SEED = choose_seed(cfg.SEED) if plan.seed is None else plan.seed
         cfg.freeze()
-        comm.synchronize()  # every rank has read the old config.yml
         record_config(cfg)
         seed_everything(cfg.SEED, process.rank)
         if cfg.DETERMINISTIC:
             be_deterministic()
-        test_loaders = make_data_loader(cfg, is_train=False, is_distributed=process.distributed) if tests else []
+        with startup.explained():
+            test_loaders = make_data_loader(cfg, is_train=False, is_distributed=process.distributed) if tests else []
         status.append(run(cfg, process, plan.resume, test_loaders, args.skip_test))
         leave()
     return status[-1]
@@ -105,20 +106,22 @@ def train(
 
     Returns: the trained model, whether a signal stopped it early, the iteration of the latest evaluation.
     """
-    model = build_detection_model(cfg)
-    startup.check_model(model, process)
-    model.to(process.device)
-    optimizer = make_optimizer(cfg, model)
-    scheduler = make_lr_scheduler(cfg, optimizer)
+    with startup.explained():
+        model = build_detection_model(cfg)
+        startup.check_model(model, process)
+        model.to(process.device)
+        optimizer = make_optimizer(cfg, model)
+        scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR, comm.is_main_process())
     arguments: dict[str, Any] = {"iteration": 0}
     arguments.update(checkpointer.load(cfg.MODEL.WEIGHT, resume=resume))
     if not resume:
         arguments = {"iteration": 0}  # weights to start from, not a run to continue
-    data_loader = make_data_loader(
-        cfg, is_train=True, is_distributed=process.distributed, start_iter=arguments["iteration"]
-    )
-    startup.check_test_data(cfg, data_loader.dataset, [loader.dataset for loader in test_loaders])
+    with startup.explained():
+        data_loader = make_data_loader(
+            cfg, is_train=True, is_distributed=process.distributed, start_iter=arguments["iteration"]
+        )
+        startup.check_test_data(cfg, data_loader.dataset, [loader.dataset for loader in test_loaders])
     startup.warn_about_disk_space(cfg, model)
     save_labels([data_loader.dataset], cfg.OUTPUT_DIR)
     trainer = do_train(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import LAST_CHECKPOINT, Checkpointer
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,20 @@ def plan_resume(cfg: Any, flag: bool | None) -> ResumePlan:
             "The config differs from that of the run it continues; the new values hold:\n  %s", "\n  ".join(changed)
         )
     return ResumePlan(True, saved.SEED if saved is not None and saved.SEED >= 0 else None)
+
+
+def agreed(plan: ResumePlan) -> ResumePlan:
+    """The plan, once all ranks are known to have the same. Collective.
+
+    Raises: ResumeError where they differ, as when machines do not share OUTPUT_DIR.
+    """
+    plans = comm.all_gather(plan.resume)
+    if len(set(plans)) > 1:
+        raise ResumeError(
+            f"ranks {[rank for rank, resume in enumerate(plans) if resume]} see a checkpoint in OUTPUT_DIR and the "
+            "others do not: it must be one folder, which all machines share."
+        )
+    return plan
 
 
 def _read_saved_config(folder: Path) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,24 @@ class StartupError(RuntimeError):
     """Something about the config, the data or the machine that would end the run later."""
 
 
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """For building what a config describes: a ValueError or KeyError that this package raises becomes a StartupError.
+
+    Such an error says what is wrong with the config or the data. One from elsewhere, a dataset of the user's own, say,
+    stays as it is: its traceback is needed.
+    """
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is None or not str(trace.tb_frame.f_globals.get("__name__")).startswith("maskrcnn_benchmark"):
+            raise
+        raise StartupError(str(error.args[0]) if error.args else str(error)) from error
+
+
 def check_evaluation(cfg: Any) -> None:
     """Is what TEST asks for there? Raises: StartupError."""
     if cfg.TEST.BBOX_AUG.ENABLED or cfg.TEST.MULTI_SCALE:
@@ -33,7 +52,7 @@ def check_evaluation(cfg: Any) -> None:
 
 
 def check_datasets_exist(cfg: Any, names: Sequence[str]) -> None:
-    """All missing datasets in one message. Raises: FileNotFoundError, KeyError (an unknown name)."""
+    """All missing datasets in one message. Raises: FileNotFoundError; KeyError for an unknown name."""
     catalog = dataset_catalog(cfg)
     if hasattr(catalog, "check"):
         catalog.check(names)

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.config import get_cfg
-from maskrcnn_benchmark.engine import startup
+from maskrcnn_benchmark.engine import resume, startup
 from maskrcnn_benchmark.engine.defaults import errors_explained
 from maskrcnn_benchmark.engine.launch import Process
-from maskrcnn_benchmark.engine.resume import ResumeError, plan_resume
+from maskrcnn_benchmark.engine.resume import ResumeError, ResumePlan, agreed, plan_resume
 from maskrcnn_benchmark.engine.startup import StartupError
 from maskrcnn_benchmark.engine.writers import JsonLinesWriter, Progress, build_writers
+from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger
 
@@ -83,6 +84,22 @@ def test_an_unreadable_config_does_not_stop_a_good_checkpoint(used_folder, tmp_p
     plan = plan_resume(used_folder, None)
     assert plan.resume and plan.seed is None
     assert "nobody can tell whether the checkpoint" in caplog.text
+
+
+def test_machines_must_share_the_output_folder(monkeypatch):
+    plan = ResumePlan(True, 3)
+    assert agreed(plan) is plan
+    monkeypatch.setattr(resume.comm, "all_gather", lambda value: [True, False])
+    with pytest.raises(ResumeError, match=r"ranks \[0\] see a checkpoint .* all machines share"):
+        agreed(plan)
+
+
+def test_only_errors_of_this_package_are_taken_for_explanations():
+    with pytest.raises(StartupError, match="'nothing' is not registered") as caught, startup.explained():
+        registry.BACKBONES["nothing"]
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(ValueError, match="invalid literal"), startup.explained():
+        int("x")
 
 
 def test_expected_results_are_checked_before_the_work():

@@ -218,6 +218,22 @@ def test_a_mistyped_key_is_explained(tools, tmp_path, capsys):
     assert "SOLVER.BASE_LR" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("DATASETS.TRAIN", "('poeple_train',)", "did you mean people_train"),
+        ("MODEL.ROI_BOX_HEAD.NUM_CLASSES", "81", "set NUM_CLASSES to 2"),
+        ("MODEL.BACKBONE.CONV_BODY", "HRNET-HD", "HRNET-HD"),
+        ("TEST.EXPECTED_RESULTS", "[['box', 'AP', [0.5, 0.1]]]", "names 'box' 'AP'"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line_before_anything_is_trained(tools, tmp_path, capsys, key, value, message):
+    assert tools[0].main(arguments(tmp_path, key, value)) == 1
+    out = capsys.readouterr().out
+    assert message in out and "Traceback" not in out
+    assert "Start training" not in out
+
+
 def test_nothing_to_test_is_said(tools, tmp_path, capsys):
     assert tools[1].main(arguments(tmp_path)) == 1
     assert "there are no weights to test" in capsys.readouterr().out
