@@ -74,7 +74,7 @@ def test_train_then_test(tools, tmp_path, capsys):
     for name in RESULT_FILES:
         (results / f"{name}.json").unlink()
     assert test_net.main(arguments(tmp_path)) == 0
-    assert "Testing the weights of the last checkpoint in OUTPUT_DIR" in capsys.readouterr().out
+    assert "The weights to test are those of the last checkpoint in OUTPUT_DIR" in capsys.readouterr().out
     assert before == {name: (results / f"{name}.json").read_bytes() for name in RESULT_FILES}
 
     expected = "[['bbox', 'AP', [0.99, 0.0001]]]"
@@ -95,7 +95,7 @@ def test_mixed_precision_accumulation_and_mean_weights_work_together(tools, tmp_
 
 @pytest.mark.slow
 def test_stopping_by_signal_and_the_same_command_again_change_no_loss(datasets, tmp_path):
-    more = ("SOLVER.MAX_ITER", "10")
+    more = ("SOLVER.MAX_ITER", "30")  # enough for the signal to arrive before the end
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     command = ("tools/train_net.py", "--skip-test")
     straight = start(datasets, *command, *arguments(whole, *more))
@@ -109,7 +109,7 @@ def test_stopping_by_signal_and_the_same_command_again_change_no_loss(datasets, 
         time.sleep(0.01)
     assert "Stopped by SIGTERM after iteration" in finish(stopped, 143)
     done = len(losses(parts))
-    assert 2 <= done < 10
+    assert 2 <= done < 30
     assert "CONTINUING the run" in finish(start(datasets, *command, *arguments(parts, *more)))
     assert losses(parts) == losses(whole)
     files = [torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (whole, parts)]
