@@ -8,9 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data import make_data_loader
@@ -19,9 +16,9 @@ from maskrcnn_benchmark.engine.defaults import argument_parser, begin, errors_ex
 from maskrcnn_benchmark.engine.inference import run_tests
 from maskrcnn_benchmark.engine.launch import launch, leave
 from maskrcnn_benchmark.engine.seed import be_deterministic
+from maskrcnn_benchmark.engine.weights import load_trained_weights
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             data_loaders = make_data_loader(cfg, is_train=False, is_distributed=process.distributed)
             startup.check_test_data(cfg, None, [loader.dataset for loader in data_loaders])
             model = build_detection_model(cfg).to(process.device)
-        load_weights(cfg, model, args.ckpt)
+        load_trained_weights(cfg, model, args.ckpt)
         results = run_tests(cfg, model, data_loaders, process.device)
         failed = any(found.failures for found in results.values())
         status.append(int(comm.broadcast(failed)))
@@ -61,24 +58,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "or where there is none MODEL.WEIGHT",
     )
     return parser.parse_args(argv)
-
-
-def load_weights(cfg: Any, model: nn.Module, ckpt: str | None) -> None:
-    """Load --ckpt, or the last checkpoint, or MODEL.WEIGHT: the first that there is; a line says which."""
-    checkpointer = DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR, save_to_disk=False)
-    sources = {
-        "--ckpt": ckpt,
-        "the last checkpoint in OUTPUT_DIR": checkpointer.get_checkpoint_file(),
-        "MODEL.WEIGHT": cfg.MODEL.WEIGHT,
-    }
-    source = next((name for name, path in sources.items() if path), None)
-    if source is None:
-        raise startup.StartupError(
-            f"there are no weights to test: {cfg.OUTPUT_DIR or 'OUTPUT_DIR'} holds no checkpoint, "
-            "MODEL.WEIGHT is empty, and --ckpt was not given."
-        )
-    logger.info("Testing the weights of %s: %s", source, sources[source])
-    checkpointer.load(sources[source])
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ class BoxList:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "BoxList":
         moved = self._like(self.bbox.to(device, non_blocking=non_blocking))
         for name, value in self.extra_fields.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, Keypoints, BoxList)):
                 value = value.to(device, non_blocking=non_blocking)
             elif hasattr(value, "to"):
                 value = value.to(device)

@@ -141,7 +141,7 @@ def draw_skeletons(
     points = keypoints.keypoints.numpy()
     shown = points[..., 2] > 0
     predicted = keypoints.has_field(fields.LOGITS)
-    strength = np.ones(points.shape[:2])
+    strength: NDArray[np.float64] = np.ones(points.shape[:2])
     if predicted:
         logits = keypoints.get_field(fields.LOGITS).float().numpy()
         shown = shown & (logits >= threshold)

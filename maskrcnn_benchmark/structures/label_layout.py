@@ -39,7 +39,7 @@ def place_labels(
         places = places[whole]
         ends = places + (label_width, label_height)
         apart = (ends[:, None] <= taken[None, :, :2]) | (places[:, None] >= taken[None, :, 2:])
-        free = apart.any(axis=2).all(axis=1)
+        free = np.all(np.any(apart, axis=2), axis=1)
         if free.any():
             chosen = int(free.argmax())
             left, top = int(places[chosen, 0]), int(places[chosen, 1])

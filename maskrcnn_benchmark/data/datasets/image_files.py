@@ -34,7 +34,7 @@ def read_image(
                 image = _turned(image, size_wh)
             elif upright:
                 image = ImageOps.exif_transpose(image)
-            rgb = _to_rgb(image)
+            rgb = to_rgb(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -86,7 +86,8 @@ def _turned(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8 bits per channel and three channels, whatever a picture has."""
     if image.mode in _SIXTEEN_BITS:  # Pillow would cut values at 255 instead of scaling them
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "F":

@@ -125,7 +125,7 @@ def encode_detected_masks(
     rles: list[RLE] = []
     if masks.dtype in (torch.bool, torch.uint8):
         for chunk in masks.split(rows):
-            rles += encode_masks(_resize_drawn_masks(chunk, (height, width)))
+            rles += encode_masks(resize_drawn_masks(chunk, (height, width)))
         return rles
     spanned = detections
     if boxes_field is not None and detections.has_field(boxes_field):
@@ -147,7 +147,8 @@ def encode_masks(masks: Tensor) -> list[RLE]:
     return rles
 
 
-def _resize_drawn_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def resize_drawn_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Masks (R, H, W), drawn where they are not 0 -> (R, *size_hw) bool."""
     if tuple(masks.shape[-2:]) == size_hw:
         return masks > 0
     resized = F.interpolate((masks > 0)[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)

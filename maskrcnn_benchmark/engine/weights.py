@@ -1,0 +1,49 @@
+"""Which weights a trained model is given."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from torch import nn
+
+from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
+
+from .startup import StartupError
+
+logger = logging.getLogger(__name__)
+
+
+def load_trained_weights(
+    cfg: Any,
+    model: nn.Module,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    flag: str = "--ckpt",
+    purpose: str = "test",
+) -> dict[str, Any]:
+    """Load the weights of `path`, or the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT: the first that there is, and a
+    line that says which.
+
+    Args:
+        path: a file, a URL or a catalog:// name.
+        flag: what the user gives the path with, for messages.
+        purpose: what the weights are for, likewise.
+    Returns: "categories", {label: name}, where the checkpoint has them.
+    Raises: StartupError where there is none of the three; CheckpointError, FileNotFoundError.
+    """
+    checkpointer = DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR, save_to_disk=False)
+    sources = {
+        flag: os.fspath(path) if path else None,
+        "the last checkpoint in OUTPUT_DIR": checkpointer.get_checkpoint_file(),
+        "MODEL.WEIGHT": cfg.MODEL.WEIGHT,
+    }
+    source = next((name for name, found in sources.items() if found), None)
+    if source is None:
+        raise StartupError(
+            f"there are no weights to {purpose}: {cfg.OUTPUT_DIR or 'OUTPUT_DIR'} holds no checkpoint, "
+            f"MODEL.WEIGHT is empty, and {flag} was not given."
+        )
+    logger.info("The weights to %s are those of %s: %s", purpose, source, sources[source])
+    return checkpointer.load(sources[source])
