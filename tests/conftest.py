@@ -23,3 +23,9 @@ def coco_mini() -> Path:
 def _seed_torch() -> None:
     """The same random numbers in each test, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_datasets_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests look for datasets where they say themselves, whatever the shell that runs them has set."""
+    monkeypatch.delenv("MASKRCNN_BENCHMARK_DATASETS", raising=False)
