@@ -5,41 +5,79 @@ template <typename Acc>
 struct Lanes {
   static constexpr int kCount = MRB_VECTOR_BYTES / static_cast<int>(sizeof(Acc));
 #if defined(__GNUC__)
-  typedef Acc Vector __attribute__((vector_size(MRB_VECTOR_BYTES)));
-  Vector values;
-
-  static inline Lanes load(const Acc* from) {
-    Lanes lanes;
-    std::memcpy(&lanes.values, from, sizeof(Vector));
-    return lanes;
-  }
-  inline void store(Acc* to) const {
-    std::memcpy(to, &values, sizeof(Vector));
-  }
-  static inline Lanes zero() {
-    return {Vector{}};
-  }
-  inline void add_scaled(Acc factor, const Lanes& other) {
-    values += factor * other.values;
-  }
+  typedef Acc Values __attribute__((vector_size(MRB_VECTOR_BYTES)));
 #else
-  Acc values[kCount];
+  typedef Acc Values[kCount];
+#endif
+  Values values;
 
-  static inline Lanes load(const Acc* from) {
+  static inline Lanes zero() {
+    return {Values{}};
+  }
+
+  // From any type that converts to the accumulators'.
+  template <typename T>
+  static inline Lanes load(const T* from) {
     Lanes lanes;
-    std::memcpy(lanes.values, from, sizeof(lanes.values));
+    if constexpr (std::is_same_v<T, Acc>) {
+      std::memcpy(&lanes.values, from, sizeof(Values));
+    } else {
+      for (int k = 0; k < kCount; ++k) {
+        lanes.values[k] = static_cast<Acc>(from[k]);
+      }
+    }
     return lanes;
   }
-  inline void store(Acc* to) const {
-    std::memcpy(to, values, sizeof(values));
+
+  template <typename T>
+  inline void store(T* to) const {
+    if constexpr (std::is_same_v<T, Acc>) {
+      std::memcpy(to, &values, sizeof(Values));
+    } else {
+      for (int k = 0; k < kCount; ++k) {
+        to[k] = static_cast<T>(values[k]);
+      }
+    }
   }
-  static inline Lanes zero() {
-    return {};
-  }
+
   inline void add_scaled(Acc factor, const Lanes& other) {
+#if defined(__GNUC__)
+    values += factor * other.values;
+#else
     for (int k = 0; k < kCount; ++k) {
       values[k] += factor * other.values[k];
     }
+#endif
+  }
+};
+
+// Exchanges the off-diagonal halves of every two blocks of kBlock lanes in a pair of rows.
+template <int kBlock, typename Acc, int... kLane>
+inline void exchange_blocks(Lanes<Acc>& upper, Lanes<Acc>& lower, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = Lanes<Acc>::kCount;
+#if defined(MRB_HAS_SHUFFLE)
+  const auto a = upper.values, b = lower.values;
+  upper.values = __builtin_shufflevector(a, b, (kLane & kBlock ? kCount + kLane - kBlock : kLane)...);
+  lower.values = __builtin_shufflevector(a, b, (kLane & kBlock ? kCount + kLane : kLane + kBlock)...);
+#else
+  for (int lane = 0; lane < kCount; ++lane) {
+    if ((lane & kBlock) == 0) {
+      std::swap(upper.values[lane + kBlock], lower.values[lane]);
+    }
   }
 #endif
-};
+}
+
+// Swaps rows and columns of a square of vectors, in registers.
+template <typename Acc, int kBlock = 1>
+inline void transpose_square(Lanes<Acc>* rows) {
+  constexpr int kCount = Lanes<Acc>::kCount;
+  if constexpr (kBlock < kCount) {
+    for (int i = 0; i < kCount; ++i) {
+      if ((i & kBlock) == 0) {
+        exchange_blocks<kBlock>(rows[i], rows[i + kBlock], std::make_integer_sequence<int, kCount>());
+      }
+    }
+    transpose_square<Acc, kBlock * 2>(rows);
+  }
+}

@@ -204,7 +204,8 @@ template <typename Acc>
 void suppress_run(
     const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count, double threshold,
     int64_t offset, KeptBoxes<Acc>& kept, uint8_t* keep) {
-  constexpr int64_t kBlock = 512;
+  constexpr int64_t kBlock = 2048;
+  constexpr int64_t kWorthAThread = 1 << 22;  // overlap tests; about a millisecond
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
   const auto candidate_at = [&](int64_t i) {
     return Candidate<Acc>(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), static_cast<Acc>(offset));
@@ -215,7 +216,7 @@ void suppress_run(
     const int64_t block_end = std::min(count, block + kBlock);
     const int64_t before = kept.count;
     if (before > 0) {
-      const int64_t grain = std::max<int64_t>(1, (1 << 16) / before);  // candidates that are worth a thread
+      const int64_t grain = std::max<int64_t>(1, kWorthAThread / before);
       torch::stable::parallel_for(block, block_end, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           gone[i - block] = overlaps_any(kept, 0, before, candidate_at(i), threshold, static_cast<double>(offset));
@@ -263,7 +264,7 @@ std::vector<int64_t> survivors(
     if (longest * 2 >= count) {  // also where there is nothing: no division by zero below
       suppress_runs(0, runs.count());  // one run has most of the work: the threads share its blocks
     } else {
-      const int64_t grain = std::max<int64_t>(1, runs.count() * 512 / count);  // runs that are worth a thread
+      const int64_t grain = std::max<int64_t>(1, runs.count() * 4096 / count);  // runs that are worth a thread
       torch::stable::parallel_for(0, runs.count(), grain, suppress_runs);
     }
   };

@@ -9,6 +9,12 @@
 //   ... MRB_PICK(forward)(arguments) ...
 #pragma once
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define MRB_HAS_SHUFFLE
+#endif
+#endif
+
 namespace maskrcnn_benchmark {
 
 enum class Isa { portable, avx2, avx512 };

@@ -7,10 +7,13 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../roi_align_checks.h"
+#include "memory.h"
 #include "per_isa.h"
 #include "roi_align_plan.h"
 
@@ -100,6 +103,16 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
       roi.x = fill_taps(x, sizes.bins_w, level.width, taps, starts);
     }
   });
+  // neighbours on a map after each other, in bands of rows: what one brought into the cache serves the next
+  constexpr int32_t kBand = 16;
+  for (int64_t map = 0; map < maps; ++map) {
+    std::sort(
+        plan.rois.begin() + first_of_map[map], plan.rois.begin() + first_of_map[map + 1],
+        [](const PlannedRoi<Acc>& a, const PlannedRoi<Acc>& b) {
+          const int32_t band_a = a.y.first_cell / kBand, band_b = b.y.first_cell / kBand;
+          return std::tie(band_a, a.x.first_cell, a.row) < std::tie(band_b, b.x.first_cell, b.row);
+        });
+  }
   return plan;
 }
 
@@ -121,7 +134,9 @@ struct Maps {
 
 Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
   const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+  Tensor tensor = torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+  advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
+  return tensor;
 }
 
 Tensor pool(
@@ -140,7 +155,7 @@ Tensor pool(
     }
     T* out = static_cast<T*>(pooled.data_ptr());
     if (maps.channels_last) {
-      MRB_PICK(pool_channels_last<T>)(plan, maps.levels, sizes, out);
+      MRB_PICK(pool_channels_last<T>)(plan, maps.levels, sizes, out, threads);
     } else {
       MRB_PICK(pool_planar<T>)(plan, maps.levels, sizes, out, threads);
     }
@@ -168,6 +183,12 @@ std::vector<Tensor> spread_back(
     using T = decltype(zero);
     const auto plan = make_plan<AccOf<T>>(rois, levels, arguments);
     const T* from = static_cast<const T*>(dense.data_ptr());
+    if constexpr (std::is_same_v<T, AccOf<T>>) {
+      if (channels_last) {
+        MRB_PICK(spread_in_place<T>)(plan, levels, sizes, from, torch::stable::get_num_threads());
+        return;
+      }
+    }
     if (channels_last) {
       MRB_PICK(spread<T, true>)(plan, levels, sizes, from);
     } else {

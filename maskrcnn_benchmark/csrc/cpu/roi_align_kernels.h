@@ -1,70 +1,74 @@
 // The loops of ROIAlign, compiled once per instruction set (see per_isa.h), hence without an include guard.
 //
-// Arithmetic runs over blocks of channels that lie side by side: as many as fill one cache line. Channels-last maps are read
-// in place. Of planar maps, the cells that the regions touch are first packed, a block of channels at a time, into a scratch
-// that stays in the cache while all regions of the map pool from it. Backward accumulates into such a scratch as well and
-// writes each gradient once; threads own disjoint channels, so the sums have one order and the result is deterministic.
+// Arithmetic runs over blocks of channels that lie side by side. Channels-last maps are read in place. Of planar maps, the
+// cells that the regions touch are first packed, a block of channels at a time, into a scratch that stays in the cache while
+// all regions of the map pool from it. Backward accumulates into such a scratch as well and writes each gradient once.
+// Threads own disjoint channels there, so the sums have one order and the result is deterministic.
 
 #include "lanes.h"
 
 template <typename Acc>
-constexpr int kBlock = 64 / static_cast<int>(sizeof(Acc));  // channels in a cache line of accumulators
+constexpr int kBlock = 64 / static_cast<int>(sizeof(Acc));  // channels of a packed cell: one cache line
 
-// Reads `count` values at a distance of `stride`.
-template <typename T, typename Acc>
-inline void read_strided(const T* from, int64_t stride, int64_t count, Acc* to) {
-  for (int64_t k = 0; k < count; ++k) {
-    to[k] = static_cast<Acc>(from[k * stride]);
-  }
-}
-
-// to[j * to_stride + k] = from[k * from_stride + j] for j < columns and k < rows: rows of `from` become columns of `to`.
-// Tiled, so that both sides work on whole cache lines.
+// to[j * to_stride + k] = from[k * from_stride + j] for k < rows and j < columns.
 template <typename From, typename To>
-inline void transpose(
-    const From* from, int64_t from_stride, int64_t rows, int64_t columns, To* to, int64_t to_stride) {
-  constexpr int64_t kTile = 16;
-  for (int64_t j0 = 0; j0 < columns; j0 += kTile) {
-    const int64_t j1 = std::min(columns, j0 + kTile);
-    for (int64_t k0 = 0; k0 < rows; k0 += kTile) {
-      const int64_t k1 = std::min(rows, k0 + kTile);
-      if (j1 - j0 == kTile && k1 - k0 == kTile) {
-        for (int64_t j = 0; j < kTile; ++j) {
-          for (int64_t k = 0; k < kTile; ++k) {
-            to[(j0 + j) * to_stride + k0 + k] = static_cast<To>(from[(k0 + k) * from_stride + j0 + j]);
-          }
-        }
-      } else {
-        for (int64_t j = j0; j < j1; ++j) {
-          for (int64_t k = k0; k < k1; ++k) {
-            to[j * to_stride + k] = static_cast<To>(from[k * from_stride + j]);
-          }
-        }
+inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64_t columns, To* to, int64_t to_stride) {
+  using Acc = std::conditional_t<std::is_same_v<From, double> || std::is_same_v<To, double>, double, float>;
+  using V = Lanes<Acc>;
+  constexpr int64_t kTile = V::kCount;
+  const int64_t tiled_rows = rows - rows % kTile, tiled_columns = columns - columns % kTile;
+  for (int64_t j = 0; j < tiled_columns; j += kTile) {
+    for (int64_t k = 0; k < tiled_rows; k += kTile) {
+      V tile[kTile];
+      for (int64_t i = 0; i < kTile; ++i) {
+        tile[i] = V::load(from + (k + i) * from_stride + j);
       }
+      transpose_square(tile);
+      for (int64_t i = 0; i < kTile; ++i) {
+        tile[i].store(to + (j + i) * to_stride + k);
+      }
+    }
+  }
+  for (int64_t k = 0; k < rows; ++k) {
+    for (int64_t j = k < tiled_rows ? tiled_columns : 0; j < columns; ++j) {
+      to[j * to_stride + k] = static_cast<To>(from[k * from_stride + j]);
     }
   }
 }
 
-// Sum over the taps of one bin of `kVectors` vectors of channels that start at `cells`.
-template <int kVectors, typename Acc>
-inline void pool_bin(
-    const Acc* cells, int64_t row_stride, int64_t cell_stride, const Tap<Acc>* y, const Tap<Acc>* y_end,
-    const Tap<Acc>* x_begin, const Tap<Acc>* x_end, Acc* out) {
+// The part of a region that one bin averages.
+template <typename Acc>
+struct BinTaps {
+  const Tap<Acc>*y, *y_end, *x;
+  int64_t x_count;
+};
+
+template <typename Acc>
+inline BinTaps<Acc> bin_taps(const PlannedRoi<Acc>& roi, int64_t ph, int64_t pw) {
+  const int32_t x_start = roi.x.starts[pw];
+  return {roi.y.taps + roi.y.starts[ph], roi.y.taps + roi.y.starts[ph + 1], roi.x.taps + x_start,
+          roi.x.starts[pw + 1] - x_start};
+}
+
+// kVectors vectors of channels from `cells` on, averaged over a bin with kColumns columns (0: as many as it has).
+template <int kVectors, int kColumns, typename T, typename Acc>
+inline void pool_columns(const T* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, T* out) {
   using V = Lanes<Acc>;
   V total[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     total[v] = V::zero();
   }
-  for (; y != y_end; ++y) {
-    const Acc* row = cells + y->cell * row_stride;
+  const int64_t columns = kColumns > 0 ? kColumns : bin.x_count;
+  for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
+    const T* row = cells + y->cell * row_stride;
     V along_x[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       along_x[v] = V::zero();
     }
-    for (const Tap<Acc>* x = x_begin; x != x_end; ++x) {
-      const Acc* cell = row + x->cell * cell_stride;
+    for (int64_t x = 0; x < columns; ++x) {
+      const T* cell = row + bin.x[x].cell * cell_stride;
       for (int v = 0; v < kVectors; ++v) {
-        along_x[v].add_scaled(x->weight, V::load(cell + v * V::kCount));
+        along_x[v].add_scaled(bin.x[x].weight, V::load(cell + v * V::kCount));
       }
     }
     for (int v = 0; v < kVectors; ++v) {
@@ -76,62 +80,94 @@ inline void pool_bin(
   }
 }
 
-// The same for any number of channels and any storage type: half types widen on the way.
+template <int kVectors, typename T, typename Acc>
+inline void pool_bin(const T* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, T* out) {
+  switch (bin.x_count) {  // two samples a side touch two to four columns
+    case 2:
+      return pool_columns<kVectors, 2>(cells, row_stride, cell_stride, bin, out);
+    case 3:
+      return pool_columns<kVectors, 3>(cells, row_stride, cell_stride, bin, out);
+    case 4:
+      return pool_columns<kVectors, 4>(cells, row_stride, cell_stride, bin, out);
+    default:
+      return pool_columns<kVectors, 0>(cells, row_stride, cell_stride, bin, out);
+  }
+}
+
+// Fewer channels than a vector holds.
 template <typename T, typename Acc>
-inline void pool_bin_widening(
-    const T* cells, int64_t row_stride, int64_t cell_stride, int64_t channels, const Tap<Acc>* y,
-    const Tap<Acc>* y_end, const Tap<Acc>* x_begin, const Tap<Acc>* x_end, Acc* out) {
-  std::fill(out, out + channels, Acc(0));
-  for (; y != y_end; ++y) {
-    const T* row = cells + y->cell * row_stride;
-    for (const Tap<Acc>* x = x_begin; x != x_end; ++x) {
-      const T* cell = row + x->cell * cell_stride;
-      const Acc weight = y->weight * x->weight;
+inline void pool_few_channels(
+    const T* cells, int64_t row_stride, int64_t cell_stride, int64_t channels, const BinTaps<Acc>& bin, T* out) {
+  Acc total[Lanes<Acc>::kCount] = {};
+  for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
+    for (int64_t x = 0; x < bin.x_count; ++x) {
+      const T* cell = cells + y->cell * row_stride + bin.x[x].cell * cell_stride;
       for (int64_t k = 0; k < channels; ++k) {
-        out[k] += weight * static_cast<Acc>(cell[k]);
+        total[k] += y->weight * bin.x[x].weight * static_cast<Acc>(cell[k]);
       }
     }
+  }
+  for (int64_t k = 0; k < channels; ++k) {
+    out[k] = static_cast<T>(total[k]);
   }
 }
 
 // Adds the gradient of one bin to the cells that it averages.
-template <typename Acc>
-inline void spread_bin(
-    Acc* cells, int64_t row_stride, int64_t cell_stride, const Tap<Acc>* y, const Tap<Acc>* y_end,
-    const Tap<Acc>* x_begin, const Tap<Acc>* x_end, const Acc* grad) {
+template <int kVectors, int kColumns, typename Acc>
+inline void spread_columns(
+    Acc* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, const Acc* grad) {
   using V = Lanes<Acc>;
-  constexpr int kVectors = kBlock<Acc> / V::kCount;
-  for (; y != y_end; ++y) {
+  const int64_t columns = kColumns > 0 ? kColumns : bin.x_count;
+  V gradient[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    gradient[v] = V::load(grad + v * V::kCount);
+  }
+  for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
     Acc* row = cells + y->cell * row_stride;
-    V scaled[kVectors];
+    V share[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      scaled[v] = V::zero();
-      scaled[v].add_scaled(y->weight, V::load(grad + v * V::kCount));
+      share[v] = V::zero();
+      share[v].add_scaled(y->weight, gradient[v]);
     }
-    for (const Tap<Acc>* x = x_begin; x != x_end; ++x) {
-      Acc* cell = row + x->cell * cell_stride;
+    for (int64_t x = 0; x < columns; ++x) {
+      Acc* cell = row + bin.x[x].cell * cell_stride;
       for (int v = 0; v < kVectors; ++v) {
         V sum = V::load(cell + v * V::kCount);
-        sum.add_scaled(x->weight, scaled[v]);
+        sum.add_scaled(bin.x[x].weight, share[v]);
         sum.store(cell + v * V::kCount);
       }
     }
   }
 }
 
-// A block of channels of a rectangle of a planar map -> scratch (rows, columns, kBlock), the absent channels zero.
+template <int kVectors, typename Acc>
+inline void spread_bin(
+    Acc* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, const Acc* grad) {
+  switch (bin.x_count) {
+    case 2:
+      return spread_columns<kVectors, 2>(cells, row_stride, cell_stride, bin, grad);
+    case 3:
+      return spread_columns<kVectors, 3>(cells, row_stride, cell_stride, bin, grad);
+    case 4:
+      return spread_columns<kVectors, 4>(cells, row_stride, cell_stride, bin, grad);
+    default:
+      return spread_columns<kVectors, 0>(cells, row_stride, cell_stride, bin, grad);
+  }
+}
+
+// A block of channels of a rectangle of a planar map -> (rows, columns, kBlock), the absent channels zero.
 template <typename T, typename Acc>
 inline void pack_planar(
-    const T* planes, int64_t height, int64_t width, int64_t channels, int64_t y_first, int64_t y_last, int64_t x_first,
-    int64_t x_last, Acc* scratch) {
+    const T* planes, const LevelMaps& level, int64_t channels, int64_t y_first, int64_t y_last, int64_t x_first,
+    int64_t x_last, Acc* packed) {
   constexpr int B = kBlock<Acc>;
   const int64_t columns = x_last - x_first;
   if (channels < B) {
-    std::fill(scratch, scratch + (y_last - y_first) * columns * B, Acc(0));
+    std::fill(packed, packed + (y_last - y_first) * columns * B, Acc(0));
   }
   for (int64_t y = y_first; y < y_last; ++y) {
-    transpose(planes + y * width + x_first, height * width, channels, columns, scratch, B);
-    scratch += columns * B;
+    transpose(planes + y * level.width + x_first, level.height * level.width, channels, columns, packed, B);
+    packed += columns * B;
   }
 }
 
@@ -147,48 +183,44 @@ void pool_planar(
   // enough pieces for the threads: blocks of channels first, for then a map is packed once, then runs of regions
   const int64_t runs = std::min<int64_t>(rois, (threads + blocks - 1) / blocks);
   const int64_t run_length = (rois + runs - 1) / runs;
-  torch::stable::parallel_for(0, blocks * runs, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> scratch, block_of_bins(bins * B);
+  torch::stable::parallel_for(0, blocks * runs, threads > 1 ? 1 : blocks * runs, [&](int64_t begin, int64_t end) {
+    Scratch<Acc> scratch, block_of_bins;
+    Acc* averages = block_of_bins.at_least(bins * B);
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t channel = (piece / runs) * B;
       const int64_t present = std::min<int64_t>(B, sizes.channels - channel);
-      const int64_t first = (piece % runs) * run_length;
+      const int64_t first = std::min(rois, (piece % runs) * run_length);
       for (const RoiGroup& group : plan.groups(first, std::min(rois, first + run_length))) {
         const LevelMaps& level = levels[group.level];
-        const int64_t plane = level.height * level.width;
-        const T* planes = static_cast<const T*>(level.data) + (group.image * sizes.channels + channel) * plane;
+        const T* planes = static_cast<const T*>(level.data) +
+            (group.image * sizes.channels + channel) * level.height * level.width;
         const bool share = group.roi_cells > group.cells();  // pack the map once, or each region's own cells?
+        const Acc* shared_cells = nullptr;
         if (share) {
-          scratch.resize(std::max<size_t>(scratch.size(), group.cells() * B));
-          pack_planar(
-              planes, level.height, level.width, present, group.y_first, group.y_last, group.x_first, group.x_last,
-              scratch.data());
+          Acc* packed = scratch.at_least(group.cells() * B);
+          pack_planar(planes, level, present, group.y_first, group.y_last, group.x_first, group.x_last, packed);
+          shared_cells = packed - (group.y_first * group.width() + group.x_first) * B;
         }
         for (int64_t i = group.begin; i < group.end; ++i) {
           const PlannedRoi<Acc>& roi = plan.rois[i];
-          int64_t y_first = group.y_first, x_first = group.x_first, columns = group.width();
+          const Acc* cells = shared_cells;
+          int64_t columns = group.width();
           if (!share) {
-            y_first = roi.y.first_cell;
-            x_first = roi.x.first_cell;
+            Acc* packed = scratch.at_least(roi.cells() * B);
             columns = roi.x.last_cell - roi.x.first_cell;
-            scratch.resize(std::max<size_t>(scratch.size(), roi.cells() * B));
             if (roi.cells() > 0) {
               pack_planar(
-                  planes, level.height, level.width, present, y_first, roi.y.last_cell, x_first, roi.x.last_cell,
-                  scratch.data());
+                  planes, level, present, roi.y.first_cell, roi.y.last_cell, roi.x.first_cell, roi.x.last_cell, packed);
             }
+            cells = packed - (roi.y.first_cell * columns + roi.x.first_cell) * B;
           }
-          const Acc* cells = scratch.data() - (y_first * columns + x_first) * B;
           for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
             for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
               pool_bin<B / Lanes<Acc>::kCount>(
-                  cells, columns * B, B, roi.y.taps + roi.y.starts[ph], roi.y.taps + roi.y.starts[ph + 1],
-                  roi.x.taps + roi.x.starts[pw], roi.x.taps + roi.x.starts[pw + 1],
-                  block_of_bins.data() + (ph * sizes.bins_w + pw) * B);
+                  cells, columns * B, B, bin_taps(roi, ph, pw), averages + (ph * sizes.bins_w + pw) * B);
             }
           }
-          T* out = pooled + (roi.row * sizes.channels + channel) * bins;
-          transpose(block_of_bins.data(), B, bins, present, out, bins);
+          transpose(averages, B, bins, present, pooled + (roi.row * sizes.channels + channel) * bins, bins);
         }
       }
     }
@@ -197,12 +229,13 @@ void pool_planar(
 
 template <typename T>
 void pool_channels_last(
-    const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, T* pooled) {
+    const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, T* pooled,
+    int64_t threads) {
   using Acc = AccOf<T>;
-  constexpr int64_t kWide = 4 * Lanes<Acc>::kCount;
+  constexpr int64_t kLanes = Lanes<Acc>::kCount;
   const int64_t channels = sizes.channels;
-  torch::stable::parallel_for(0, static_cast<int64_t>(plan.rois.size()), 1, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> wide_bin(channels);
+  const int64_t rois = static_cast<int64_t>(plan.rois.size());
+  torch::stable::parallel_for(0, rois, threads > 1 ? 1 : rois, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const PlannedRoi<Acc>& roi = plan.rois[i];
       const LevelMaps& level = levels[roi.level];
@@ -210,31 +243,35 @@ void pool_channels_last(
       const T* cells = static_cast<const T*>(level.data) + roi.image * level.height * row_stride;
       T* out = pooled + roi.row * sizes.bins_h * sizes.bins_w * channels;
       for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
-        const Tap<Acc>* y_begin = roi.y.taps + roi.y.starts[ph];
-        const Tap<Acc>* y_end = roi.y.taps + roi.y.starts[ph + 1];
         for (int64_t pw = 0; pw < sizes.bins_w; ++pw, out += channels) {
-          const Tap<Acc>* x_begin = roi.x.taps + roi.x.starts[pw];
-          const Tap<Acc>* x_end = roi.x.taps + roi.x.starts[pw + 1];
-          if constexpr (std::is_same_v<T, Acc>) {
-            int64_t c = 0;
-            for (; c + kWide <= channels; c += kWide) {
-              pool_bin<4>(cells + c, row_stride, channels, y_begin, y_end, x_begin, x_end, out + c);
-            }
-            if (c < channels) {
-              pool_bin_widening(
-                  cells + c, row_stride, channels, channels - c, y_begin, y_end, x_begin, x_end, out + c);
-            }
-          } else {
-            pool_bin_widening(
-                cells, row_stride, channels, channels, y_begin, y_end, x_begin, x_end, wide_bin.data());
-            for (int64_t c = 0; c < channels; ++c) {
-              out[c] = static_cast<T>(wide_bin[c]);
-            }
+          const BinTaps<Acc> bin = bin_taps(roi, ph, pw);
+          int64_t c = 0;
+          for (; c + 8 * kLanes <= channels; c += 8 * kLanes) {
+            pool_bin<8>(cells + c, row_stride, channels, bin, out + c);
+          }
+          for (; c + kLanes <= channels; c += kLanes) {
+            pool_bin<1>(cells + c, row_stride, channels, bin, out + c);
+          }
+          if (c < channels) {
+            pool_few_channels(cells + c, row_stride, channels, channels - c, bin, out + c);
           }
         }
       }
     }
   });
+}
+
+// The groups of all maps, level by level and image by image, those that no region pools from included.
+template <typename Acc>
+inline std::vector<RoiGroup> groups_of_all_maps(const PoolPlan<Acc>& plan, int64_t levels, int64_t images) {
+  std::vector<RoiGroup> groups(levels * images);
+  for (int64_t map = 0; map < levels * images; ++map) {
+    groups[map] = RoiGroup::none(static_cast<int32_t>(map / images), map % images);
+  }
+  for (const RoiGroup& group : plan.groups(0, static_cast<int64_t>(plan.rois.size()))) {
+    groups[group.level * images + group.image] = group;
+  }
+  return groups;
 }
 
 // Gradient of the maps, whole: cells that no region touches are set to zero.
@@ -246,42 +283,37 @@ void spread(
   const int64_t bins = sizes.bins_h * sizes.bins_w;
   const int64_t channels = sizes.channels;
   const int64_t blocks = (channels + B - 1) / B;
-  const int64_t num_levels = static_cast<int64_t>(levels.size());
-  // one group per map, in order, the empty ones included: every map is written
-  std::vector<RoiGroup> groups(num_levels * sizes.images);
-  for (int64_t m = 0; m < num_levels * sizes.images; ++m) {
-    groups[m] = {static_cast<int32_t>(m / sizes.images), m % sizes.images, 0, 0, 0, 0, 0, 0, 0};
-  }
-  for (const RoiGroup& group : plan.groups(0, static_cast<int64_t>(plan.rois.size()))) {
-    groups[group.level * sizes.images + group.image] = group;
-  }
+  const std::vector<RoiGroup> groups = groups_of_all_maps(plan, static_cast<int64_t>(levels.size()), sizes.images);
   const int64_t maps = static_cast<int64_t>(groups.size());
   torch::stable::parallel_for(0, blocks * maps, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> scratch, block_of_bins(bins * B, Acc(0));
+    Scratch<Acc> scratch, block_of_bins;
+    Acc* gradients = block_of_bins.at_least(bins * B);
+    std::fill(gradients, gradients + bins * B, Acc(0));
     for (int64_t piece = begin; piece < end; ++piece) {
       const RoiGroup& group = groups[piece % maps];
       const int64_t channel = (piece / maps) * B;
       const int64_t present = std::min<int64_t>(B, channels - channel);
       const LevelMaps& level = levels[group.level];
       const int64_t columns = group.width();
-      scratch.assign(group.cells() * B, Acc(0));
-      Acc* cells = scratch.data() - (group.y_first * columns + group.x_first) * B;
+      Acc* sums = scratch.at_least(group.cells() * B);
+      std::fill(sums, sums + group.cells() * B, Acc(0));
+      Acc* cells = sums - (group.y_first * columns + group.x_first) * B;
       for (int64_t i = group.begin; i < group.end; ++i) {
         const PlannedRoi<Acc>& roi = plan.rois[i];
         if (kChannelsLast) {
           const T* from = grad + roi.row * bins * channels + channel;
           for (int64_t bin = 0; bin < bins; ++bin) {
-            read_strided(from + bin * channels, 1, present, block_of_bins.data() + bin * B);
+            for (int64_t k = 0; k < present; ++k) {
+              gradients[bin * B + k] = static_cast<Acc>(from[bin * channels + k]);
+            }
           }
         } else {
-          transpose(grad + (roi.row * channels + channel) * bins, bins, present, bins, block_of_bins.data(), B);
+          transpose(grad + (roi.row * channels + channel) * bins, bins, present, bins, gradients, B);
         }
         for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
           for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
-            spread_bin(
-                cells, columns * B, B, roi.y.taps + roi.y.starts[ph], roi.y.taps + roi.y.starts[ph + 1],
-                roi.x.taps + roi.x.starts[pw], roi.x.taps + roi.x.starts[pw + 1],
-                block_of_bins.data() + (ph * sizes.bins_w + pw) * B);
+            spread_bin<B / Lanes<Acc>::kCount>(
+                cells, columns * B, B, bin_taps(roi, ph, pw), gradients + (ph * sizes.bins_w + pw) * B);
           }
         }
       }
@@ -294,11 +326,11 @@ void spread(
         const bool touched = y >= group.y_first && y < group.y_last;
         const int64_t x_first = touched ? group.x_first : level.width;
         const int64_t x_last = touched ? group.x_last : level.width;
-        const Acc* sums = cells + y * columns * B;
+        const Acc* from = cells + y * columns * B;
         if (kChannelsLast) {
           for (int64_t x = 0; x < level.width; ++x) {
             for (int64_t k = 0; k < present; ++k) {
-              row[x * channels + k] = x >= x_first && x < x_last ? static_cast<T>(sums[x * B + k]) : T(0);
+              row[x * channels + k] = x >= x_first && x < x_last ? static_cast<T>(from[x * B + k]) : T(0);
             }
           }
         } else {
@@ -307,7 +339,54 @@ void spread(
             std::fill(row + k * channel_stride + x_last, row + k * channel_stride + level.width, T(0));
           }
           if (touched) {
-            transpose(sums + x_first * B, B, columns, present, row + x_first, channel_stride);
+            transpose(from + x_first * B, B, columns, present, row + x_first, channel_stride);
+          }
+        }
+      }
+    }
+  });
+}
+
+// The same for channels-last maps whose type is that of the sums: they are their own scratch. Threads own runs of channels.
+template <typename T>
+void spread_in_place(
+    const PoolPlan<T>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, const T* grad,
+    int64_t threads) {
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  constexpr int64_t kLine = kBlock<T>;  // threads must not share cache lines
+  const int64_t channels = sizes.channels;
+  for (const LevelMaps& level : levels) {
+    T* maps = static_cast<T*>(level.data);
+    torch::stable::parallel_for(
+        0, sizes.images * level.height * level.width * channels, 1 << 20,
+        [&](int64_t begin, int64_t end) { std::fill(maps + begin, maps + end, T(0)); });
+  }
+  const int64_t lines = (channels + kLine - 1) / kLine;
+  const int64_t lines_per_thread = (lines + threads - 1) / threads;
+  torch::stable::parallel_for(0, lines, lines_per_thread, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kLine, last = std::min(channels, end * kLine);
+    for (const PlannedRoi<T>& roi : plan.rois) {
+      const LevelMaps& level = levels[roi.level];
+      const int64_t row_stride = level.width * channels;
+      T* cells = static_cast<T*>(level.data) + roi.image * level.height * row_stride;
+      const T* from = grad + roi.row * sizes.bins_h * sizes.bins_w * channels;
+      for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
+        for (int64_t pw = 0; pw < sizes.bins_w; ++pw, from += channels) {
+          const BinTaps<T> bin = bin_taps(roi, ph, pw);
+          int64_t c = first;
+          for (; c + 8 * kLanes <= last; c += 8 * kLanes) {
+            spread_bin<8>(cells + c, row_stride, channels, bin, from + c);
+          }
+          for (; c + kLanes <= last; c += kLanes) {
+            spread_bin<1>(cells + c, row_stride, channels, bin, from + c);
+          }
+          for (const Tap<T>* y = bin.y; y != bin.y_end && c < last; ++y) {
+            for (int64_t x = 0; x < bin.x_count; ++x) {
+              T* cell = cells + y->cell * row_stride + bin.x[x].cell * channels;
+              for (int64_t k = c; k < last; ++k) {
+                cell[k] += y->weight * bin.x[x].weight * from[k];
+              }
+            }
           }
         }
       }

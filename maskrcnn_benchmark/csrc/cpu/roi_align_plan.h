@@ -52,6 +52,10 @@ struct RoiGroup {
   int32_t y_first, y_last, x_first, x_last;  // half-open
   int64_t roi_cells;                         // sum of the regions' own rectangles
 
+  static RoiGroup none(int32_t level, int64_t image) {
+    return {level, image, 0, 0, 0, 0, 0, 0, 0};
+  }
+
   int64_t width() const {
     return x_last - x_first;
   }
@@ -62,7 +66,7 @@ struct RoiGroup {
 
 template <typename Acc>
 struct PoolPlan {
-  std::vector<PlannedRoi<Acc>> rois;  // ordered by level, then image
+  std::vector<PlannedRoi<Acc>> rois;  // by level, then image, then place
   std::vector<Tap<Acc>> taps;         // storage that the axes of rois point into
   std::vector<int32_t> starts;
 
