@@ -59,7 +59,7 @@ def report_curves(runs: Sequence[str | os.PathLike[str]], output: str | os.PathL
         "Average precision at evaluations": _evaluations(read),
         "Learning rate, gradients, speed": _speed(read),
     }
-    cards = []
+    cards: list[str] = []
     for title, draw in figures.items():
         if draw is None:
             continue

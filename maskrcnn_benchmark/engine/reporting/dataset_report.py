@@ -56,7 +56,7 @@ def report_dataset(
     if cfg.SEED < 0:
         cfg.SEED = choose_seed(cfg.SEED)
     try:
-        loaders = make_data_loader(cfg, is_train=is_train, start_iter=start_iter)
+        loaders: Any = make_data_loader(cfg, is_train=is_train, start_iter=start_iter)
     except ValueError as error:
         raise ReportError(str(error)) from error
     loaders = [loaders] if is_train else loaders
@@ -64,7 +64,7 @@ def report_dataset(
     normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255, cfg.INPUT.FORMAT)
     folder = ReportFolder(output)
     filters = Filters(categories=list(names[1:]) if len(names) > 2 else ())
-    cards = []
+    cards: list[str] = []
     instances: Counter[str] = Counter()
     places = _training_places(start_iter, cfg.SOLVER.ACCUMULATE) if is_train else _test_places()
     for sample in _samples(loaders, normalize, places, count):

@@ -130,7 +130,7 @@ def match_dataset(
     if unknown:
         raise ReportError(
             f"{len(unknown)} of the {len(results.rows)} images in {results.folder} are not in {dataset} "
-            f"(image ids {', '.join(map(str, unknown[:5]))}, ...): --dataset must name what was tested"
+            f"(image ids {_some(unknown)}): --dataset must name what was tested"
         )
     task = name.removesuffix("_coarse")
     falloffs = keypoint_sigmas(sigmas)
@@ -139,7 +139,7 @@ def match_dataset(
             f"{name}.json in {results.folder} has {results.num_keypoints(name)} keypoints, but there are "
             f"{len(falloffs)} sigmas. Give the --config-file of the test, with its TEST.KEYPOINT_OKS_SIGMAS"
         )
-    ground_truth = build_ground_truth(dataset.coco, image_ids, task, len(falloffs))
+    ground_truth = ground_truth_of(dataset, image_ids, task, sigmas)
     _check_categories(results, ground_truth)
     matches = []
     for image_id in image_ids:
@@ -147,6 +147,14 @@ def match_dataset(
         rows = rows[results.scores[rows] >= min_score]
         matches.append(_match_image(image_id, rows, results, name, ground_truth, threshold, falloffs))
     return matches
+
+
+def ground_truth_of(dataset: Any, image_ids: Sequence[Any], task: str, sigmas: Sequence[float] = ()) -> COCO:
+    """The annotations that an evaluation of "bbox", "segm" or "keypoints" counts. Raises: ReportError."""
+    try:
+        return build_ground_truth(dataset.coco, image_ids, task, len(keypoint_sigmas(sigmas)))
+    except ValueError as error:
+        raise ReportError(f"{dataset}: {error}") from error
 
 
 def partner_overlaps(
@@ -198,8 +206,8 @@ def keypoint_similarities(
     """
     truth = np.asarray([annotation["keypoints"] for annotation in annotations], dtype=np.float64)
     truth = truth.reshape(len(annotations), -1, 3)
-    labelled = truth[..., 2] > 0  # (G, K)
-    some = labelled.any(axis=1)
+    labelled: NDArray[np.bool_] = np.asarray(truth[..., 2] > 0)  # (G, K)
+    some = np.asarray(labelled.any(axis=1))
     distance = ((points[:, None] - truth[None, ..., :2]) ** 2).sum(axis=-1)  # (D, G, K)
     x, y, width, height = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64).T
     low = np.stack([x - width, y - height], axis=-1)[None, :, None]
@@ -289,6 +297,10 @@ def _check_categories(results: Results, ground_truth: COCO) -> None:
     unknown = sorted(found - set(ground_truth.getCatIds()), key=str)
     if unknown:
         raise ReportError(
-            f"the results in {results.folder} have category ids {', '.join(map(str, unknown[:5]))}, which the "
-            "annotations do not: --dataset must name what was tested"
+            f"the results in {results.folder} have category ids {_some(unknown)}, which the annotations do not: "
+            "--dataset must name what was tested"
         )
+
+
+def _some(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

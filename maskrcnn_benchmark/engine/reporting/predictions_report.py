@@ -79,7 +79,7 @@ def report_predictions(
         lowest=min(options.lowest_score, options.score_threshold),
         orders=_orders(options.order),
     )
-    cards = []
+    cards: list[str] = []
     for index in rank(counts, options.order)[: options.count]:
         card = _card(dataset, index, results, matches[index], counts[index], names)
         picture = draw_panels(card.image, card.panels, options.score_threshold)

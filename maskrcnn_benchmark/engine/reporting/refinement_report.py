@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportError, ReportFolder
 from .instances import annotation_places, detected_boxes, image_title
-from .matching import FALSE_POSITIVE, IGNORED, MISS, ImageMatches, keypoint_sigmas, match_dataset, partner_overlaps
+from .matching import FALSE_POSITIVE, IGNORED, MISS, ImageMatches, ground_truth_of, match_dataset, partner_overlaps
 from .overlay import Mark, Panel
 from .page import DATASET_ORDER, Card, Filters, Kind, card_html, page_html, table
 from .pictures import BETTER, SAME, WORSE, draw_panels
@@ -88,7 +86,7 @@ def report_refinement(
         refinement.mean_change(found.scores >= options.score_threshold)
         for refinement, found in zip(refinements[task], matches, strict=True)
     ]
-    cards = []
+    cards: list[str] = []
     for index in rank(changes, options.order)[: options.count]:
         card = _card(dataset, index, results, matches[index], refinements[task][index], task, options)
         picture = draw_panels(card.image, card.panels, options.score_threshold)
@@ -138,7 +136,7 @@ def _compare(
 ) -> list[Refinement]:
     """For every image, in the order of `matches`."""
     image_ids = [matches_per_image.image_id for matches_per_image in matches]
-    ground_truth: COCO = build_ground_truth(dataset.coco, image_ids, task, len(keypoint_sigmas(sigmas)))
+    ground_truth = ground_truth_of(dataset, image_ids, task, sigmas)
     return [
         Refinement(*(partner_overlaps(found, results, name, ground_truth, sigmas) for name in (f"{task}_coarse", task)))
         for found in matches
