@@ -205,7 +205,7 @@ void suppress_run(
     const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count, double threshold,
     int64_t offset, KeptBoxes<Acc>& kept, uint8_t* keep) {
   constexpr int64_t kBlock = 2048;
-  constexpr int64_t kWorthAThread = 1 << 22;  // overlap tests; about a millisecond
+  constexpr int64_t kWorthAThread = 1 << 24;  // overlap tests; some milliseconds, for a barrier may cost one
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
   const auto candidate_at = [&](int64_t i) {
     return Candidate<Acc>(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), static_cast<Acc>(offset));
