@@ -217,6 +217,13 @@ def write_text(
     cv2.putText(canvas, text, (left + 2, top + height - 1 - baseline), _FONT, scale, ink, thickness, cv2.LINE_AA)
 
 
+def write_caption(canvas: NDArray[np.uint8], text: str) -> None:
+    """A line of text in the lower left corner, white on black."""
+    scale = _font_scale(canvas)
+    _, height = _text_size(text, scale)
+    write_text(canvas, text, (0, max(0, canvas.shape[0] - height)), (0, 0, 0), scale)
+
+
 def image_masks(boxlist: BoxList, threshold: float = 0.5) -> Tensor | None:
     """(R, H, W), not 0 where an instance is, or None for boxes without masks; predictions go before ground truth."""
     width, height = (int(side) for side in boxlist.size)

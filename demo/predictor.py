@@ -1,0 +1,137 @@
+"""`COCODemo`: pictures of what a model finds in an image; maskrcnn-benchmark's class on this project's `Predictor`.
+
+    from maskrcnn_benchmark.config import load_config
+    from predictor import COCODemo
+
+    demo = COCODemo(load_config("config.yml", ["MODEL.WEIGHT", "model_final.pth"]), min_image_size=800)
+    picture = demo.run_on_opencv_image(cv2.imread("people.jpg"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
+from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor
+from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+BGRImage = NDArray[np.uint8]  # (H, W, 3), as OpenCV reads them
+
+
+class COCODemo:
+    """Finds and draws the instances in an image.
+
+    The `overlay_*` methods return a copy of the image with one kind of thing drawn on it; `draw` calls them in turn, so
+    a subclass changes a picture by overriding them.
+
+    Args:
+        cfg: the model's config; it stays as it is.
+        confidence_threshold: detections that score lower are not shown.
+        show_mask_heatmaps: draw the probabilities of the best masks instead of the instances.
+        masks_per_dim: heat maps in a row and in a column.
+        min_image_size: length in pixels that the image's short side is scaled to, in place of INPUT.MIN_SIZE_TEST;
+            what the model was trained with gives the best results.
+        weight_loading: weights to load; None takes the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
+    Attributes:
+        predictor: runs the model. categories: {label: name}: CATEGORIES where a subclass has its own, else the
+        checkpoint's or the dataset's. keypoint_threshold: keypoints whose logit is lower are not shown.
+    Raises: ValueError for heat maps of a model without masks, and for a model of proposals alone; what `Predictor`
+        raises.
+    """
+
+    CATEGORIES: Sequence[str] = (BACKGROUND, *COCO_CATEGORIES)
+
+    def __init__(
+        self,
+        cfg: Any,
+        confidence_threshold: float = 0.7,
+        show_mask_heatmaps: bool = False,
+        masks_per_dim: int = 2,
+        min_image_size: int = 224,
+        weight_loading: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if cfg.MODEL.RPN_ONLY:
+            raise ValueError("MODEL.RPN_ONLY is True: the demo shows detections, and the model makes proposals alone")
+        if show_mask_heatmaps and (not cfg.MODEL.MASK_ON or masks_per_dim < 1):
+            raise ValueError(
+                f"heat maps of masks need a model with masks and at least one per row; MODEL.MASK_ON is "
+                f"{cfg.MODEL.MASK_ON}, masks per row {masks_per_dim}"
+            )
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.INPUT.MIN_SIZE_TEST = int(min_image_size)
+        self.cfg.freeze()
+        own_names = None if self.CATEGORIES is COCODemo.CATEGORIES else dict(enumerate(self.CATEGORIES))
+        self.predictor = Predictor(self.cfg, weight_loading, categories=own_names)
+        self.categories: Mapping[int, str] = self.predictor.categories
+        self.model, self.device = self.predictor.model, self.predictor.device
+        self.confidence_threshold = confidence_threshold
+        self.show_mask_heatmaps = show_mask_heatmaps
+        self.masks_per_dim = masks_per_dim
+        self.min_image_size = min_image_size
+        self.keypoint_threshold = 0.0
+
+    def run_on_opencv_image(self, image: BGRImage) -> BGRImage:
+        """(H, W, 3) uint8, BGR -> a picture of the same size with what is found in it."""
+        return self.draw(image, self.select_top_predictions(self.compute_prediction(image)))
+
+    def compute_prediction(self, original_image: BGRImage) -> BoxList:
+        """All detections in a BGR image, in its pixels. The field `mask` holds probabilities that span `mask_boxes`;
+        `maskrcnn_benchmark.structures.drawing.image_masks` lays them on the image."""
+        return self.predictor(original_image, "BGR")
+
+    def select_top_predictions(self, predictions: BoxList) -> BoxList:
+        """Those that score above the threshold, best first."""
+        scores = predictions.get_field(fields.SCORES)
+        order = scores.argsort(descending=True, stable=True)
+        return predictions[order[scores[order] > self.confidence_threshold]]
+
+    def draw(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        """The picture of an image with these detections, all of them."""
+        if self.show_mask_heatmaps:
+            return self.create_mask_montage(image, predictions)
+        if predictions.has_field(fields.MASK):
+            image = self.overlay_mask(image, predictions)
+        image = self.overlay_boxes(image, predictions)
+        if predictions.has_field(fields.KEYPOINTS):
+            image = self.overlay_keypoints(image, predictions)
+        return self.overlay_class_names(image, predictions)
+
+    def overlay_boxes(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        canvas, ordered, colours = self._prepare(image, predictions)
+        drawing.draw_boxes(canvas, ordered, colours)
+        return canvas
+
+    def overlay_mask(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        """Masks as a tint with an outline."""
+        canvas, ordered, colours = self._prepare(image, predictions)
+        drawing.draw_masks(canvas, ordered, colours)
+        return canvas
+
+    def overlay_keypoints(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        """Skeletons; what the model is unsure of is grey and thin."""
+        canvas, ordered, _ = self._prepare(image, predictions)
+        keypoints = ordered.get_field(fields.KEYPOINTS)
+        drawing.draw_skeletons(canvas, keypoints, threshold=self.keypoint_threshold, channel_order="BGR")
+        return canvas
+
+    def overlay_class_names(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        """Category and score of each detection."""
+        canvas, ordered, colours = self._prepare(image, predictions)
+        drawing.draw_labels(canvas, ordered, drawing.label_texts(ordered, self.categories), colours)
+        return canvas
+
+    def create_mask_montage(self, image: BGRImage, predictions: BoxList) -> BGRImage:
+        """The probabilities of the best masks, each over the dimmed image, in a picture of the image's size."""
+        return drawing.mask_montage(image, predictions, self.masks_per_dim, self.categories, channel_order="BGR")
+
+    def _prepare(self, image: BGRImage, predictions: BoxList) -> tuple[BGRImage, BoxList, list[drawing.Colour]]:
+        """A canvas, the detections in drawing order, and their colours."""
+        ordered = drawing.best_last(predictions.convert("xyxy"))
+        return drawing.as_canvas(image, predictions), ordered, drawing.instance_colours(ordered, "BGR")
