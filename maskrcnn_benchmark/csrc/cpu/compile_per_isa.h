@@ -1,7 +1,9 @@
 // Included after `#define MRB_KERNELS "file"`; see per_isa.h. No include guard: one inclusion per file of kernels.
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors cross inline functions only, never the ABI
+#pragma GCC diagnostic ignored "-Wpsabi"                // wide vectors cross inline functions only, never the ABI
+#pragma GCC diagnostic ignored "-Wuninitialized"        // GCC's own intrinsics start from undefined registers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #define MRB_VECTOR_BYTES 16
@@ -10,7 +12,7 @@ namespace maskrcnn_benchmark::isa_portable {
 }
 #undef MRB_VECTOR_BYTES
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(MRB_X86)
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

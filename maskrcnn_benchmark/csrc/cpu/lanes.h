@@ -21,6 +21,13 @@ struct Lanes {
     Lanes lanes;
     if constexpr (std::is_same_v<T, Acc>) {
       std::memcpy(&lanes.values, from, sizeof(Values));
+#if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
+    } else if constexpr (std::is_same_v<T, torch::headeronly::Half> && std::is_same_v<Acc, float>) {
+      lanes.values = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(MRB_X86) && MRB_VECTOR_BYTES == 32
+    } else if constexpr (std::is_same_v<T, torch::headeronly::Half> && std::is_same_v<Acc, float>) {
+      lanes.values = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
     } else {
       for (int k = 0; k < kCount; ++k) {
         lanes.values[k] = static_cast<Acc>(from[k]);
@@ -33,6 +40,13 @@ struct Lanes {
   inline void store(T* to) const {
     if constexpr (std::is_same_v<T, Acc>) {
       std::memcpy(to, &values, sizeof(Values));
+#if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
+    } else if constexpr (std::is_same_v<T, torch::headeronly::Half> && std::is_same_v<Acc, float>) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(MRB_X86) && MRB_VECTOR_BYTES == 32
+    } else if constexpr (std::is_same_v<T, torch::headeronly::Half> && std::is_same_v<Acc, float>) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#endif
     } else {
       for (int k = 0; k < kCount; ++k) {
         to[k] = static_cast<T>(values[k]);

@@ -9,6 +9,11 @@
 //   ... MRB_PICK(forward)(arguments) ...
 #pragma once
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#define MRB_X86
+#include <immintrin.h>
+#endif
+
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define MRB_HAS_SHUFFLE
@@ -20,9 +25,9 @@ namespace maskrcnn_benchmark {
 enum class Isa { portable, avx2, avx512 };
 
 inline Isa best_isa() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(MRB_X86)
   static const Isa best = [] {
-    __builtin_cpu_init();
+    __builtin_cpu_init();  // f16c is not asked for, older compilers do not know it: all that have AVX2 have it
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
       return Isa::avx512;
@@ -37,7 +42,7 @@ inline Isa best_isa() {
 
 }  // namespace maskrcnn_benchmark
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(MRB_X86)
 #define MRB_PICK(...)                                                     \
   (maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx512      \
        ? &maskrcnn_benchmark::isa_avx512::__VA_ARGS__                     \
