@@ -89,7 +89,7 @@ def test_dataset_is_read_by_pycocotools_and_depends_on_the_seed_alone(make_peopl
         assert make_people_dataset.main(["--output", str(tmp_path / name), "--val", "2", *SMALL, *flags]) == 0
         return tmp_path / name
 
-    first, more = write("a b", "--train", "4"), write("more", "--train", "6")
+    first, more = write("a b", "--train", "4"), write("more", "--train", "6", "--workers", "1")
     other = write("other", "--train", "4", "--seed", "1")
     coco = COCO(str(first / "annotations" / "person_keypoints_train.json"))
     assert len(coco.getImgIds()) == 4 and coco.loadCats(1)[0]["keypoints"] == list(PersonKeypoints.NAMES)

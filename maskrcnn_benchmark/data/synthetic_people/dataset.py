@@ -1,7 +1,9 @@
 """Write splits of drawn people in COCO's layout on disk."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -32,6 +34,7 @@ CATEGORY = {
 def write_split(output: Path, split: str, count: int, settings: SceneSettings, seed: int, workers: int) -> None:
     """Write the images and the annotation file of one split ("train" or "val"), unless they are there already.
 
+    With one worker that is this process; several are started anew, which in a script needs a `__main__` guard.
     An image is a function of (seed, split, number, settings) alone. Raises OSError where the folder cannot be written.
     """
     description = {"description": "Drawn people", "version": str(GENERATOR_VERSION), "split": split, "count": count,
@@ -48,9 +51,16 @@ def write_split(output: Path, split: str, count: int, settings: SceneSettings, s
     draw = partial(_write_image, folder=folder, split_number=SPLITS.index(split), settings=settings, seed=seed)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    # Spawned, not forked: a fork of a process whose OpenCV has started its threads hangs in the child.
-    with ProcessPoolExecutor(min(workers, count), mp_context=get_context("spawn")) as pool:
-        drawn = pool.map(draw, range(1, count + 1), chunksize=4)
+    with contextlib.ExitStack() as stack:
+        drawn: Iterable[Any]
+        if workers == 1:
+            drawn = map(draw, range(1, count + 1))
+        else:
+            # Spawned, not forked: a fork of a process whose OpenCV has started its threads hangs in the child.
+            context = get_context("spawn")
+            # The processes share the cores already, so that each has one thread.
+            pool = ProcessPoolExecutor(min(workers, count), context, initializer=cv2.setNumThreads, initargs=(1,))
+            drawn = stack.enter_context(pool).map(draw, range(1, count + 1), chunksize=4)
         for image, people in tqdm(drawn, total=count, desc=f"drawing {split}", unit="image"):
             images.append(image)
             for person in people:
@@ -75,7 +85,6 @@ def _write_image(
     number: int, *, folder: Path, split_number: int, settings: SceneSettings, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Draw image `number` and save it; returns its COCO image entry and its annotations, which lack ids."""
-    cv2.setNumThreads(1)  # the processes share the cores already
     pixels, people = render_scene(settings, np.random.default_rng([seed, split_number, number]))
     name = f"{number:012d}.jpg"
     path = folder / name

@@ -88,7 +88,7 @@ def report_predictions(
     measure = "OKS" if task == "keypoints" else "IoU"
     lead = [
         f"{results.folder}: {len(cards)} of {len(dataset)} images, the {options.order} first by F1 of {TASKS[task]}. "
-        f"What a detection finds it overlaps by {measure} {options.overlap:g} or more.",
+        f"A detection finds an annotation that it overlaps by {options.overlap:g} {measure} or more.",
         "Left ground truth, right predictions. The slider of scores decides anew what is found, wrong and missed; "
         f"detections below {options.lowest_score:g} are not in this page.",
     ]
