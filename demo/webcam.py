@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import cv2
 from predictor import COCODemo
 from tqdm import tqdm
 
-from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.config import get_cfg, load_config
 from maskrcnn_benchmark.engine.defaults import errors_explained
 from maskrcnn_benchmark.engine.startup import StartupError
 from maskrcnn_benchmark.engine.streams import (
@@ -43,7 +42,6 @@ logger = logging.getLogger("maskrcnn_benchmark.demo")
 
 _LOG_PERIOD = 10.0  # seconds between lines about a live source
 _SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status of a shell's command that the signal ended
-_CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +108,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def split_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
     """Sources, and the KEY VALUE pairs that follow them on a command line where no flag stands between."""
+    sections = get_cfg().keys()
     for position, value in enumerate(values):
-        if position and _CONFIG_KEY.fullmatch(value) and "." in value and not Path(value).exists():
+        if position and value.split(".")[0] in sections and not Path(value).exists():
             return list(values[:position]), list(values[position:])
     return list(values), []
 

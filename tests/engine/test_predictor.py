@@ -17,27 +17,19 @@ from maskrcnn_benchmark.layers.mask_ops import paste_masks
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import drawing, fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.checkpoint import Checkpointer, CheckpointError
+from maskrcnn_benchmark.utils.checkpoint import CheckpointError
 from tests.devices import DEVICES
-from tests.tools.runs import CONFIG, write_people
+from tests.small_model import write_small_model
+from tests.tools.runs import write_people
 
-# The quick recipe, smaller still; images of 128 x 96 pixels are scaled on their way in.
-SMALL = [
-    "INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 200, "DATALOADER.NUM_WORKERS", 0,
-    "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", 6, "MODEL.RPN.FPN_POST_NMS_TOP_N_TEST", 20, "OUTPUT_DIR", "",
-]  # fmt: skip
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A data set, a config.yml and weights that were never trained."""
+    """A data set of 128 x 96 pixels, which are scaled on their way in; a config.yml and weights."""
     folder = write_people(tmp_path_factory.mktemp("predictor"), train=1, val=3)
-    cfg = load_config(CONFIG, SMALL)
-    (folder / "config.yml").write_text(cfg.dump())
-    torch.manual_seed(1)
-    model = build_detection_model(cfg)
-    Checkpointer(model, save_dir=folder).save("model", categories={0: "__background__", 1: "drawn person"})
+    write_small_model(folder)
     return folder
 
 

@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 # Codecs that the wheels of OpenCV can write, by the kind of file.
 VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
-_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
+# Colours at full resolution: lines are thin.
+_JPEG = [
+    cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+]  # fmt: skip
 _ESCAPE = 27
 
 
@@ -324,7 +327,7 @@ def _check_writable(path: Path) -> None:
 
 def _write_image(path: Path, picture: NDArray[np.uint8]) -> None:
     try:
-        encoded, data = cv2.imencode(path.suffix, picture, _QUALITY if path.suffix.lower().startswith(".jp") else [])
+        encoded, data = cv2.imencode(path.suffix, picture, _JPEG if path.suffix.lower().startswith(".jp") else [])
         if not encoded:
             raise StreamError(f"OpenCV cannot write {path.suffix} images; name the output .png or .jpg")
         path.write_bytes(data.tobytes())

@@ -1,0 +1,139 @@
+"""COCODemo against the drawing module, and upstream's arguments, which take effect."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from predictor import COCODemo
+
+from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.drawing import draw_instances
+from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+
+
+@pytest.fixture(scope="module")
+def cfg(model_files):
+    config, weights = model_files
+    return load_config(config, ["MODEL.WEIGHT", str(weights)])
+
+
+@pytest.fixture(scope="module")
+def demo(cfg):
+    return COCODemo(cfg, confidence_threshold=0.3, min_image_size=64)
+
+
+@pytest.fixture
+def image(people):
+    return cv2.resize(people[0][0], (128, 96))
+
+
+def known_detections():
+    """Two boxes on a 128 x 96 image, the worse one first."""
+    detections = BoxList([[10.0, 20.0, 50.0, 80.0], [60.0, 30.0, 110.0, 90.0]], (128, 96), offset=0)
+    detections.add_field(fields.SCORES, torch.tensor([0.4, 0.95]))
+    detections.add_field(fields.LABELS, torch.tensor([1, 1]))
+    detections.add_field(fields.MASK, torch.ones(2, 1, 28, 28))
+    points = torch.zeros(2, 17, 3)
+    points[..., 0], points[..., 1], points[..., 2] = torch.linspace(15, 105, 17), 60.0, 1.0
+    keypoints = PersonKeypoints(points, (128, 96))
+    keypoints.add_field(fields.LOGITS, torch.full((2, 17), 5.0))
+    detections.add_field(fields.KEYPOINTS, keypoints)
+    return detections
+
+
+def test_the_least_size_of_an_image_takes_effect(cfg, image):
+    seen = []
+    for size in (48, 96):
+        demo = COCODemo(cfg, min_image_size=size)
+        demo.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].image_sizes[0]))
+        demo.run_on_opencv_image(image)
+        assert demo.min_image_size == size
+    assert seen == [(48, 64), (96, 128)]
+    assert cfg.INPUT.MIN_SIZE_TEST == 80  # the caller's config is as it was
+    assert COCODemo(cfg).cfg.INPUT.MIN_SIZE_TEST == 224
+
+
+def test_the_picture_is_that_of_the_drawing_module(demo, image):
+    before = image.copy()
+    picture = demo.run_on_opencv_image(image)
+    predictions = demo.compute_prediction(image)
+    assert len(predictions) > 0 and predictions.size == (128, 96)
+    top = demo.select_top_predictions(predictions)
+    scores = top.get_field(fields.SCORES)
+    assert (scores > 0.3).all() and (scores.diff() <= 0).all() and len(top) > 0
+    expected = draw_instances(image, top, demo.categories, keypoint_threshold=0.0, channel_order="BGR")
+    np.testing.assert_array_equal(picture, expected)
+    np.testing.assert_array_equal(image, before)
+    assert demo.categories[1] == "drawn person"
+
+
+def test_the_threshold(demo):
+    demo_detections = known_detections()
+    assert demo.select_top_predictions(demo_detections).get_field(fields.SCORES).tolist() == pytest.approx([0.95, 0.4])
+    demo.confidence_threshold = 0.4
+    try:
+        assert len(demo.select_top_predictions(demo_detections)) == 1
+    finally:
+        demo.confidence_threshold = 0.3
+
+
+def test_each_overlay_draws_its_own(demo):
+    image = np.full((96, 128, 3), 128, dtype=np.uint8)
+    detections = known_detections()
+
+    def changed(picture):
+        assert (image == 128).all()
+        return (picture != 128).any(axis=2)
+
+    frames = changed(demo.overlay_boxes(image, detections))
+    assert frames[20, 10:50].all() and frames[30:90, 109].all() and not frames[50, 30] and not frames[5:15].any()
+    masks = changed(demo.overlay_mask(image, detections))
+    assert masks[25:75, 15:45].all() and masks[35:85, 65:105].all() and not masks[:19].any()
+    skeletons = changed(demo.overlay_keypoints(image, detections))
+    assert skeletons[60, 16:104].mean() > 0.9 and not skeletons[:50].any() and not skeletons[70:].any()
+    names = changed(demo.overlay_class_names(image, detections[1:]))
+    assert names[:30].any() and not names[31:].any()
+    colours = demo.overlay_boxes(image, detections)[[20, 30], [30, 80]]
+    assert (colours[0] != colours[1]).any()
+
+
+def test_heat_maps(cfg, image):
+    demo = COCODemo(cfg, show_mask_heatmaps=True, masks_per_dim=3, confidence_threshold=0.0, min_image_size=64)
+    picture = demo.run_on_opencv_image(image)
+    assert picture.shape == image.shape
+    predictions = demo.select_top_predictions(demo.compute_prediction(image))
+    np.testing.assert_array_equal(picture, demo.create_mask_montage(image, predictions))
+    other = cfg.clone()
+    other.MODEL.MASK_ON = False
+    with pytest.raises(ValueError, match="heat maps of masks need a model with masks.*MODEL.MASK_ON is False"):
+        COCODemo(other, show_mask_heatmaps=True)
+    other.MODEL.RPN_ONLY = True
+    with pytest.raises(ValueError, match="the model makes proposals alone"):
+        COCODemo(other)
+
+
+def test_subclasses_have_their_own_names_and_overlays(cfg, image):
+    class Named(COCODemo):
+        CATEGORIES = ["__background", "somebody"]
+
+        def overlay_boxes(self, image, predictions):
+            return np.zeros_like(image)
+
+        def overlay_keypoints(self, image, predictions):
+            return image
+
+        def overlay_class_names(self, image, predictions):
+            return image
+
+    demo = Named(cfg, min_image_size=64)
+    assert demo.categories == {0: "__background", 1: "somebody"}
+    assert not demo.run_on_opencv_image(image).any()
+
+
+def test_boxes_alone(cfg, image, model_files):
+    config, weights = model_files
+    small = load_config(config, ["MODEL.MASK_ON", False, "MODEL.KEYPOINT_ON", False, "MODEL.REFINE_ON", False])
+    demo = COCODemo(small, confidence_threshold=0.0, min_image_size=64, weight_loading=str(weights))
+    assert (demo.run_on_opencv_image(image) != image).any()
