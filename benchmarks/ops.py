@@ -1,8 +1,9 @@
 """Times the compiled ops against torchvision's, side by side in one process.
 
-Each case runs both contenders in turn, many times; the table gives the median and the minimum of each, and the median of
-the paired ratios. "Fresh" is how the ops run by default: large outputs come from pages that the system has to map and clear
-first. "Warm" starts a second process in which the C library keeps freed memory, so outputs reuse pages (CPU only).
+Each case runs both contenders in turn, many times; the table gives the median and the minimum of each, and the median
+of the paired ratios. "Fresh" is how the ops run by default: large outputs come from pages that the system has to map
+and clear first. "Warm" starts a second process in which the C library keeps freed memory, so outputs reuse pages (CPU
+only).
 
     python benchmarks/ops.py                      all cases on the CPU, fresh and warm
     python benchmarks/ops.py --device cuda --filter nms

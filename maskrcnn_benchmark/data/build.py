@@ -201,8 +201,8 @@ def _loading(cfg: Any, seed: int) -> dict[str, Any]:
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers > 0:
         _allow_open_files()
-        # A worker that is forked while OpenCV has threads (it starts them when it first resizes or draws) waits for them
-        # for ever: it has a copy of their locks, but not of them.
+        # A worker that is forked while OpenCV has threads (it starts them when it first resizes or draws) waits for
+        # them for ever: it has a copy of their locks, but not of them.
         cv2.setNumThreads(1)
     return {
         "num_workers": workers,
