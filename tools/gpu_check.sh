@@ -26,7 +26,10 @@ step() {  # step NAME SECONDS COMMAND...: run with a time limit, keep the log, c
   fi
 }
 
-"$python" -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'PyTorch sees no GPU here')" || exit 1
+"$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null || {
+  echo "$python has no PyTorch that sees a GPU; PYTHON=<interpreter> names another" >&2
+  exit 1
+}
 "$python" -m maskrcnn_benchmark.utils.collect_env | tee "$output/environment.txt"
 step build 150 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
 step tests 110 "$python" -m pytest -q -x -k cuda tests/layers tests/structures tests/modeling
