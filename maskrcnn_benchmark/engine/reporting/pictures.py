@@ -66,4 +66,5 @@ def _draw_panel(image: np.ndarray, panel: Panel, enlarge: int, score_threshold: 
 
 
 def _text(mark: Mark, kind: str) -> str:
-    return f"{_WORDS.get(kind, '')} {mark.text}".strip() if mark.text else ""
+    text = mark.text.replace("\N{MINUS SIGN}", "-")  # which the font may not have
+    return f"{_WORDS.get(kind, '')} {text}".strip() if text else ""
