@@ -83,10 +83,13 @@ def test_a_video_without_pictures(tmp_path, monkeypatch):
         def __init__(self, name): ...
         def isOpened(self):  # noqa: N802
             return True
+
         def get(self, what):
             return {cv2.CAP_PROP_FPS: float("nan"), cv2.CAP_PROP_FRAME_COUNT: 3}[what]
+
         def grab(self):
             return False
+
         def release(self): ...
 
     monkeypatch.setattr(sources.cv2, "VideoCapture", Blank)
