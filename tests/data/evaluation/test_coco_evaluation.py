@@ -415,6 +415,12 @@ def test_ground_truth_that_pycocotools_cannot_read_is_filled_in_or_left_out(capl
     assert results.metrics["bbox"]["AP"] > 0
 
 
+def test_an_annotation_whose_id_is_zero_counts_like_another(tmp_path):
+    numbered = [{**annotation, "id": index} for index, annotation in enumerate(ANNOTATIONS)]
+    results = evaluate(FakeDataset(numbered), ground_truth_as_detections(numbered), tmp_path, iou_types=("bbox",))
+    assert results.results["bbox"]["AP"] == pytest.approx(1.0)
+
+
 def test_crowds_neither_count_as_objects_nor_against_detections():
     crowd = {**person(6, 30, 1, (0, 0, 90, 90)), "iscrowd": 1, "segmentation": {"size": [90, 90], "counts": [0, 8100]}}
     inside = detections_of(2, [(30, 30, 20, 20)], [1], [0.95], keypoints=[[40, 40, 1] * 17])

@@ -24,6 +24,7 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
     """
     wanted = set(image_ids)
     annotations, dropped = [], []
+    unused_id = 1 + max((annotation["id"] for annotation in coco.dataset.get("annotations", ())), default=0)
     for annotation in coco.dataset.get("annotations", ()):
         if annotation["image_id"] not in wanted:
             continue
@@ -31,6 +32,8 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
         if usable is None:
             dropped.append(annotation.get("id"))
         else:
+            if usable["id"] == 0:  # which pycocotools takes for "matched by nothing"
+                usable["id"] = unused_id
             annotations.append(usable)
     if dropped:
         logger.warning(
