@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import sys
 
 import torch
 
@@ -40,7 +41,8 @@ def _version(package: str) -> str | None:
 
 
 def _compiled_ops() -> str:
-    if all(hasattr(torch.ops.maskrcnn_benchmark, op) for op in _OPS):
+    # the ops alone prove nothing: torchvision's stand in under the same names
+    if "maskrcnn_benchmark._C" in sys.modules and all(hasattr(torch.ops.maskrcnn_benchmark, op) for op in _OPS):
         return "loaded"
     if importlib.util.find_spec("maskrcnn_benchmark._C") is not None:
         return "built (loaded by maskrcnn_benchmark.layers)"

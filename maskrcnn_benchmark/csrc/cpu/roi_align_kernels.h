@@ -36,6 +36,26 @@ inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64
   }
 }
 
+// Cells of a map, the whole map or a packed rectangle of it, by their rows and columns on the map.
+template <typename T>
+struct CellGrid {
+  T* cells;
+  int64_t row_stride, cell_stride;
+  int64_t origin;  // where the map's first cell would lie before `cells`
+
+  static CellGrid packed(T* cells, int64_t first_row, int64_t first_column, int64_t columns, int64_t block) {
+    return {cells, columns * block, block, (first_row * columns + first_column) * block};
+  }
+
+  inline int64_t row(int64_t y) const {
+    return y * row_stride - origin;
+  }
+
+  inline T* at(int64_t row, int64_t x) const {
+    return cells + (row + x * cell_stride);
+  }
+};
+
 // The part of a region that one bin averages.
 template <typename Acc>
 struct BinTaps {
@@ -50,9 +70,9 @@ inline BinTaps<Acc> bin_taps(const PlannedRoi<Acc>& roi, int64_t ph, int64_t pw)
           roi.x.starts[pw + 1] - x_start};
 }
 
-// kVectors vectors of channels from `cells` on, averaged over a bin with kColumns columns (0: as many as it has).
+// kVectors vectors of channels from `first` on, averaged over a bin with kColumns columns (0: as many as it has).
 template <int kVectors, int kColumns, typename T, typename Acc>
-inline void pool_columns(const T* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, T* out) {
+inline void pool_columns(const CellGrid<const T>& grid, int64_t first, const BinTaps<Acc>& bin, T* out) {
   using V = Lanes<Acc>;
   V total[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -60,13 +80,13 @@ inline void pool_columns(const T* cells, int64_t row_stride, int64_t cell_stride
   }
   const int64_t columns = kColumns > 0 ? kColumns : bin.x_count;
   for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
-    const T* row = cells + y->cell * row_stride;
+    const int64_t row = grid.row(y->cell) + first;
     V along_x[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       along_x[v] = V::zero();
     }
     for (int64_t x = 0; x < columns; ++x) {
-      const T* cell = row + bin.x[x].cell * cell_stride;
+      const T* cell = grid.at(row, bin.x[x].cell);
       for (int v = 0; v < kVectors; ++v) {
         along_x[v].add_scaled(bin.x[x].weight, V::load(cell + v * V::kCount));
       }
@@ -81,27 +101,27 @@ inline void pool_columns(const T* cells, int64_t row_stride, int64_t cell_stride
 }
 
 template <int kVectors, typename T, typename Acc>
-inline void pool_bin(const T* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, T* out) {
+inline void pool_bin(const CellGrid<const T>& grid, int64_t first, const BinTaps<Acc>& bin, T* out) {
   switch (bin.x_count) {  // two samples a side touch two to four columns
     case 2:
-      return pool_columns<kVectors, 2>(cells, row_stride, cell_stride, bin, out);
+      return pool_columns<kVectors, 2>(grid, first, bin, out);
     case 3:
-      return pool_columns<kVectors, 3>(cells, row_stride, cell_stride, bin, out);
+      return pool_columns<kVectors, 3>(grid, first, bin, out);
     case 4:
-      return pool_columns<kVectors, 4>(cells, row_stride, cell_stride, bin, out);
+      return pool_columns<kVectors, 4>(grid, first, bin, out);
     default:
-      return pool_columns<kVectors, 0>(cells, row_stride, cell_stride, bin, out);
+      return pool_columns<kVectors, 0>(grid, first, bin, out);
   }
 }
 
 // Fewer channels than a vector holds.
 template <typename T, typename Acc>
 inline void pool_few_channels(
-    const T* cells, int64_t row_stride, int64_t cell_stride, int64_t channels, const BinTaps<Acc>& bin, T* out) {
+    const CellGrid<const T>& grid, int64_t first, int64_t channels, const BinTaps<Acc>& bin, T* out) {
   Acc total[Lanes<Acc>::kCount] = {};
   for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
     for (int64_t x = 0; x < bin.x_count; ++x) {
-      const T* cell = cells + y->cell * row_stride + bin.x[x].cell * cell_stride;
+      const T* cell = grid.at(grid.row(y->cell) + first, bin.x[x].cell);
       for (int64_t k = 0; k < channels; ++k) {
         total[k] += y->weight * bin.x[x].weight * static_cast<Acc>(cell[k]);
       }
@@ -114,8 +134,7 @@ inline void pool_few_channels(
 
 // Adds the gradient of one bin to the cells that it averages.
 template <int kVectors, int kColumns, typename Acc>
-inline void spread_columns(
-    Acc* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, const Acc* grad) {
+inline void spread_columns(const CellGrid<Acc>& grid, int64_t first, const BinTaps<Acc>& bin, const Acc* grad) {
   using V = Lanes<Acc>;
   const int64_t columns = kColumns > 0 ? kColumns : bin.x_count;
   V gradient[kVectors];
@@ -123,14 +142,14 @@ inline void spread_columns(
     gradient[v] = V::load(grad + v * V::kCount);
   }
   for (const Tap<Acc>* y = bin.y; y != bin.y_end; ++y) {
-    Acc* row = cells + y->cell * row_stride;
+    const int64_t row = grid.row(y->cell) + first;
     V share[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       share[v] = V::zero();
       share[v].add_scaled(y->weight, gradient[v]);
     }
     for (int64_t x = 0; x < columns; ++x) {
-      Acc* cell = row + bin.x[x].cell * cell_stride;
+      Acc* cell = grid.at(row, bin.x[x].cell);
       for (int v = 0; v < kVectors; ++v) {
         V sum = V::load(cell + v * V::kCount);
         sum.add_scaled(bin.x[x].weight, share[v]);
@@ -141,17 +160,16 @@ inline void spread_columns(
 }
 
 template <int kVectors, typename Acc>
-inline void spread_bin(
-    Acc* cells, int64_t row_stride, int64_t cell_stride, const BinTaps<Acc>& bin, const Acc* grad) {
+inline void spread_bin(const CellGrid<Acc>& grid, int64_t first, const BinTaps<Acc>& bin, const Acc* grad) {
   switch (bin.x_count) {
     case 2:
-      return spread_columns<kVectors, 2>(cells, row_stride, cell_stride, bin, grad);
+      return spread_columns<kVectors, 2>(grid, first, bin, grad);
     case 3:
-      return spread_columns<kVectors, 3>(cells, row_stride, cell_stride, bin, grad);
+      return spread_columns<kVectors, 3>(grid, first, bin, grad);
     case 4:
-      return spread_columns<kVectors, 4>(cells, row_stride, cell_stride, bin, grad);
+      return spread_columns<kVectors, 4>(grid, first, bin, grad);
     default:
-      return spread_columns<kVectors, 0>(cells, row_stride, cell_stride, bin, grad);
+      return spread_columns<kVectors, 0>(grid, first, bin, grad);
   }
 }
 
@@ -195,29 +213,25 @@ void pool_planar(
         const T* planes = static_cast<const T*>(level.data) +
             (group.image * sizes.channels + channel) * level.height * level.width;
         const bool share = group.roi_cells > group.cells();  // pack the map once, or each region's own cells?
-        const Acc* shared_cells = nullptr;
+        CellGrid<const Acc> grid{};
         if (share) {
           Acc* packed = scratch.at_least(group.cells() * B);
           pack_planar(planes, level, present, group.y_first, group.y_last, group.x_first, group.x_last, packed);
-          shared_cells = packed - (group.y_first * group.width() + group.x_first) * B;
+          grid = CellGrid<const Acc>::packed(packed, group.y_first, group.x_first, group.width(), B);
         }
         for (int64_t i = group.begin; i < group.end; ++i) {
           const PlannedRoi<Acc>& roi = plan.rois[i];
-          const Acc* cells = shared_cells;
-          int64_t columns = group.width();
-          if (!share) {
+          if (!share && roi.cells() > 0) {
             Acc* packed = scratch.at_least(roi.cells() * B);
-            columns = roi.x.last_cell - roi.x.first_cell;
-            if (roi.cells() > 0) {
-              pack_planar(
-                  planes, level, present, roi.y.first_cell, roi.y.last_cell, roi.x.first_cell, roi.x.last_cell, packed);
-            }
-            cells = packed - (roi.y.first_cell * columns + roi.x.first_cell) * B;
+            pack_planar(
+                planes, level, present, roi.y.first_cell, roi.y.last_cell, roi.x.first_cell, roi.x.last_cell, packed);
+            grid = CellGrid<const Acc>::packed(
+                packed, roi.y.first_cell, roi.x.first_cell, roi.x.last_cell - roi.x.first_cell, B);
           }
           for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
             for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
               pool_bin<B / Lanes<Acc>::kCount>(
-                  cells, columns * B, B, bin_taps(roi, ph, pw), averages + (ph * sizes.bins_w + pw) * B);
+                  grid, 0, bin_taps(roi, ph, pw), averages + (ph * sizes.bins_w + pw) * B);
             }
           }
           transpose(averages, B, bins, present, pooled + (roi.row * sizes.channels + channel) * bins, bins);
@@ -240,20 +254,21 @@ void pool_channels_last(
       const PlannedRoi<Acc>& roi = plan.rois[i];
       const LevelMaps& level = levels[roi.level];
       const int64_t row_stride = level.width * channels;
-      const T* cells = static_cast<const T*>(level.data) + roi.image * level.height * row_stride;
+      const CellGrid<const T> grid{
+          static_cast<const T*>(level.data) + roi.image * level.height * row_stride, row_stride, channels, 0};
       T* out = pooled + roi.row * sizes.bins_h * sizes.bins_w * channels;
       for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
         for (int64_t pw = 0; pw < sizes.bins_w; ++pw, out += channels) {
           const BinTaps<Acc> bin = bin_taps(roi, ph, pw);
           int64_t c = 0;
           for (; c + 8 * kLanes <= channels; c += 8 * kLanes) {
-            pool_bin<8>(cells + c, row_stride, channels, bin, out + c);
+            pool_bin<8>(grid, c, bin, out + c);
           }
           for (; c + kLanes <= channels; c += kLanes) {
-            pool_bin<1>(cells + c, row_stride, channels, bin, out + c);
+            pool_bin<1>(grid, c, bin, out + c);
           }
           if (c < channels) {
-            pool_few_channels(cells + c, row_stride, channels, channels - c, bin, out + c);
+            pool_few_channels(grid, c, channels - c, bin, out + c);
           }
         }
       }
@@ -297,7 +312,7 @@ void spread(
       const int64_t columns = group.width();
       Acc* sums = scratch.at_least(group.cells() * B);
       std::fill(sums, sums + group.cells() * B, Acc(0));
-      Acc* cells = sums - (group.y_first * columns + group.x_first) * B;
+      const auto grid = CellGrid<Acc>::packed(sums, group.y_first, group.x_first, columns, B);
       for (int64_t i = group.begin; i < group.end; ++i) {
         const PlannedRoi<Acc>& roi = plan.rois[i];
         if (kChannelsLast) {
@@ -313,7 +328,7 @@ void spread(
         for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
           for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
             spread_bin<B / Lanes<Acc>::kCount>(
-                cells, columns * B, B, bin_taps(roi, ph, pw), gradients + (ph * sizes.bins_w + pw) * B);
+                grid, 0, bin_taps(roi, ph, pw), gradients + (ph * sizes.bins_w + pw) * B);
           }
         }
       }
@@ -326,11 +341,11 @@ void spread(
         const bool touched = y >= group.y_first && y < group.y_last;
         const int64_t x_first = touched ? group.x_first : level.width;
         const int64_t x_last = touched ? group.x_last : level.width;
-        const Acc* from = cells + y * columns * B;
+        const Acc* from = touched ? grid.at(grid.row(y), x_first) : nullptr;
         if (kChannelsLast) {
           for (int64_t x = 0; x < level.width; ++x) {
             for (int64_t k = 0; k < present; ++k) {
-              row[x * channels + k] = x >= x_first && x < x_last ? static_cast<T>(from[x * B + k]) : T(0);
+              row[x * channels + k] = x >= x_first && x < x_last ? static_cast<T>(from[(x - x_first) * B + k]) : T(0);
             }
           }
         } else {
@@ -339,7 +354,7 @@ void spread(
             std::fill(row + k * channel_stride + x_last, row + k * channel_stride + level.width, T(0));
           }
           if (touched) {
-            transpose(from + x_first * B, B, columns, present, row + x_first, channel_stride);
+            transpose(from, B, columns, present, row + x_first, channel_stride);
           }
         }
       }
@@ -368,21 +383,22 @@ void spread_in_place(
     for (const PlannedRoi<T>& roi : plan.rois) {
       const LevelMaps& level = levels[roi.level];
       const int64_t row_stride = level.width * channels;
-      T* cells = static_cast<T*>(level.data) + roi.image * level.height * row_stride;
+      const CellGrid<T> grid{
+          static_cast<T*>(level.data) + roi.image * level.height * row_stride, row_stride, channels, 0};
       const T* from = grad + roi.row * sizes.bins_h * sizes.bins_w * channels;
       for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
         for (int64_t pw = 0; pw < sizes.bins_w; ++pw, from += channels) {
           const BinTaps<T> bin = bin_taps(roi, ph, pw);
           int64_t c = first;
           for (; c + 8 * kLanes <= last; c += 8 * kLanes) {
-            spread_bin<8>(cells + c, row_stride, channels, bin, from + c);
+            spread_bin<8>(grid, c, bin, from + c);
           }
           for (; c + kLanes <= last; c += kLanes) {
-            spread_bin<1>(cells + c, row_stride, channels, bin, from + c);
+            spread_bin<1>(grid, c, bin, from + c);
           }
           for (const Tap<T>* y = bin.y; y != bin.y_end && c < last; ++y) {
             for (int64_t x = 0; x < bin.x_count; ++x) {
-              T* cell = cells + y->cell * row_stride + bin.x[x].cell * channels;
+              T* cell = grid.at(grid.row(y->cell), bin.x[x].cell);
               for (int64_t k = c; k < last; ++k) {
                 cell[k] += y->weight * bin.x[x].weight * from[k];
               }
