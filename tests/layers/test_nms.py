@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn_benchmark.layers import batched_nms, nms, nms_padded
+from maskrcnn_benchmark.layers.boxes import pairwise_iou
 from tests.devices import DEVICES
 
 
@@ -64,6 +65,20 @@ def test_small_integer_boxes_hit_thresholds_and_ties_exactly(rows, threshold, of
         assert nms(*on_device, threshold, offset).tolist() == greedy_reference(boxes, score, threshold, offset)
         kept = batched_nms(*on_device, groups.to(device), threshold, offset)
         assert kept.tolist() == greedy_reference(boxes, score, threshold, offset, groups)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_box_geometry_is_the_same_in_both_languages(offset, device):
+    boxes = crowd(300, 30.0, torch.float64)
+    overlaps = pairwise_iou(boxes[:150], boxes[150:], offset).diagonal()
+    pairs = torch.stack([boxes[:150], boxes[150:]], dim=1).reshape(300, 4).to(device)
+    scores, groups = torch.arange(300, 0, -1, device=device).double(), torch.arange(300, device=device) // 2
+    for threshold in (0.05, 0.2, 0.4):
+        survives = torch.zeros(300, dtype=torch.bool)
+        survives[batched_nms(pairs, scores, groups, threshold, offset).cpu()] = True
+        assert survives[::2].all() and torch.equal(survives[1::2], overlaps <= threshold)
+        assert 0 < survives[1::2].sum() < 150
 
 
 @pytest.mark.parametrize("device", DEVICES)
