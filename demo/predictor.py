@@ -1,10 +1,10 @@
 """`COCODemo`: pictures of what a model finds in an image; maskrcnn-benchmark's class on this project's `Predictor`.
 
-    from maskrcnn_benchmark.config import load_config
-    from predictor import COCODemo
+from maskrcnn_benchmark.config import load_config
+from predictor import COCODemo
 
-    demo = COCODemo(load_config("config.yml", ["MODEL.WEIGHT", "model_final.pth"]), min_image_size=800)
-    picture = demo.run_on_opencv_image(cv2.imread("people.jpg"))
+demo = COCODemo(load_config("config.yml", ["MODEL.WEIGHT", "model_final.pth"]), min_image_size=800)
+picture = demo.run_on_opencv_image(cv2.imread("people.jpg"))
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Look at data, results and training: pictures, and a page that opens in a browser without a network.
 
-    python tools/visualize.py dataset --config-file FILE [KEY VALUE ...]
-    python tools/visualize.py predictions --results OUTPUT_DIR/inference/<dataset>
-    python tools/visualize.py refine --results OUTPUT_DIR/inference/<dataset>
-    python tools/visualize.py curves OUTPUT_DIR [OUTPUT_DIR ...]
+python tools/visualize.py dataset --config-file FILE [KEY VALUE ...]
+python tools/visualize.py predictions --results OUTPUT_DIR/inference/<dataset>
+python tools/visualize.py refine --results OUTPUT_DIR/inference/<dataset>
+python tools/visualize.py curves OUTPUT_DIR [OUTPUT_DIR ...]
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def _add_output(parser: argparse.ArgumentParser, name: str, count: int) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="YAML config of the run; none: the defaults"
-    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config of the run; none: the defaults")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
 
 

@@ -340,4 +340,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert saved.name == "0001-a_b_ü_.jpg.png"
     ReportFolder(tmp_path / "new")
     assert [path.name for path in folder.pictures.iterdir()] == ["mine.png"]
-
