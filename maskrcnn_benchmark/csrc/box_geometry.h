@@ -38,16 +38,17 @@ template <typename T>
 MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T offset) {
   const T width = (a.x2 < b.x2 ? a.x2 : b.x2) - (a.x1 > b.x1 ? a.x1 : b.x1) + offset;
   const T height = (a.y2 < b.y2 ? a.y2 : b.y2) - (a.y1 > b.y1 ? a.y1 : b.y1) + offset;
-  return width > 0 && height > 0 ? width * height : T(0);
+  return (width > 0 ? width : T(0)) * (height > 0 ? height : T(0));
 }
 
 // Does the intersection over union exceed the threshold? In double, so that every device and every vector width takes the
-// same decision; boxes that share no area never overlap. A NaN corner overlaps nothing.
+// same decision; boxes that share no area never overlap. A NaN corner overlaps nothing. Without branches: compilers make
+// vectors of it, and what overlaps what is not to be predicted.
 MRB_HOST_DEVICE inline bool boxes_overlap(
     const Box<double>& a, const Box<double>& b, double threshold, double offset) {
   const double shared = intersection_area(a, b, offset);
   const double all = box_area(a, offset) + box_area(b, offset) - shared;
-  return shared > 0 && shared > threshold * all;
+  return static_cast<int>(shared > 0) & static_cast<int>(shared > threshold * all);
 }
 
 // The pyramid level that pools a box: the canonical level where the box has the canonical size, one more per doubling.

@@ -2,7 +2,7 @@
 
 #include "lanes.h"
 
-// Whether any of the kept boxes [first, last) overlaps the candidate too much. A vector at a time, in the boxes' own
+// Whether any of the kept boxes [first, last), or another in the same chunks, overlaps the candidate too much. A vector at a time, in the boxes' own
 // precision and with slack for its rounding, looks for boxes that may; boxes_overlap, in double, decides.
 template <typename Acc>
 bool overlaps_any(
@@ -32,10 +32,12 @@ bool overlaps_any(
     }
     if (may_overlap != 0) {
       const Box<double> exact{box.x1, box.y1, box.x2, box.y2};
-      for (int64_t k = std::max(first, chunk); k < std::min(last, chunk + kChunk); ++k) {
-        if (boxes_overlap({kept.x1[k], kept.y1[k], kept.x2[k], kept.y2[k]}, exact, threshold, offset)) {
-          return true;
-        }
+      int overlaps = 0;
+      for (int64_t k = 0; k < kChunk; ++k) {
+        overlaps |= boxes_overlap({x1[k], y1[k], x2[k], y2[k]}, exact, threshold, offset);
+      }
+      if (overlaps != 0) {
+        return true;
       }
     }
   }
