@@ -1,6 +1,6 @@
 """Time of drawing: boxes, masks with outlines, skeletons and labels of 20 people on a 1920 x 1080 frame, on one core.
 
-    python benchmarks/drawing.py [--people 20] [--width 1920] [--height 1080] [--picture drawn.png]
+python benchmarks/drawing.py [--people 20] [--width 1920] [--height 1080] [--picture drawn.png]
 """
 
 from __future__ import annotations
