@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -83,19 +84,22 @@ inline uint32_t descending_key(float score) {
   return ~ascending;
 }
 
-// Sorts by the upper 32 bits; equal ones stay in order. Eleven bits a pass.
+// Sorts by the upper 32 bits; equal ones stay in order. kDigit bits a pass: long tables pay for many keys only.
+template <int kDigit>
 void radix_sort_upper(std::vector<uint64_t>& keys) {
+  constexpr uint64_t kMask = (1 << kDigit) - 1;
   std::vector<uint64_t> other(keys.size());
-  for (int shift = 32; shift < 64; shift += 11) {
-    std::vector<size_t> position(2049, 0);
+  std::array<uint32_t, kMask + 2> position;
+  for (int shift = 32; shift < 64; shift += kDigit) {
+    position.fill(0);
     for (const uint64_t key : keys) {
-      ++position[((key >> shift) & 2047) + 1];
+      ++position[((key >> shift) & kMask) + 1];
     }
-    for (size_t digit = 0; digit < 2048; ++digit) {
+    for (size_t digit = 0; digit <= kMask; ++digit) {
       position[digit + 1] += position[digit];
     }
     for (const uint64_t key : keys) {
-      other[position[(key >> shift) & 2047]++] = key;
+      other[position[(key >> shift) & kMask]++] = key;
     }
     keys.swap(other);
   }
@@ -126,8 +130,10 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
       keys.push_back(static_cast<uint64_t>(descending_key(values[i])) << 32 | static_cast<uint64_t>(i));
     }
   }
-  if (keys.size() > 512) {
-    radix_sort_upper(keys);
+  if (keys.size() > 8192) {
+    radix_sort_upper<11>(keys);
+  } else if (keys.size() > 64) {
+    radix_sort_upper<8>(keys);
   } else {
     std::sort(keys.begin(), keys.end());
   }
