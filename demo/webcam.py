@@ -118,7 +118,7 @@ def split_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
 def run(args: argparse.Namespace) -> int:
     """Open both ends before the model, which takes longest; then let the frames run."""
     cfg = load_config(args.config_file, args.opts)
-    window = wants_window(args)
+    with_window = wants_window(args)
     cv2.setNumThreads(1)  # steps have threads of their own, and the cores are the model's
     source = open_source(args.source, args.timeout)
     sinks: list[Sink] = []
@@ -135,17 +135,19 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.json:
             sinks.append(JsonSink(args.json, source.name, demo.categories))
-        monitor = Monitor(source, quiet=window)
-        if window:
+        monitor = Monitor(source, quiet=with_window)
+        window = None
+        if with_window:
             title = f"{Path(source.name).name} - {demo.device}"
             caption = None if source.live else monitor.caption
-            sinks.append(WindowSink(title, hold=not source.moving, caption=caption))
+            window = WindowSink(title, hold=not source.moving, caption=caption)
     except BaseException:
         source.close()
         for sink in sinks:
             sink.close()
         raise
-    pipeline = Pipeline(source, demo.predictor, demo.draw, sinks, choose=chooser(demo, source), on_result=monitor)
+    choose = chooser(demo, source)
+    pipeline = Pipeline(source, demo.predictor, demo.draw, sinks, window=window, choose=choose, on_result=monitor)
     with monitor:
         report = pipeline.run()
     return conclude(report, source, args)
@@ -196,7 +198,7 @@ class Monitor:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, result: Result, rate: Rate) -> Result:
+    def __call__(self, result: Result, rate: Rate) -> None:
         self._rate = rate
         if self._bar is not None:
             self._bar.set_postfix_str(f"latency {1000 * rate.latency:.0f} ms", refresh=False)
@@ -207,7 +209,6 @@ class Monitor:
             if not self._quiet and now - self._logged >= _LOG_PERIOD:
                 self._logged = now
                 logger.info("frame %d: %s", result.frame.index, self.caption())
-        return result
 
     def caption(self) -> str:
         return str(self._rate or "")

@@ -1,10 +1,14 @@
 """Frames through a model, with each step in a thread of its own, so that the model always has the next frame waiting.
 
-    source -> prepare -> model -> draw -> sinks (in the caller's thread)
+    source -> prepare -> model (in the caller's thread, with the window) -> draw -> write
 
 Between the steps are channels that hold a few frames: a step that is ahead waits, so memory is bounded. A live source
 does not wait; of its frames the newest is kept, and those that nobody had time for are dropped. OpenCV, Pillow and
 PyTorch release the interpreter while they work.
+
+On a CPU the model runs best in the thread that built it: OpenMP keeps a team of threads for each thread that computes,
+and when all teams together are more threads than there are processors, they sleep between any two operations, which
+made a model of many small ones a third slower. The other steps compute with one thread, and so have no team.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from maskrcnn_benchmark.engine.predictor import PendingDetections, Predictor, PreparedImage
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-from .sinks import Sink, WindowClosed
+from .sinks import Sink, WindowClosed, WindowSink
 from .sources import Source
 from .stream import Frame, Result, StreamError
 
@@ -35,7 +40,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Draw = Callable[[NDArray[np.uint8], BoxList], NDArray[np.uint8]]
 
-_POLL = 0.1  # seconds between looks at whether the user has asked to stop
+_POLL = 0.05  # seconds between looks at whether the user has asked to stop
+_WINDOW_POLL = 0.005  # and at whether there is something to show
 _GIVE_UP = 3.0  # seconds that a step may take to end when the pipeline does; a frozen driver takes for ever
 _RATE_SPAN = 30  # frames over which the rate and the latency are averaged
 
@@ -147,9 +153,10 @@ class Pipeline:
         predictor: prepares frames and starts the model.
         draw: called with a frame (BGR) and its detections, gives the picture; in one thread, frames in order.
         choose: called before that with the detections of each frame, gives those to show.
-        sinks: get every result, in order, in the thread that calls `run`; they are closed at its end, in any case.
+        sinks: get every result, in order, in one thread; they are closed at the end, in any case.
+        window: gets results in the caller's thread: the newest, or every one where it holds each.
         depth: frames that each channel holds; 1 for live sources, whose frames grow old in it.
-        on_result: called with each result and the current rate, before the sinks; may return another result.
+        on_result: called with each result and the current rate, before the sinks.
     """
 
     def __init__(
@@ -159,19 +166,22 @@ class Pipeline:
         draw: Draw,
         sinks: Sequence[Sink],
         *,
+        window: WindowSink | None = None,
         choose: Callable[[BoxList], BoxList] = lambda detections: detections,
         depth: int = 4,
-        on_result: Callable[[Result, Rate], Result] = lambda result, rate: result,
+        on_result: Callable[[Result, Rate], None] = lambda result, rate: None,
     ) -> None:
-        self._source, self._predictor, self._sinks = source, predictor, sinks
+        self._source, self._predictor, self._sinks, self._window = source, predictor, sinks, window
         self._draw, self._choose, self._on_result = draw, choose, on_result
         depth = 1 if source.live else depth
         self._frames: Channel[Frame] = Channel(depth, newest=source.live)
         self._prepared: Channel[tuple[Frame, PreparedImage]] = Channel(depth)
         self._found: Channel[tuple[Frame, PendingDetections]] = Channel(depth)
         self._results: Channel[Result] = Channel(depth)
+        self._shown: Channel[Result] = Channel(1, newest=window is not None and not window.hold)
         self._errors: list[BaseException] = []
         self._stopped_by = ""
+        self._frames_written, self._first, self._last, self._latencies = 0, 0.0, 0.0, 0.0
         self.rate = Rate()
 
     def run(self) -> PipelineReport:
@@ -179,47 +189,56 @@ class Pipeline:
 
         Raises: the first error of any step or sink, after the frames before it have been written, where they can be.
         """
-        steps = {
-            "read": (self._read, self._frames),
-            "prepare": (self._prepare, self._prepared),
-            "model": (self._model, self._found),
-            "draw": (self._render, self._results),
-        }
-        threads = [
-            threading.Thread(target=self._step, args=step, name=name, daemon=True) for name, step in steps.items()
+        steps: list[tuple[Callable[[], None], Channel[Any] | None, Channel[Any]]] = [
+            (self._read, None, self._frames),
+            (self._prepare, self._frames, self._prepared),
+            (self._render, self._found, self._results),
+            (self._write, self._results, self._shown),
         ]
-        frames, first, latencies = 0, 0.0, 0.0
-        last = first
+        threads = [
+            threading.Thread(target=self._step, args=step, name=step[0].__name__.strip("_"), daemon=True)
+            for step in steps
+        ]
+        computing = torch.get_num_threads()
         with self._signals():
             try:
                 for thread in threads:
                     thread.start()
-                while (result := self._next_result()) is not None:
-                    result = self._deliver(result)
-                    last = time.perf_counter()
-                    first = first or last
-                    frames += 1
-                    latencies += last - result.frame.captured
+                self._guarded(self._model, self._prepared, self._found)
+                while threads[-1].is_alive() and not self._stopped_by:
+                    self._show(_POLL)
             except WindowClosed:
                 self._stopped_by = "window"
             except Exception as error:
                 self._errors.append(error)
             finally:
                 self._shut_down(threads)
+                torch.set_num_threads(computing)
         if self._errors:
             raise self._errors[0]
-        latency = latencies / frames if frames else 0.0
-        return PipelineReport(frames, self._frames.dropped, last - first, latency, self._stopped_by)
+        latency = self._latencies / self._frames_written if self._frames_written else 0.0
+        return PipelineReport(
+            self._frames_written, self._frames.dropped, self._last - self._first, latency, self._stopped_by
+        )
 
-    # The steps, each in its thread
+    # The steps
 
-    def _step(self, work: Callable[[], None], output: Channel[Any]) -> None:
+    def _step(self, work: Callable[[], None], source: Channel[Any] | None, output: Channel[Any]) -> None:
+        torch.set_num_threads(1)  # of this thread
         try:
-            work()
+            self._guarded(work, source, output)
         except BaseException as error:
             self._errors.append(error)
+
+    @staticmethod
+    def _guarded(work: Callable[[], None], source: Channel[Any] | None, output: Channel[Any]) -> None:
+        """However a step ends, those after it finish what is there, and those before it stop."""
+        try:
+            work()
         finally:
             output.end()
+            if source is not None:
+                source.cut()
 
     def _read(self) -> None:
         try:
@@ -230,14 +249,24 @@ class Pipeline:
             self._source.close()
 
     def _prepare(self) -> None:
-        while (frame := self._newest_frame()) is not None:
+        while (frame := self._next_frame()) is not None:
             if not self._prepared.put((frame, self._predictor.prepare(frame.image, "BGR"))):
                 return
 
+    def _next_frame(self) -> Frame | None:
+        try:
+            return self._frames.get(self._source.timeout if self._source.live else None)
+        except TimeoutError:
+            raise StreamError(self._source.why_late()) from None
+
     def _model(self) -> None:
-        for frame, image in self._prepared:
-            if not self._found.put((frame, self._predictor.start([image]))):
-                return
+        """In the caller's thread, which looks after the window and the user's signals besides."""
+        while not self._stopped_by:
+            with contextlib.suppress(TimeoutError):
+                item = self._prepared.get(_POLL if self._window is None else _WINDOW_POLL)
+                if item is None or not self._found.put((item[0], self._predictor.start([item[1]]))):
+                    return
+            self._show(0)
 
     def _render(self) -> None:
         for frame, pending in self._found:
@@ -245,32 +274,37 @@ class Pipeline:
             if not self._results.put(Result(frame, detections, self._draw(frame.image, detections))):
                 return
 
-    def _newest_frame(self) -> Frame | None:
-        try:
-            return self._frames.get(self._source.timeout if self._source.live else None)
-        except TimeoutError:
-            raise StreamError(self._source.why_late()) from None
+    def _write(self) -> None:
+        for result in self._results:
+            self.rate.add(result.frame.captured)
+            self._on_result(result, self.rate)
+            for sink in self._sinks:
+                sink.write(result)
+            self._last = time.perf_counter()
+            self._first = self._first or self._last
+            self._latencies += self._last - result.frame.captured
+            self._frames_written += 1
+            if self._window is not None and not self._shown.put(result):
+                return
 
-    # The caller's thread
+    def _show(self, wait: float) -> None:
+        """Put a result that is ready into the window; wait for one so many seconds."""
+        if self._window is None:
+            time.sleep(wait)
+            return
+        with contextlib.suppress(TimeoutError):
+            result = self._shown.get(wait)
+            if result is not None:
+                self._window.write(result)
 
-    def _next_result(self) -> Result | None:
-        while not self._stopped_by:
-            with contextlib.suppress(TimeoutError):
-                return self._results.get(_POLL)
-        return None
-
-    def _deliver(self, result: Result) -> Result:
-        self.rate.add(result.frame.captured)
-        result = self._on_result(result, self.rate)
-        for sink in self._sinks:
-            sink.write(result)
-        return result
+    # The end
 
     def _shut_down(self, threads: Sequence[threading.Thread]) -> None:
         self._source.stop()
-        for channel in (self._frames, self._prepared, self._found, self._results):
+        for channel in (self._frames, self._prepared, self._found, self._results, self._shown):
             channel.cut()
-        for sink in self._sinks:
+        threads[-1].join()  # a sink is not closed while it is being written to; a second Ctrl-C ends the wait
+        for sink in (*self._sinks, *filter(None, [self._window])):
             try:
                 sink.close()
             except Exception as error:
@@ -283,7 +317,8 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run in order, a second one at once; in the main thread alone."""
+        """The first Ctrl-C or SIGTERM ends the run in order, a second one at once, with a file that may be cut off; in
+        the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -229,7 +229,7 @@ class WindowClosed(Exception):
 
 
 class WindowSink:
-    """A window on the screen. To be used by the main thread, as window systems ask for it.
+    """A window on the screen. To be used by the main thread, as window systems demand.
 
     Args:
         hold: show each picture until a key is pressed.
@@ -242,7 +242,7 @@ class WindowSink:
         if missing:
             raise StreamError(missing)
         self._title = title
-        self._hold = hold
+        self.hold = hold
         self._caption = caption
         self._shown = False
 
@@ -255,7 +255,7 @@ class WindowSink:
         cv2.imshow(self._title, picture)
         self._shown = True
         key = cv2.waitKey(1)
-        while self._hold and key < 0:
+        while self.hold and key < 0:
             self._check_open()
             key = cv2.waitKey(50)
         if key & 0xFF in (_ESCAPE, ord("q")):

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from maskrcnn_benchmark.engine.streams import pipeline as pipeline_module
 from maskrcnn_benchmark.engine.streams.pipeline import Channel, Pipeline, Rate
@@ -133,15 +134,43 @@ def test_a_camera_that_delivers_broken_frames_alone():
     assert capture.released and sink.closed == 1
 
 
-def test_the_window_ends_it():
+@pytest.mark.parametrize("hold", [False, True])
+def test_the_window_ends_it(hold):
     def close_window(result):
-        if result.frame.index == 3:
+        assert threading.current_thread() is threading.main_thread()
+        if result.frame.index >= 3:
             raise WindowClosed
 
-    sinks = [FakeSink(), FakeSink(close_window)]
-    report = Pipeline(FakeSource(100), FakePredictor(), draw, sinks).run()
-    assert report.stopped_by == "window" and report.frames == 3
-    assert [sink.closed for sink in sinks] == [1, 1]
+    sink, window = FakeSink(), FakeSink(close_window)
+    window.hold = hold
+    report = Pipeline(FakeSource(1000, pause=0.001), FakePredictor(), draw, [sink], window=window).run()
+    assert report.stopped_by == "window" and 3 < report.frames < 900
+    assert (sink.closed, window.closed) == (1, 1)
+    shown = [result.frame.index for result in window.results]
+    assert shown == [0, 1, 2] if hold else shown == sorted(set(shown))
+
+
+def test_a_window_sees_the_end():
+    sink, window = FakeSink(), FakeSink()
+    window.hold = True
+    report = Pipeline(FakeSource(7), FakePredictor(), draw, [sink], window=window).run()
+    assert report.frames == 7 and [result.frame.index for result in window.results] == list(range(7))
+
+
+def test_the_model_runs_in_the_callers_thread_and_has_the_threads_to_itself():
+    before, seen = torch.get_num_threads(), {}
+
+    def note(step):
+        seen[step] = (threading.current_thread() is threading.main_thread(), torch.get_num_threads())
+
+    def noting_draw(image, detections):
+        note("draw")
+        return draw(image, detections)
+
+    predictor = FakePredictor(lambda number: note("prepare"), lambda number: note("model"))
+    Pipeline(FakeSource(5), predictor, noting_draw, [FakeSink(lambda result: note("write"))]).run()
+    assert seen == {"prepare": (False, 1), "model": (True, before), "draw": (False, 1), "write": (False, 1)}
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -176,12 +205,13 @@ def test_a_second_signal_does_not_wait(interruptible):
         while signal.getsignal(signal.SIGINT) is not before and time.monotonic() < deadline:
             time.sleep(0.01)  # two signals that nobody has handled in between count as one
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+        disk.wait(20)
 
-    sink = FakeSink(interrupt_twice)
+    disk, sink = threading.Event(), FakeSink(interrupt_twice)  # a disk that hangs
     with pytest.raises(KeyboardInterrupt):
         Pipeline(FakeSource(100), FakePredictor(), draw, [sink]).run()
-    assert sink.closed == 1
+    assert sink.closed == 0 and not disk.is_set()  # nothing is closed while it is being written to
+    disk.set()
 
 
 def test_in_another_thread_signals_are_left_alone():
@@ -200,7 +230,6 @@ def test_choosing_and_changing_results():
     def on_result(result, rate):
         assert isinstance(rate, Rate)
         seen.append(str(rate))
-        return result
 
     sink = FakeSink()
     Pipeline(FakeSource(3), FakePredictor(), draw, [sink], choose=lambda found: found[:0], on_result=on_result).run()
