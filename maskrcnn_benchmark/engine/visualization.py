@@ -14,7 +14,7 @@ from PIL import Image
 from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import draw_instances, side_by_side
+from maskrcnn_benchmark.structures.drawing import PANEL_STROKES, draw_instances, enlarge_small, side_by_side
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 SCORE_THRESHOLD = 0.5  # detections below it are not drawn
 _MOST_INSTANCES = 100  # drawn at most, the best first
-_SMALLEST_HEIGHT = 400  # smaller images are enlarged before drawing, in pixels: lines and text stay sharp
 
 
 def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
@@ -48,10 +47,11 @@ def draw_comparison(image: np.ndarray, truth: BoxList, result: ImageResult, name
     found = detections_of(
         result, type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
     )
-    enlarge = max(1, -(-_SMALLEST_HEIGHT // image.shape[0]))
-    size_wh = (image.shape[1] * enlarge, image.shape[0] * enlarge)
-    image = np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
-    panels = [draw_instances(image, boxes.resize(size_wh), names) for boxes in (truth, found)]
+    canvas, factor = enlarge_small(image)
+    size_wh = (image.shape[1] * factor, image.shape[0] * factor)
+    panels = [
+        draw_instances(canvas, boxes.resize(size_wh), names, stroke_scale=PANEL_STROKES) for boxes in (truth, found)
+    ]
     return side_by_side(panels, ["ground truth", f"prediction, score from {SCORE_THRESHOLD:g}"])
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn_benchmark.layers.mask_ops import paste_masks
 from maskrcnn_benchmark.structures import drawing, fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.drawing import draw_instances, mask_montage, side_by_side
@@ -124,6 +125,49 @@ def test_masks_of_every_form_are_drawn_alike():
     assert changed(pictures[0]).sum() == 60 * 80
     for picture in pictures[1:]:
         np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_masks_are_drawn_where_they_are_pasted():
+    """Against the products of matrices that the evaluation uses, at places between pixels, and partly off the image."""
+    rng = np.random.default_rng(7)
+    grids = torch.from_numpy(rng.random((60, 1, 14, 14), dtype=np.float32))
+    corners = rng.uniform((-60, -60), (170, 130), (60, 2))
+    spans = np.concatenate([corners, corners + rng.uniform(0.5, 150, (60, 2))], axis=1)
+    spans[:4] = [[20, 30, 20, 60], [300, 10, 340, 40], [-80, -70, -3, -2], [10.25, 20.5, 10.75, 20.75]]
+    boxlist = boxes(*[[0, 0, 5, 5]] * 60, mask=grids, mask_boxes=BoxList(spans, SIZE, offset=0))
+    expected = paste_masks(grids[:, 0], torch.from_numpy(spans).float(), SIZE[::-1], 0.5).numpy()
+    assert (expected.sum(axis=(1, 2)) > 0).sum() > 40
+    for row in range(60):
+        canvas = grey()
+        drawing.draw_masks(canvas, boxlist[[row]], [(255, 0, 0)])
+        assert (changed(canvas) != expected[row]).sum() <= 1  # of a probability that is one half but for rounding
+
+
+def test_strokes_suit_the_picture_and_can_be_scaled():
+    widths = [drawing.line_width(np.zeros((h, w, 3), np.uint8)) for w, h in ((320, 256), (640, 480), (1920, 1080))]
+    assert widths == [1, 2, 4]
+
+    def label_height(width, scale):
+        boxlist = BoxList([[100.0, 100.0, 200.0, 200.0]], (width, 480), offset=0)
+        ((_, top, _, bottom),) = drawing.draw_labels(
+            np.zeros((480, width, 3), np.uint8), boxlist, ["person"], [(9, 9, 9)], stroke_scale=scale
+        )
+        return bottom - top
+
+    assert 12 <= label_height(320, 1.0) <= label_height(640, 1.0) < label_height(640, 1.4) < label_height(1920, 1.0)
+    boxlist = boxes([20, 30, 80, 90], offset=0)
+    framed = [changed(draw_instances(grey(), boxlist, stroke_scale=scale)).sum() for scale in (1, 3)]
+    assert framed[1] > 2.5 * framed[0]
+
+
+def test_small_images_are_enlarged():
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[:, 80:] = 200
+    large, factor = drawing.enlarge_small(image)
+    assert factor == 4 and large.shape == (480, 640, 3)
+    assert (large[:, :300] == 0).all() and (large[:, 340:] == 200).all()
+    same, factor = drawing.enlarge_small(large)
+    assert factor == 1 and same is large
 
 
 def test_the_order_of_the_channels():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from maskrcnn_benchmark.structures import drawing, fields
 
@@ -24,7 +23,6 @@ COLOURS: dict[str, drawing.Colour] = {
     IGNORED: (184, 190, 198),
 }
 _WORDS = {FALSE_POSITIVE: "wrong", MISS: "missed", IGNORED: "ignored"}  # letters, which the pictures' font has
-_SMALLEST_HEIGHT = 400  # smaller images are enlarged before drawing, in pixels: lines and text stay sharp
 
 
 def draw_panels(image: np.ndarray, panels: Sequence[Panel], score_threshold: float = 0.0) -> np.ndarray:
@@ -32,21 +30,19 @@ def draw_panels(image: np.ndarray, panels: Sequence[Panel], score_threshold: flo
 
     Detections below the threshold are left out, annotations that they found are misses.
     """
-    enlarge = max(1, -(-_SMALLEST_HEIGHT // image.shape[0]))
-    size_wh = (image.shape[1] * enlarge, image.shape[0] * enlarge)
-    if enlarge > 1:
-        image = np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
-    drawn = [_draw_panel(image, panel, enlarge, score_threshold) for panel in panels]
+    canvas, factor = drawing.enlarge_small(image)
+    strokes = drawing.PANEL_STROKES if len(panels) > 1 else 1.0
+    drawn = [_draw_panel(canvas, panel, factor, score_threshold, strokes) for panel in panels]
     scored = [any(mark.score is not None for mark in panel.marks) for panel in panels]
     limit = f", score from {score_threshold:g}"
     titles = [panel.title + (limit if has_scores else "") for panel, has_scores in zip(panels, scored, strict=True)]
     return drawing.side_by_side(drawn, titles)
 
 
-def _draw_panel(image: np.ndarray, panel: Panel, enlarge: int, score_threshold: float) -> np.ndarray:
+def _draw_panel(image: np.ndarray, panel: Panel, enlarged: int, score_threshold: float, strokes: float) -> np.ndarray:
     shown = [row for row, mark in enumerate(panel.marks) if mark.score is None or mark.score >= score_threshold]
     boxes = panel.boxes.to("cpu").convert("xyxy")[shown]
-    boxes = boxes.resize((boxes.size[0] * enlarge, boxes.size[1] * enlarge))
+    boxes = boxes.resize((boxes.size[0] * enlarged, boxes.size[1] * enlarged))
     marks = [panel.marks[row] for row in shown]
     kinds = [mark.kind_at(score_threshold) for mark in marks]
     own = drawing.instance_colours(boxes)
@@ -55,12 +51,12 @@ def _draw_panel(image: np.ndarray, panel: Panel, enlarge: int, score_threshold: 
     # The boxes may be those of a part of the picture, from its upper left corner, and all lie inside it.
     part = canvas[: int(boxes.size[1]), : int(boxes.size[0])]
     view = np.ascontiguousarray(part)
-    drawing.draw_masks(view, boxes, colours)
-    drawing.draw_boxes(view, boxes, colours)
+    drawing.draw_masks(view, boxes, colours, stroke_scale=strokes)
+    drawing.draw_boxes(view, boxes, colours, stroke_scale=strokes)
     if boxes.has_field(fields.KEYPOINTS):
-        drawing.draw_skeletons(view, boxes.get_field(fields.KEYPOINTS))
+        drawing.draw_skeletons(view, boxes.get_field(fields.KEYPOINTS), stroke_scale=strokes)
     texts = [_text(mark, kind) for mark, kind in zip(marks, kinds, strict=True)]
-    drawing.draw_labels(view, boxes, texts, colours)
+    drawing.draw_labels(view, boxes, texts, colours, stroke_scale=strokes)
     part[:] = view
     return canvas
 
