@@ -11,6 +11,8 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers.roi_align import roi_align
+
 # Values that one step of a chunked loop holds at a time; 64 MiB in float32.
 _CHUNK_ELEMENTS = 1 << 24
 # pycocotools walks along polygon edges in fifths of a cell: beyond so many cells from the grid, edges are cut off.
@@ -161,7 +163,12 @@ def paste_windows(
 
 
 def resample_grids(
-    values: Tensor, src_extents: Tensor, dst_extents: Tensor, size: int, mode: str = "bilinear", fill: float = 0.0
+    values: Tensor,
+    src_extents: Tensor,
+    dst_extents: Tensor,
+    size: int,
+    mode: str = "bilinear",
+    fill: float | Tensor = 0.0,
 ) -> Tensor:
     """Re-draw values that are known on a grid over one region on a grid over another.
 
@@ -176,7 +183,7 @@ def resample_grids(
         dst_extents: (R, 4), what the new cells span.
         size: new cells per side.
         mode: "bilinear", "area", or "nearest" for the value of the old cell that holds the centre.
-        fill: the value outside the old region.
+        fill: the value outside the old region; a number, or (R or 1, C or 1, 1, 1).
     Returns: (R, C, size, size) in the dtype of values; differentiable in values, not in the extents.
     """
     if values.dim() != 4 or src_extents.shape != (len(values), 4) or dst_extents.shape != (len(values), 4):
@@ -188,6 +195,8 @@ def resample_grids(
         raise ValueError(f"resample_grids: mode is {mode!r}; it can be 'bilinear', 'nearest' or 'area'")
     dtype = torch.promote_types(values.dtype, torch.float32)
     src, dst = src_extents.detach().double(), dst_extents.detach().double()
+    if mode == "bilinear":
+        return _interpolate(values.to(dtype), src, dst, size, fill).to(values.dtype)
     row_weights, row_covered = _resampling_weights(src[:, 1::2], dst[:, 1::2], values.shape[2], size, mode)
     column_weights, column_covered = _resampling_weights(src[:, 0::2], dst[:, 0::2], values.shape[3], size, mode)
     with torch.autocast(device_type=values.device.type, enabled=False):
@@ -199,6 +208,27 @@ def resample_grids(
     else:
         resampled = torch.where(covered > 0, resampled, fill)
     return resampled.to(values.dtype)
+
+
+def _interpolate(values: Tensor, src: Tensor, dst: Tensor, size: int, fill: float | Tensor) -> Tensor:
+    """`resample_grids` by bilinear interpolation; extents are float64.
+
+    That is ROIAlign with one sample in each bin, of a map for each region; it knows no region's edge, though.
+    """
+    cells = src.new_tensor([values.shape[3], values.shape[2]]).repeat(2)
+    origin, extent = src[:, :2].repeat(1, 2), (src[:, 2:] - src[:, :2]).repeat(1, 2)
+    frames = torch.where(extent > 0, (dst - origin) / extent * cells, 0.0)
+    maps = torch.arange(len(values), device=values.device, dtype=values.dtype)
+    sampled = roi_align(values, torch.cat([maps[:, None], frames.to(values.dtype)], dim=1), size, 1.0, 1, aligned=True)
+    columns, rows = (_centres_inside(src[:, axis::2], dst[:, axis::2], size)[1] for axis in (0, 1))
+    return sampled.where((rows[:, :, None] & columns[:, None, :])[:, None], fill)
+
+
+def _centres_inside(src: Tensor, dst: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Centres (R, size) of new cells across spans dst (R, 2), and (R, size) bool: in the old span src (R, 2)?"""
+    steps = (torch.arange(size, device=src.device, dtype=src.dtype) + 0.5) / size
+    centres = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
+    return centres, (centres >= src[:, :1]) & (centres < src[:, 1:])
 
 
 def _check_masks(masks: Tensor, extents: Tensor) -> None:
@@ -318,13 +348,7 @@ def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: s
         overlaps = (torch.minimum(high, old + 1) - torch.maximum(low, old)).clamp(min=0)
         weights = torch.where(high > low, overlaps / (high - low), 0.0)
         return weights, weights.sum(2)
-    steps = (torch.arange(size, device=src.device, dtype=src.dtype) + 0.5) / size
-    centres = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
-    inside = (centres >= src[:, :1]) & (centres < src[:, 1:])
-    positions = torch.where(inside, (centres - src[:, :1]) / extent * cells, 0.0)
-    if mode == "nearest":
-        old_cell = positions.floor().clamp(0, cells - 1)
-        weights = (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype)
-    else:
-        weights = _tent_weights((positions - 0.5).clamp(0, cells - 1), cells)
+    centres, inside = _centres_inside(src, dst, size)
+    old_cell = torch.where(inside, (centres - src[:, :1]) / extent * cells, 0.0).floor().clamp(0, cells - 1)
+    weights = (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype)
     return weights * inside[..., None], inside.to(src.dtype)

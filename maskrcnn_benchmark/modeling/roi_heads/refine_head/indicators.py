@@ -99,7 +99,7 @@ def draw_indicator(coarse: CoarsePrediction, form: str, extents: Tensor, size: i
         raise ValueError(f"MODEL.ROI_REFINE_HEAD.INDICATOR_FORM is {form!r}; expected one of {INDICATOR_FORMS}")
     drawn = resample_grids(values, coarse.frames, extents, size, mode="area")
     if form == PROBABILITY and coarse.kind == KEYPOINT:
-        peaks = drawn.amax(dim=(2, 3), keepdim=True)
+        peaks = drawn.flatten(2).amax(-1)[..., None, None]
         drawn = drawn / peaks.clamp(min=torch.finfo(drawn.dtype).tiny)
     return drawn
 
@@ -119,5 +119,4 @@ def redraw_logits(coarse: CoarsePrediction, extents: Tensor, size: int) -> Tenso
         cells = logits.shape[-2] * logits.shape[-1]
         log_mean = logits.flatten(2).logsumexp(-1)[..., None, None] - math.log(cells)
         outside = log_mean + OUTSIDE_LOGIT
-    # `fill` is one number, while this level differs from map to map
-    return resample_grids(logits - outside, coarse.frames, extents, size) + outside
+    return resample_grids(logits, coarse.frames, extents, size, fill=outside)
