@@ -15,6 +15,7 @@ from .yaml_files import ConfigError
 _NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 _DECODERS = ("bicubic", "argmax", "quarter", "dark")
 _DEFAULT_OUT_CHANNELS = 1024  # of MODEL.BACKBONE; HRNET-HR does not read it, so only another number is worth a word
+_COCO_KEYPOINTS = 17  # which have known sigmas
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "DTYPE": ("float32", "float16", "bfloat16"),
     "MODEL.BOX_OFFSET": (0, 1),
@@ -280,9 +281,21 @@ def _check_mask_head(cfg: CfgNode) -> Iterator[str]:
     yield from _check_resolution(cfg, "ROI_MASK_HEAD", {"MaskRCNNC4Predictor": 2, "MaskRCNNConv1x1Predictor": 1})
 
 
+def _check_rescoring(cfg: CfgNode, section: str) -> Iterator[str]:
+    """Expected OKS needs a sigma for each keypoint; only those of COCO's keypoints are known."""
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
+    if cfg.MODEL[section].RESCORE and not cfg.TEST.KEYPOINT_OKS_SIGMAS and count != _COCO_KEYPOINTS:
+        yield (
+            f"MODEL.{section}.RESCORE is True, but TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's "
+            f"{_COCO_KEYPOINTS}, and MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {count}; list a sigma for each keypoint "
+            "(COCO's lie between 0.025 for eyes and 0.107 for hips), or set RESCORE to False."
+        )
+
+
 def _check_keypoint_head(cfg: CfgNode) -> Iterator[str]:
     if not cfg.MODEL.KEYPOINT_ON or cfg.MODEL.RPN_ONLY:
         return
+    yield from _check_rescoring(cfg, "ROI_KEYPOINT_HEAD")
     if _shares_vectors(cfg, "ROI_KEYPOINT_HEAD"):
         yield _sharing_problem(cfg, "ROI_KEYPOINT_HEAD")
         return
@@ -324,6 +337,8 @@ def _check_refine_head(cfg: CfgNode) -> Iterator[str]:
                 )
         if len(set(node[key])) != len(node[key]):
             yield f"MODEL.ROI_REFINE_HEAD.{key} is {node[key]}: it names a branch twice; name each once."
+    if cfg.MODEL.KEYPOINT_ON and "keypoint" in node.OUTPUTS:
+        yield from _check_rescoring(cfg, "ROI_REFINE_HEAD")
     if node.ROI_EXPAND < 1:
         yield f"MODEL.ROI_REFINE_HEAD.ROI_EXPAND is {node.ROI_EXPAND}; the region can only grow: expected 1 or more."
     for key in ("NUM_STACKS", "POOLER_RESOLUTION", "CONV_DIM"):

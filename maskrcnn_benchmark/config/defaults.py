@@ -184,6 +184,7 @@ _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from whi
 _C.MODEL.ROI_MASK_HEAD.DILATION = 1
 _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
+_C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, not by the box score alone
 
 _C.MODEL.ROI_KEYPOINT_HEAD = CN()
 _C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"
@@ -199,6 +200,7 @@ _C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
 _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
 _C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic (upstream's), argmax, quarter or dark
+_C.MODEL.ROI_KEYPOINT_HEAD.RESCORE = False  # new: rank skeletons by box score times expected OKS
 
 # new: one network, shared by the mask and the keypoint branch, that looks again at a larger region around each RoI
 _C.MODEL.ROI_REFINE_HEAD = CN()
@@ -223,6 +225,7 @@ _C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss behind every
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 1.0
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
 _C.MODEL.ROI_REFINE_HEAD.DECODE = "dark"  # as ROI_KEYPOINT_HEAD.DECODE
+_C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by how good they probably are, as above
 _C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # everything but the refine head keeps its weights
 _C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # detections carry the coarse predictions too, so that both are scored
 

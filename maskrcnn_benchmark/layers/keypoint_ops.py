@@ -4,6 +4,8 @@ A frame x1, y1, x2, y2 is a continuous rectangle in image pixels that S x S heat
 has its centre at x1 + (j + 0.5) * (x2 - x1) / S and y1 + (i + 0.5) * (y2 - y1) / S.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,48 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
             cells = cells + shift
     corner, extent = frames[:, None, :2], frames[:, None, 2:] - frames[:, None, :2]
     return corner + cells * extent / cells.new_tensor([logits.shape[3], logits.shape[2]]), scores
+
+
+def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
+    """How similar each decoded skeleton probably is to the true one, in COCO's terms.
+
+    The true keypoint lies in a cell with the probability that softmax gives the cell; that all are labelled is assumed.
+
+    Args:
+        logits: (R, K, S, S); half precision is computed in float32.
+        frames: (R, 4).
+        points: (R, K, 2) x, y of the decoded keypoints, in image pixels.
+        areas: (R,) of the objects, in pixels, above 0.
+        sigmas: (K,), how far annotators disagree on each keypoint, relative to the square root of the area.
+    Returns: (R,) float32 in [0, 1], the mean over keypoints of the expectation of exp(-d^2 / (2 area (2 sigma)^2)), d
+        being the distance of the point from a cell's centre in pixels. Not differentiable.
+    Source: https://cocodataset.org/#keypoints-eval, as pycocotools computes it.
+    """
+    count, keypoints = logits.shape[:2]
+    shapes = [tuple(value.shape) for value in (logits, frames, points, areas, sigmas)]
+    if logits.dim() != 4 or shapes[1:] != [(count, 4), (count, keypoints, 2), (count,), (keypoints,)]:
+        raise ValueError(
+            "expected_oks takes logits (R, K, S, S), frames (R, 4), points (R, K, 2), areas (R,) and sigmas (K,), not "
+            + ", ".join(map(str, shapes))
+        )
+    logits, frames, points = (value.detach().float() for value in (logits, frames, points))
+    spreads = 2 * sigmas.float() * areas.float().sqrt()[:, None]  # (R, K), in pixels
+    # The Gaussian is one along x times one along y, so the expectation is two products with the map.
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
+        along_x, along_y = (
+            torch.exp(-0.5 * ((centres - points[..., axis, None]) / spreads[..., None]) ** 2)
+            for axis, centres in enumerate(_cell_centres(frames, logits.shape[2:]))
+        )
+        rows = (probabilities @ along_x[..., None])[..., 0]
+        return (rows * along_y).sum(dim=2).mean(dim=1)
+
+
+def _cell_centres(frames: Tensor, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Coordinates, in pixels, of the centres of columns (R, 1, w) and of rows (R, 1, h)."""
+    (height, width), (x1, y1, x2, y2) = size_hw, frames[:, None, :, None].unbind(2)
+    columns, rows = ((torch.arange(size, device=frames.device) + 0.5) / size for size in (width, height))
+    return x1 + columns * (x2 - x1), y1 + rows * (y2 - y1)
 
 
 def _cell_of(coordinate: Tensor, first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -162,6 +162,25 @@ def paste_windows(
         yield left, top, _paste(masks[index, None], regions[index, None], (top, bottom), (left, right), threshold)[0]
 
 
+def expected_iou(masks: Tensor, threshold: float = 0.5) -> Tensor:
+    """How well each mask, once thresholded, probably covers its object: expected intersection over expected union.
+
+    The object holds each cell with the cell's probability, independently of the others.
+
+    Args:
+        masks: (R, M, M) probabilities; half precision is computed in float32.
+        threshold: a cell is the mask's where its probability exceeds this, as in `paste_masks`.
+    Returns: (R,) in [0, 1]: 1 where every cell is certain, 0 for a mask without a cell. Not differentiable.
+    """
+    if masks.dim() != 3:
+        raise ValueError(f"expected_iou takes masks (R, M, M), not {tuple(masks.shape)}")
+    probabilities = masks.detach().to(torch.promote_types(masks.dtype, torch.float32)).flatten(1)
+    drawn = probabilities > threshold
+    intersection = probabilities.where(drawn, 0.0).sum(dim=1)
+    union = probabilities.where(~drawn, 1.0).sum(dim=1)
+    return intersection / union.clamp(min=1)  # a union of less than a cell is that of a mask without one
+
+
 def resample_grids(
     values: Tensor,
     src_extents: Tensor,

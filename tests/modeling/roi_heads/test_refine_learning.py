@@ -52,6 +52,7 @@ def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
         *("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", NUM_KEYPOINTS, "MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES", scales),
         *("MODEL.ROI_MASK_HEAD.POOLER_SCALES", scales, "MODEL.ROI_REFINE_HEAD.POOLER_SCALES", scales),
         *("MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION", 14, "MODEL.ROI_REFINE_HEAD.CONV_DIM", 16),
+        *("MODEL.ROI_REFINE_HEAD.RESCORE", False),
     )
     torch.manual_seed(0)
     mask, keypoint = build_roi_mask_head(cfg, 5), build_roi_keypoint_head(cfg, 5)

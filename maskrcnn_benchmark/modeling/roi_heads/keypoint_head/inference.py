@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps
+from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps, expected_oks
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import KEYPOINTS, LOGITS
+from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+# What OKS takes for a person's area is that of the mask, which fills about half of the box.
+_AREA_OVER_BOX = 0.5
 
 
 class KeypointPostProcessor(nn.Module):
@@ -22,33 +25,42 @@ class KeypointPostProcessor(nn.Module):
 
     Args:
         method: how `decode_heatmaps` finds the point: "bicubic", "argmax", "quarter" or "dark".
+        sigmas: a number per keypoint, as `expected_oks` has them, to score the skeletons for a ranking of their own;
+            None does not.
     """
 
-    def __init__(self, method: str = "bicubic") -> None:
+    def __init__(self, method: str = "bicubic", sigmas: Sequence[float] | None = None) -> None:
         super().__init__()
         self.method = method
+        self.sigmas = None if sigmas is None else tuple(sigmas)
 
     def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
         Args:
             logits: (R, K, S, S), rows in the order of the detections of all images.
-            detections: one BoxList per image.
+            detections: one BoxList per image, with the field `scores` where sigmas were given.
             frames: (R, 4) rectangles in pixels that the maps span; None for the detections' own boxes.
         Returns: new BoxLists with the field `keypoints` besides theirs: (x, y, 1) in pixels, and for each keypoint
-            its score in the keypoints' own field `logits`, (R, K).
+            its score in the keypoints' own field `logits`, (R, K); with sigmas, `keypoint_scores` too: the box score
+            times the skeleton's expected OKS.
         """
         if frames is None:
             frames = torch.cat([detections_per_image.convert("xyxy").bbox for detections_per_image in detections])
         points, scores = decode_heatmaps(logits.float(), frames, self.method)
-        points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
         lengths = [len(detections_per_image) for detections_per_image in detections]
+        labelled = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
         results = []
         for detections_per_image, points_per_image, scores_per_image in zip(
-            detections, points.split(lengths), scores.split(lengths), strict=True
+            detections, labelled.split(lengths), scores.split(lengths), strict=True
         ):
             result = detections_per_image.copy_with_fields(detections_per_image.fields())
             result.add_field(KEYPOINTS, _predicted_keypoints(points_per_image, scores_per_image, result.size))
             results.append(result)
+        if self.sigmas is not None:
+            areas = _AREA_OVER_BOX * torch.cat([result.area() for result in results])
+            oks = expected_oks(logits, frames, points, areas.clamp(min=1), points.new_tensor(self.sigmas))
+            for result, oks_per_image in zip(results, oks.split(lengths), strict=True):
+                result.add_field(KEYPOINT_SCORES, result.get_field(SCORES) * oks_per_image)
         return results
 
 
@@ -60,6 +72,12 @@ def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float
     return keypoints
 
 
+def oks_sigmas(cfg: CfgNode) -> tuple[float, ...]:
+    """Those that the evaluation uses: `TEST.KEYPOINT_OKS_SIGMAS`, or COCO's."""
+    return tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS or PersonKeypoints.OKS_SIGMAS)
+
+
 def make_roi_keypoint_post_processor(cfg: CfgNode) -> KeypointPostProcessor:
     """The post-processor as configured under `MODEL.ROI_KEYPOINT_HEAD`."""
-    return KeypointPostProcessor(cfg.MODEL.ROI_KEYPOINT_HEAD.DECODE)
+    node = cfg.MODEL.ROI_KEYPOINT_HEAD
+    return KeypointPostProcessor(node.DECODE, oks_sigmas(cfg) if node.RESCORE else None)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers.mask_ops import paste_masks
+from maskrcnn_benchmark.layers.mask_ops import expected_iou, paste_masks
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES
+from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASK_SCORES, SCORES
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -69,33 +69,42 @@ class MaskPostProcessor(nn.Module):
 
     Args:
         masker: pastes the masks to the image's size inside the model; None leaves them in their frames.
+        rescore: score the masks, for a ranking of their own.
     """
 
-    def __init__(self, masker: Masker | None = None) -> None:
+    def __init__(self, masker: Masker | None = None, rescore: bool = False) -> None:
         super().__init__()
         self.masker = masker
+        self.rescore = rescore
 
     def forward(self, logits: Tensor, detections: Sequence[BoxList]) -> list[BoxList]:
         """
         Args:
             logits: (R, J, M, M), rows in the order of the detections of all images.
-            detections: one BoxList per image, with the field `labels`.
+            detections: one BoxList per image, with the field `labels`, and `scores` to rescore.
         Returns: new BoxLists with the field `mask` besides theirs: (R, 1, M, M) probabilities, float32, or what the
-            masker makes of them.
+            masker makes of them; rescored, with `mask_scores` too.
         """
         labels = torch.cat([detections_per_image.get_field(LABELS) for detections_per_image in detections])
         probabilities = select_class(logits, labels).float().sigmoid()
-        return attach_masks(probabilities, detections, self.masker)
+        return attach_masks(probabilities, detections, self.masker, self.rescore)
 
 
-def attach_masks(probabilities: Tensor, detections: Sequence[BoxList], masker: Masker | None = None) -> list[BoxList]:
-    """Hand (R, 1, M, M) probabilities out to the detections of all images, pasted where a masker is given."""
+def attach_masks(
+    probabilities: Tensor, detections: Sequence[BoxList], masker: Masker | None = None, rescore: bool = False
+) -> list[BoxList]:
+    """Hand (R, 1, M, M) probabilities out to the detections of all images, pasted where a masker is given.
+
+    With `rescore` their scores too: the box score times the mask's expected IoU with the object.
+    """
     masks = probabilities.split([len(detections_per_image) for detections_per_image in detections])
     pasted = masks if masker is None else masker(masks, detections)
     results = []
-    for masks_per_image, detections_per_image in zip(pasted, detections, strict=True):
+    for masks_per_image, drawn, detections_per_image in zip(masks, pasted, detections, strict=True):
         result = detections_per_image.copy_with_fields(detections_per_image.fields())
-        result.add_field(MASK, masks_per_image)
+        result.add_field(MASK, drawn)
+        if rescore:
+            result.add_field(MASK_SCORES, result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]))
         results.append(result)
     return results
 
@@ -108,4 +117,4 @@ def make_masker(cfg: CfgNode) -> Masker | None:
 
 def make_roi_mask_post_processor(cfg: CfgNode) -> MaskPostProcessor:
     """The post-processor as configured under `MODEL.ROI_MASK_HEAD`."""
-    return MaskPostProcessor(make_masker(cfg))
+    return MaskPostProcessor(make_masker(cfg), rescore=cfg.MODEL.ROI_MASK_HEAD.RESCORE)

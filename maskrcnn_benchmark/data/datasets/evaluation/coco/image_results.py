@@ -21,6 +21,13 @@ RLE = dict[str, Any]  # {"size": [height, width], "counts": str}, COCO's compres
 # result name -> (field of the detections, field of the boxes that it spans where these are not the detections' own)
 MASK_FIELDS = {"segm": (fields.MASK, fields.MASK_BOXES), "segm_coarse": (fields.COARSE_MASK, None)}
 KEYPOINT_FIELDS = {"keypoints": fields.KEYPOINTS, "keypoints_coarse": fields.COARSE_KEYPOINTS}
+# result name -> field of the scores that it is ranked by, where there is one; else by the detections' own scores
+SCORE_FIELDS = {
+    "segm": fields.MASK_SCORES,
+    "segm_coarse": fields.COARSE_MASK_SCORES,
+    "keypoints": fields.KEYPOINT_SCORES,
+    "keypoints_coarse": fields.COARSE_KEYPOINT_SCORES,
+}
 
 # Masks drawn at image size take one byte a pixel: this many pixels at once bound that to 64 MiB.
 _PIXELS_PER_PASTE = 1 << 26
@@ -33,6 +40,7 @@ class ImageResult:
     boxes: (R, 4) float32 x, y, width, height, as COCO writes boxes. scores: (R,) float32. labels: (R,) int64
     contiguous ids. masks: run lengths, R per result name ("segm", and "segm_coarse" where a refine head replaced the
     coarse masks). keypoints: (R, K, 3) float32 x, y, visibility per result name ("keypoints", "keypoints_coarse").
+    own_scores: (R,) float32 per result name, of masks and keypoints that have a ranking of their own.
     """
 
     size_wh: tuple[int, int]
@@ -41,6 +49,7 @@ class ImageResult:
     labels: np.ndarray
     masks: dict[str, list[RLE]] = field(default_factory=dict)
     keypoints: dict[str, np.ndarray] = field(default_factory=dict)
+    own_scores: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_detections(cls, detections: BoxList, size_wh: tuple[int, int]) -> ImageResult:
@@ -56,7 +65,7 @@ class ImageResult:
         }
         detections = detections.resize(size_wh)
         count = len(detections)
-        score_field = fields.SCORES if detections.has_field(fields.SCORES) else fields.OBJECTNESS
+        box_scores = fields.SCORES if detections.has_field(fields.SCORES) else fields.OBJECTNESS
         labels = (
             detections.get_field(fields.LABELS)
             if detections.has_field(fields.LABELS)
@@ -65,7 +74,7 @@ class ImageResult:
         return cls(
             size_wh=(int(size_wh[0]), int(size_wh[1])),
             boxes=_to_numpy(detections.convert("xywh").bbox.reshape(count, 4).float()),
-            scores=_to_numpy(detections.get_field(score_field).reshape(count).float()),
+            scores=_to_numpy(detections.get_field(box_scores).reshape(count).float()),
             labels=_to_numpy(labels.reshape(count)),
             masks=masks,
             keypoints={
@@ -73,15 +82,24 @@ class ImageResult:
                 for name, keypoint_field in KEYPOINT_FIELDS.items()
                 if detections.has_field(keypoint_field)
             },
+            own_scores={
+                name: _to_numpy(detections.get_field(score_field).float())
+                for name, score_field in SCORE_FIELDS.items()
+                if detections.has_field(score_field)
+            },
         )
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    def scores_of(self, name: str) -> np.ndarray:
+        """(R,), what the detections are ranked by as "bbox", "segm", "keypoints", "segm_coarse", ..."""
+        return self.own_scores.get(name, self.scores)
+
     def coco_results(self, name: str, image_id: int, category_ids: Mapping[int, int]) -> Iterator[dict[str, Any]]:
         """Entries of COCO's result format; `category_ids` maps contiguous labels to the annotation file's ids."""
         payload_of = self._payload(name)
-        for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
+        for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores_of(name).tolist(), strict=True)):
             yield {"image_id": image_id, "category_id": category_ids[label], **payload_of(index), "score": score}
 
     def _payload(self, name: str) -> Callable[[int], dict[str, Any]]:
@@ -103,6 +121,7 @@ class ImageResult:
             "labels": torch.from_numpy(self.labels),
             "masks": self.masks,
             "keypoints": {name: torch.from_numpy(values) for name, values in self.keypoints.items()},
+            "own_scores": {name: torch.from_numpy(values) for name, values in self.own_scores.items()},
         }
 
 
