@@ -10,14 +10,17 @@ picture = demo.run_on_opencv_image(cv2.imread("people.jpg"))
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
-from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor
+from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor, PreparedImage
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
 from maskrcnn_benchmark.structures import drawing, fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -28,7 +31,8 @@ class COCODemo:
     """Finds and draws the instances in an image.
 
     The `overlay_*` methods return a copy of the image with one kind of thing drawn on it; `draw` calls them in turn, so
-    a subclass changes a picture by overriding them.
+    a subclass changes a picture by overriding them. It may also have its own `build_transform`,
+    `compute_prediction` and `compute_colors_for_labels`.
 
     Args:
         cfg: the model's config; it stays as it is.
@@ -39,8 +43,9 @@ class COCODemo:
             what the model was trained with gives the best results.
         weight_loading: weights to load; None takes the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
     Attributes:
-        predictor: runs the model. categories: {label: name}: CATEGORIES where a subclass has its own, else the
-        checkpoint's or the dataset's. keypoint_threshold: keypoints whose logit is lower are not shown.
+        predictor: runs the model; model, device: its own. categories: {label: name}: CATEGORIES where a subclass has
+        its own, else the checkpoint's or the dataset's. transforms: what `build_transform` gave. masker: pastes masks
+        into the image. keypoint_threshold: keypoints whose logit is lower are not shown.
     Raises: ValueError for heat maps of a model without masks, and for a model of proposals alone; what `Predictor`
         raises.
     """
@@ -70,7 +75,9 @@ class COCODemo:
         own_names = None if self.CATEGORIES is COCODemo.CATEGORIES else dict(enumerate(self.CATEGORIES))
         self.predictor = Predictor(self.cfg, weight_loading, categories=own_names)
         self.categories: Mapping[int, str] = self.predictor.categories
-        self.model, self.device = self.predictor.model, self.predictor.device
+        self.model, self.device, self.cpu_device = self.predictor.model, self.predictor.device, torch.device("cpu")
+        self.transforms = self.build_transform()
+        self.masker = Masker(threshold=-1 if show_mask_heatmaps else 0.5)
         self.confidence_threshold = confidence_threshold
         self.show_mask_heatmaps = show_mask_heatmaps
         self.masks_per_dim = masks_per_dim
@@ -81,10 +88,22 @@ class COCODemo:
         """(H, W, 3) uint8, BGR -> a picture of the same size with what is found in it."""
         return self.draw(image, self.select_top_predictions(self.compute_prediction(image)))
 
+    def build_transform(self) -> Callable[[BGRImage], Tensor]:
+        """What makes of a BGR image the network's input (3, h, w): scaled, normalised, channels as the config says."""
+        return lambda image: self.predictor.prepare(image, "BGR").pixels
+
     def compute_prediction(self, original_image: BGRImage) -> BoxList:
-        """All detections in a BGR image, in its pixels. The field `mask` holds probabilities that span `mask_boxes`;
-        `maskrcnn_benchmark.structures.drawing.image_masks` lays them on the image."""
-        return self.predictor(original_image, "BGR")
+        """All detections in a BGR image, in its pixels, on the CPU. The field `mask` is (R, 1, H, W) uint8, drawn over
+        the image: 0 or 1, or the probability * 255 where heat maps are shown."""
+        height, width = original_image.shape[:2]
+        prepared = PreparedImage(self.transforms(original_image), (width, height))
+        predictions = self.predictor.start([prepared]).wait()[0]
+        if not predictions.has_field(fields.MASK) or not predictions.get_field(fields.MASK).is_floating_point():
+            return predictions
+        masks = self.masker([predictions.get_field(fields.MASK)], [predictions])[0]
+        kept = predictions.copy_with_fields([name for name in predictions.fields() if name != fields.MASK_BOXES])
+        kept.add_field(fields.MASK, masks.to(torch.uint8))
+        return kept
 
     def select_top_predictions(self, predictions: BoxList) -> BoxList:
         """Those that score above the threshold, best first."""
@@ -102,6 +121,11 @@ class COCODemo:
         if predictions.has_field(fields.KEYPOINTS):
             image = self.overlay_keypoints(image, predictions)
         return self.overlay_class_names(image, predictions)
+
+    def compute_colors_for_labels(self, labels: Tensor) -> NDArray[np.uint8]:
+        """A colour for each category: (R,) labels -> (R, 3) BGR. Only a subclass's own has an effect: by default each
+        instance has a colour, so that people who overlap can be told apart."""
+        return np.array(drawing.numbered_colours(labels.tolist(), "BGR"), dtype=np.uint8).reshape(-1, 3)
 
     def overlay_boxes(self, image: BGRImage, predictions: BoxList) -> BGRImage:
         canvas, ordered, colours = self._prepare(image, predictions)
@@ -134,4 +158,10 @@ class COCODemo:
     def _prepare(self, image: BGRImage, predictions: BoxList) -> tuple[BGRImage, BoxList, list[drawing.Colour]]:
         """A canvas, the detections in drawing order, and their colours."""
         ordered = drawing.best_last(predictions.convert("xyxy"))
-        return drawing.as_canvas(image, predictions), ordered, drawing.instance_colours(ordered, "BGR")
+        return drawing.as_canvas(image, predictions), ordered, self._colours(ordered)
+
+    def _colours(self, predictions: BoxList) -> list[drawing.Colour]:
+        if type(self).compute_colors_for_labels is COCODemo.compute_colors_for_labels:
+            return drawing.instance_colours(predictions, "BGR")
+        chosen = np.asarray(self.compute_colors_for_labels(predictions.get_field(fields.LABELS)))
+        return [(int(blue), int(green), int(red)) for blue, green, red in chosen]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -81,20 +82,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the detections of each frame")
     parser.add_argument("--no-display", action="store_true", help="open no window")
     parser.add_argument(
-        "--confidence-threshold", type=float, default=0.7, metavar="SCORE", help="least score shown (default 0.7)"
+        "--confidence-threshold", type=score, default=0.7, metavar="SCORE", help="least score shown (default 0.7)"
     )
     parser.add_argument(
         "--min-image-size",
-        type=int,
+        type=count,
         metavar="PIXELS",
         help="what a frame's short side is scaled to; less is faster (default: INPUT.MIN_SIZE_TEST of the config)",
     )
     parser.add_argument("--show-mask-heatmaps", action="store_true", help="show the probabilities of masks")
-    parser.add_argument("--masks-per-dim", type=int, default=2, metavar="N", help="heat maps per row (default 2)")
-    parser.add_argument("--fps", type=float, help="frames per second of the output video (default: as the source)")
+    parser.add_argument("--masks-per-dim", type=count, default=2, metavar="N", help="heat maps per row (default 2)")
+    parser.add_argument("--fps", type=positive, help="frames per second of the output video (default: as the source)")
     parser.add_argument("--codec", metavar="FOURCC", help="codec of the output video (default: by its suffix)")
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="SECONDS", help="wait for a camera so long (default 5)"
+        "--timeout", type=positive, default=5.0, metavar="SECONDS", help="wait for a camera so long (default 5)"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
     args = parser.parse_args(argv)
@@ -104,6 +105,36 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.source, extra = split_sources(args.source)
     args.opts = [*extra, *args.opts]
     return args
+
+
+def count(text: str) -> int:
+    """A whole number from 1. Raises: argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0. Raises: argparse.ArgumentTypeError."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1. Raises: argparse.ArgumentTypeError."""
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score; scores go from 0 to 1")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def split_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -216,12 +247,11 @@ class Monitor:
 
 def conclude(report: PipelineReport, source: Source, args: argparse.Namespace) -> int:
     """Say what was done; the exit status."""
-    dropped = f", {report.dropped} dropped to keep up" if source.live else ""
-    logger.info(
-        "%d frames%s, %.1f frames/s, latency %.0f ms%s",
-        report.frames, dropped, report.rate, 1000 * report.latency,
-        f"; stopped by {report.stopped_by}" if report.stopped_by else "",
-    )  # fmt: skip
+    facts = [f"{report.frames} frame{'' if report.frames == 1 else 's'}"]
+    facts += [f"{report.dropped} dropped to keep up"] if source.live else []
+    facts += [f"{report.rate:.1f} frames/s"] if report.rate else []
+    facts += [f"latency {1000 * report.latency:.0f} ms"] if report.frames else []
+    logger.info("%s%s", ", ".join(facts), f"; stopped by {report.stopped_by}" if report.stopped_by else "")
     for output in filter(None, (args.output, args.json)):
         logger.info("Written: %s", output)
     for problem in source.problems:

@@ -7,9 +7,10 @@ import torch
 from predictor import COCODemo
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures import drawing, fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.drawing import draw_instances
+from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 
@@ -130,6 +131,56 @@ def test_subclasses_have_their_own_names_and_overlays(cfg, image):
     demo = Named(cfg, min_image_size=64)
     assert demo.categories == {0: "__background", 1: "somebody"}
     assert not demo.run_on_opencv_image(image).any()
+
+
+def test_masks_of_a_prediction_are_drawn_over_the_image(cfg, demo, image):
+    predictions = demo.compute_prediction(image)
+    masks = predictions.get_field(fields.MASK)
+    assert masks.shape == (len(predictions), 1, 96, 128) and masks.dtype == torch.uint8 and masks.max() == 1
+    pending = demo.predictor(image, "BGR")
+    torch.testing.assert_close(predictions.bbox, pending.bbox)
+    np.testing.assert_array_equal(masks[:, 0].numpy(), drawing.image_masks(pending).numpy())
+    contours, _ = cv2.findContours(masks[0, 0].numpy(), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)  # as users' code does
+    assert contours
+    heat = COCODemo(cfg, show_mask_heatmaps=True, min_image_size=64).compute_prediction(image).get_field(fields.MASK)
+    assert heat.dtype == torch.uint8 and heat.max() > 127
+    assert heat[masks > 0].min() >= 127 and heat[masks == 0].max() <= 127  # of 255, rounded down
+
+
+def test_users_who_wrote_their_own_steps(cfg, demo, image):
+    """A subclass that spells out what the model is given and gives, as code for maskrcnn-benchmark does."""
+
+    class Spelled(COCODemo):
+        def build_transform(self):
+            self.built = True
+            standard = super().build_transform()
+            return lambda image: standard(image[:, ::-1])  # a mirror
+
+        def compute_prediction(self, original_image):
+            images = to_image_list(self.transforms(original_image), self.cfg.DATALOADER.SIZE_DIVISIBILITY)
+            with torch.no_grad():
+                predictions = self.model(images.to(self.device))
+            prediction = [found.to(self.cpu_device) for found in predictions][0]
+            height, width = original_image.shape[:-1]
+            prediction = prediction.resize((width, height))
+            if prediction.has_field("mask"):
+                masks = self.masker([prediction.get_field("mask")], [prediction])[0]
+                prediction.add_field("mask", masks)
+            return prediction
+
+        def compute_colors_for_labels(self, labels):
+            return np.full((len(labels), 3), (1, 2, 250), dtype=np.uint8)
+
+    spelled = Spelled(cfg, confidence_threshold=0.3, min_image_size=64)
+    assert spelled.built
+    mirrored = spelled.compute_prediction(image)
+    torch.testing.assert_close(mirrored.bbox, demo.compute_prediction(image[:, ::-1].copy()).bbox)
+    framed = spelled.overlay_boxes(np.zeros((96, 128, 3), np.uint8), known_detections())
+    assert {tuple(colour) for colour in framed.reshape(-1, 3)} == {(0, 0, 0), (1, 2, 250)}
+    assert (spelled.run_on_opencv_image(image) != image).any()
+    by_category = demo.compute_colors_for_labels(torch.tensor([3, 1, 3]))
+    assert by_category.shape == (3, 3) and (by_category[0] == by_category[2]).all()
+    assert (by_category[0] != by_category[1]).any() and demo.compute_colors_for_labels(torch.tensor([])).shape == (0, 3)
 
 
 def test_boxes_alone(cfg, image, model_files):

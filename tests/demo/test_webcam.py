@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -203,11 +204,43 @@ def test_a_live_camera(run, people, tmp_path, monkeypatch):
     assert opened[0].released
 
 
+def test_a_camera_that_freezes_leaves_a_playable_file(run, people, tmp_path, monkeypatch):
+    """Its driver does not return from a read; between its frames come broken ones, which are passed over."""
+    thawed = threading.Event()
+    delivered = []
+
+    class Camera(FakeCapture):
+        def __init__(self, address):
+            super().__init__([], fps=10.0)
+
+        def read(self):
+            if len(delivered) == 12:
+                thawed.wait(60)
+            time.sleep(0.05)
+            delivered.append(None)
+            return [(True, people[0][0].copy()), (False, None), (True, np.zeros((0, 0, 3), np.uint8))][
+                len(delivered) % 3
+            ]
+
+    monkeypatch.setattr(sources.CameraSource.__init__, "__defaults__", (5.0, Camera))
+    monkeypatch.setattr("maskrcnn_benchmark.engine.streams.pipeline._GIVE_UP", 0.2)
+    try:
+        status, printed = run("--source", "0", "--output", tmp_path / "live.mp4", "--json", tmp_path / "live.json",
+                              "--timeout", "3")  # fmt: skip
+    finally:
+        thawed.set()
+    assert status == 1 and "camera 0 has delivered nothing for 3 s: it is frozen" in printed
+    assert "Traceback" not in printed
+    frames, _ = read_video(tmp_path / "live.mp4")
+    assert frames and frames[0].shape == (192, 256, 3)
+    assert 1 <= len(json.loads((tmp_path / "live.json").read_text())["frames"]) <= 4
+
+
 def test_images_that_are_broken_are_reported(run, people, tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), people[0][0])
     (tmp_path / "bad.png").write_bytes(b"no image")
     status, printed = run("--source", tmp_path / "bad.png", tmp_path / "good.png", "--output", tmp_path / "out")
-    assert status == 1 and "bad.png cannot be read" in printed and "1 frames" in printed
+    assert status == 1 and "bad.png cannot be read" in printed and "1 frame, latency" in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
 
 
@@ -280,6 +313,17 @@ def test_arguments(capsys):
     with pytest.raises(SystemExit):
         webcam.parse_arguments([*base, "MODEL.DEVICE", "cpu", "--no-display"])
     assert "--no-display: flags go before the first KEY VALUE pair" in capsys.readouterr().err
+    for flag, value, message in (
+        ("--confidence-threshold", "1.5", "'1.5' is not a score; scores go from 0 to 1"),
+        ("--confidence-threshold", "high", "'high' is not a score"),
+        ("--min-image-size", "0", "'0' is not a whole number from 1"),
+        ("--masks-per-dim", "2.5", "'2.5' is not a whole number from 1"),
+        ("--fps", "0", "'0' is not a number above 0"),
+        ("--timeout", "nan", "'nan' is not a number above 0"),
+    ):
+        with pytest.raises(SystemExit):
+            webcam.parse_arguments([*base, flag, value])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -5,7 +5,7 @@ channels in the order that the colours were asked for in, instances in the order
 Lines and text grow with the picture; where it will be shown smaller than it is, `stroke_scale` makes them larger.
 """
 
-from .colours import CHANNEL_ORDERS, Colour, instance_colours
+from .colours import CHANNEL_ORDERS, Colour, instance_colours, numbered_colours
 from .instances import as_canvas, best_last, draw_boxes, draw_instances
 from .masks import draw_masks, image_masks
 from .sheets import PANEL_STROKES, enlarge_small, mask_montage, side_by_side
@@ -31,6 +31,7 @@ __all__ = [
     "label_texts",
     "line_width",
     "mask_montage",
+    "numbered_colours",
     "side_by_side",
     "write_caption",
     "write_text",
