@@ -2,9 +2,10 @@
 
     python tools/ablate_refine.py --iterations 600 --seeds 1,2,3 --jobs 2 --output output/ablate_refine [KEY VALUE ...]
 
-Each run is a process of its own, `tools/train_net.py` into OUTPUT/VARIANT/seed_N. Started again with the same
-arguments, the tool leaves finished runs alone and continues the others, so it can be stopped at any time. After every
-run it writes OUTPUT/table.md and OUTPUT/results.json from what is there.
+Each run is a process of its own: `tools/train_net.py` into OUTPUT/VARIANT/seed_N, or `tools/test_net.py` for a variant
+that differs from another in the test alone and takes its weights. Started again with the same arguments, the tool
+leaves finished runs alone and continues the others, so it can be stopped at any time. After every run it writes
+OUTPUT/table.md and OUTPUT/results.json from what is there.
 
 What differs between two variants is the refine head alone: data, schedule, seeds and start weights are the same, and
 coarse keypoints are decoded as refined ones are, so that no gain is that of a decoder.
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from maskrcnn_benchmark.engine.defaults import errors_explained
 from maskrcnn_benchmark.engine.startup import StartupError
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.structures.fields import LABELS, SCORES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = ROOT / "configs" / "quick" / "hrnet_refine_people.yaml"
@@ -58,7 +59,13 @@ VARIANTS = {  # name -> config keys and values
     "keypoint-to-keypoint": _refined(("keypoint",), ("keypoint",)),
     "both-to-both": _refined(BOTH, BOTH),
     PRIVATE: _refined(BOTH, BOTH, shared=False),  # and the width that makes it cost what both-to-both costs
+    "none-rescored": [
+        *("MODEL.REFINE_ON", "False", "MODEL.ROI_MASK_HEAD.RESCORE", "True"),
+        *("MODEL.ROI_KEYPOINT_HEAD.RESCORE", "True"),
+    ],
+    "both-by-box-score": [*_refined(BOTH, BOTH), HEAD + "RESCORE", "False"],
 }
+RETESTED = {"none-rescored": PLAIN, "both-by-box-score": "both-to-both"}  # variant -> the one whose weights it tests
 COLUMNS = {  # title -> task and metric of coco_results.json
     "mask AP": ("segm", "AP"),
     "mask AP75": ("segm", "AP75"),
@@ -79,7 +86,7 @@ COST_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its test."""
+    """One training with its test, or a test alone."""
 
     variant: str
     seed: int
@@ -87,6 +94,7 @@ class Run:
     yaml: str  # the whole config, so that a file that is edited between two runs does not change the second
     config: dict[str, str]  # every key that bears on the results, and its value
     results_file: Path
+    weights_of: str = ""  # variant whose weights are tested; "" for a training
 
     @property
     def record(self) -> Path:
@@ -147,6 +155,10 @@ def _seeds(text: str) -> list[int]:
 
 def _variants(text: str) -> list[str]:
     names = text.split(",")
+    if alone := [name for name in names if RETESTED.get(name, name) not in names]:
+        raise argparse.ArgumentTypeError(
+            "; ".join(f"{name} tests the weights of {RETESTED[name]}, which is not named" for name in alone)
+        )
     if unknown := [name for name in names if name not in VARIANTS]:
         raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}; expected some of {','.join(VARIANTS)}")
     return names
@@ -167,7 +179,8 @@ def plan(args: argparse.Namespace) -> list[Run]:
         for name in options:
             folder = Path(args.output) / name / f"seed_{seed}"
             results = folder / "inference" / configs[name].DATASETS.TEST[0] / "coco_results.json"
-            runs.append(Run(name, seed, folder, configs[name].dump(), dict(_flat(configs[name])), results))
+            config = dict(_flat(configs[name]))
+            runs.append(Run(name, seed, folder, configs[name].dump(), config, results, RETESTED.get(name, "")))
     for run in runs:
         _refuse_another_config(run)
     return runs
@@ -218,15 +231,16 @@ def width_of_equal_cost(cost: Callable[[int], int], target: int, largest: int) -
 
 
 def refine_operations(cfg: Any) -> int:
-    """Operations of the refine head's trunks and predictors for one region, a multiply-add as two."""
+    """Operations of the refine head's convolutions for one region, a multiply-add as two."""
     model: Any = build_detection_model(cfg).eval()
     refine = model.roi_heads["refine"]
     inputs: dict[nn.Module, tuple[Any, ...]] = {}
     for head in refine.values() if isinstance(refine, nn.ModuleDict) else [refine]:
-        for module in (head.feature_extractor, head.predictor):
+        for module in (head.feature_extractor, head.predictor, *head.projections.values()):
             module.register_forward_pre_hook(inputs.__setitem__)
     box = BoxList([[8, 8, 40, 40]], (64, 64), offset=cfg.MODEL.BOX_OFFSET)
     box.add_field(LABELS, torch.ones(1, dtype=torch.int64))
+    box.add_field(SCORES, torch.ones(1))
     with torch.no_grad():
         features = model.backbone(torch.zeros(1, 3, 64, 64))
         mask = model.roi_heads["mask"](features, [box])
@@ -270,8 +284,15 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
     processes: list[subprocess.Popen[bytes]] = []
     failed = []
     with ThreadPoolExecutor(max_workers=args.jobs) as pool:
-        futures = {pool.submit(_train, run, args.threads, processes): run for run in waiting}
+        futures: dict[Future[float], Run] = {}
         try:
+            for run in sorted(waiting, key=lambda run: bool(run.weights_of)):  # (stable) tests wait behind trainings
+                training = [
+                    future
+                    for future, other in futures.items()
+                    if (run.weights_of, run.seed) == (other.variant, other.seed)
+                ]
+                futures[pool.submit(_perform, run, args.threads, processes, training)] = run
             for number, future in enumerate(as_completed(futures), 1):
                 run, seconds = futures[future], future.result()
                 succeeded = run.metrics() is not None
@@ -290,8 +311,12 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
     return failed
 
 
-def _train(run: Run, threads: int, processes: list[subprocess.Popen[bytes]]) -> float:
-    """Returns the seconds it took, with those of earlier calls that were stopped."""
+def _perform(run: Run, threads: int, processes: list[subprocess.Popen[bytes]], after: Sequence[Future[float]]) -> float:
+    """Train, or test, when the runs `after` are done.
+
+    Returns the seconds it took, with those of earlier calls that were stopped.
+    """
+    wait(after)
     run.folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"config": run.config, "seconds": 0.0}
     if run.record.is_file():
@@ -301,7 +326,10 @@ def _train(run: Run, threads: int, processes: list[subprocess.Popen[bytes]]) -> 
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     config_file = run.folder / "ablation.yaml"
     config_file.write_text(run.yaml, encoding="utf-8")
-    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(config_file)]
+    tool = "test_net.py" if run.weights_of else "train_net.py"
+    command = [sys.executable, str(ROOT / "tools" / tool), "--config-file", str(config_file)]
+    if run.weights_of:
+        command += ["--ckpt", str(run.folder.parents[1] / run.weights_of / run.folder.name / "model_final.pth")]
     command += ["SEED", str(run.seed), "OUTPUT_DIR", str(run.folder)]
     start = time.monotonic()
     with open(run.folder / "console.txt", "ab") as console:

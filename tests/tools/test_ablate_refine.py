@@ -86,6 +86,20 @@ def test_another_config_is_refused_before_anything_runs(output, capsys):
     assert run(output, variants=("none",)) == 0
 
 
+def test_weights_are_tested_again_under_another_ranking(output, capsys):
+    """The stand-in is copied to where the test's tool would be; it tells which weights it was given."""
+    stand_in = STAND_IN + 'print("weights", options.get("--ckpt"))\n'
+    (output.parent / "tools" / "test_net.py").write_text(stand_in)
+    assert run(output, variants=("none", "none-rescored")) == 0
+    for seed in (1, 2):
+        told = (output / "none-rescored" / f"seed_{seed}" / "console.txt").read_text()
+        assert f"weights {output / 'none' / f'seed_{seed}' / 'model_final.pth'}" in told
+    assert "| none-rescored | 2 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(output, variants=("none-rescored",))
+    assert "none-rescored tests the weights of none, which is not named" in capsys.readouterr().err
+
+
 def test_report_trains_nothing(output, capsys):
     assert run(output, "--report") == 0
     assert not list(output.glob("*/seed_*"))
@@ -102,9 +116,11 @@ def test_variants_differ_in_the_refine_head_alone():
     common = ablate.common_options(args)
     configs = {name: load_config(args.config_file, [*common, *opts]) for name, opts in ablate.VARIANTS.items()}
     flat = {name: dict(ablate._flat(cfg)) for name, cfg in configs.items()}
+    ranking = {"MODEL.ROI_MASK_HEAD.RESCORE", "MODEL.ROI_KEYPOINT_HEAD.RESCORE"}
     for name, values in flat.items():
         differing = {key for key, value in values.items() if value != flat["none"][key]}
-        assert all(key == "MODEL.REFINE_ON" or key.startswith("MODEL.ROI_REFINE_HEAD.") for key in differing), name
+        assert all(key == "MODEL.REFINE_ON" or key.startswith("MODEL.ROI_REFINE_HEAD.") or key in ranking
+                   for key in differing), name  # fmt: skip
         assert values["SOLVER.MAX_ITER"] == "9" and values["TEST.BOUNDARY_AP"] == "True"
         assert configs[name].TEST.PICTURES == 3
         assert values["MODEL.ROI_KEYPOINT_HEAD.DECODE"] == values["MODEL.ROI_REFINE_HEAD.DECODE"]
@@ -117,7 +133,11 @@ def test_variants_differ_in_the_refine_head_alone():
         "keypoint-to-keypoint": (("keypoint",), ("keypoint",), True),
         "both-to-both": (both, both, True),
         "private": (both, both, False),
+        "both-by-box-score": (both, both, True),
     }
+    for name, trained in ablate.RETESTED.items():  # the weights of one fit the other
+        differing = {key for key, value in flat[name].items() if value != flat[trained][key]}
+        assert differing and differing <= {*ranking, "MODEL.ROI_REFINE_HEAD.RESCORE"}
 
 
 @pytest.mark.parametrize("flags", [["--seeds", "1;2"], ["--variants", "none,all"]])
@@ -145,15 +165,15 @@ def test_width_of_equal_cost(target, largest, expected):
 
 
 def test_operations_equal_those_by_hand():
-    """Multiply-adds for each of the 28 x 28 cells, of a trunk `width` wide with two halvings."""
+    """Multiply-adds for each of the 28 x 28 cells, of a trunk that is twice as wide at each of two halvings."""
 
-    def by_hand(width, indicators, outputs):
-        stem, out = (48 + indicators) * width, width**2
-        block = 2 * 9 * width**2  # two 3x3 convolutions
-        hourglass = block * (1 + 2 / 4 + 2 / 16)
-        upsamplings = len(outputs) * 16 * width * (width // 2)
-        logits = 4 * (width // 2) * sum(outputs)
-        return 2 * 28**2 * (stem + hourglass + out + upsamplings + logits)
+    def by_hand(width, branches, outputs):
+        projections = sum(branches) * width / 4  # at 14 x 14 cells
+        stem = (48 + len(branches) * width) * width
+        downs = sum(9 * w * 2 * w + 9 * (2 * w) ** 2 + 2 * w**2 for w in (width, width)) / 4  # second: 4 w^2, a quarter
+        laterals = 2 * width**2 / 4 + 8 * width**2 / 16
+        ups = 18 * (2 * width) ** 2 / 4 + 18 * width**2
+        return 2 * 28**2 * (projections + stem + downs + laterals + ups + 16 * width * sum(outputs))
 
     args = ablate.parse_arguments(["MODEL.ROI_REFINE_HEAD.CONV_DIM", "16"])
     common = ablate.common_options(args)
@@ -161,9 +181,10 @@ def test_operations_equal_those_by_hand():
     def counted(variant):
         return ablate.refine_operations(load_config(args.config_file, [*common, *ablate.VARIANTS[variant]]))
 
-    assert counted("both-to-both") == by_hand(16, 1 + 17, [2, 17])
-    assert counted("mask-to-mask") == by_hand(16, 1, [2])
-    assert counted("private") == by_hand(16, 1, [2]) + by_hand(16, 17, [17])
+    mask, keypoint = 48, 64  # channels of what the branches' predictors read
+    assert counted("both-to-both") == by_hand(16, [mask, keypoint], [2, 17])
+    assert counted("mask-to-mask") == by_hand(16, [mask], [2])
+    assert counted("private") == by_hand(16, [mask], [2]) + by_hand(16, [keypoint], [17])
 
 
 def test_private_heads_cost_what_the_shared_one_costs(capsys):

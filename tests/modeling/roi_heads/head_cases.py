@@ -37,6 +37,9 @@ def small_cfg(*opts: object) -> CfgNode:
             *("MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO", 2),
             *("MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", False),
             *("MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION", 8, "MODEL.ROI_REFINE_HEAD.CONV_DIM", 8),
+            *("MODEL.ROI_REFINE_HEAD.POOLER_SCALES", scales, "MODEL.ROI_REFINE_HEAD.ROI_EXPAND", 1.3),
+            *("MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR", "HourglassRefineFeatureExtractor"),
+            *("MODEL.ROI_REFINE_HEAD.INDICATOR_FORM", "probability"),
             *opts,
         ]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,6 +86,7 @@ class RefineHead(nn.Module):
         pooler: (features, rois (R, 5)) -> (R, C, M, M); rois are half-open.
         feature_extractor: the trunk, (R, C + I, M, M) -> maps per stack, the last of which is read.
         predictor: (R, C', M, M) -> output -> correction (R, maps, 2M, 2M).
+        projections: indicator -> what narrows its branch's features before they are drawn; none for other forms.
         intermediate_predictors: one for each stack before the last, where those are supervised; read in training alone.
         indicators: coarse predictions to draw, any of "mask" and "keypoint".
         indicator_form: see `draw_indicator`.
@@ -102,6 +103,7 @@ class RefineHead(nn.Module):
         pooler: nn.Module,
         feature_extractor: nn.Module,
         predictor: nn.Module,
+        projections: Mapping[str, nn.Module] | None = None,
         intermediate_predictors: Sequence[nn.Module] = (),
         indicators: Sequence[str],
         indicator_form: str,
@@ -115,6 +117,7 @@ class RefineHead(nn.Module):
         self.pooler = pooler
         self.feature_extractor = feature_extractor
         self.predictor = predictor
+        self.projections = nn.ModuleDict(dict(projections or {}))
         self.intermediate_predictors = nn.ModuleList(intermediate_predictors)
         self.indicators = tuple(indicators)
         self.indicator_form = indicator_form
@@ -127,9 +130,7 @@ class RefineHead(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None) -> RefineHead:
         node = cfg.MODEL.ROI_REFINE_HEAD
-        trunk: Any = make_roi_refine_feature_extractor(
-            cfg, in_channels + _indicator_channels(cfg, branch_channels or {})
-        )
+        trunk: Any = make_roi_refine_feature_extractor(cfg, in_channels + _indicator_channels(cfg))
         supervised = trunk.num_stacks - 1 if node.INTERMEDIATE_SUPERVISION else 0
         return cls(
             pooler=Pooler(
@@ -141,6 +142,7 @@ class RefineHead(nn.Module):
             ),
             feature_extractor=trunk,
             predictor=make_roi_refine_predictor(cfg, trunk.out_channels),
+            projections=_make_projections(cfg, branch_channels or {}),
             intermediate_predictors=[make_roi_refine_predictor(cfg, trunk.out_channels) for _ in range(supervised)],
             indicators=node.INDICATORS,
             indicator_form=node.INDICATOR_FORM,
@@ -215,7 +217,10 @@ class RefineHead(nn.Module):
             else:
                 frames = keypoint_frames(regions.boxes)
                 prediction = CoarsePrediction(KEYPOINT, output.logits, output.features, frames)
-            predictions[name] = prediction.detach() if self.detach_indicators else prediction
+            prediction = prediction.detach() if self.detach_indicators else prediction
+            if name in self.projections:
+                prediction = replace(prediction, features=self.projections[name](prediction.features))
+            predictions[name] = prediction
         return predictions
 
 
@@ -279,19 +284,27 @@ def _correct(start: Mapping[str, Tensor], corrections: Mapping[str, Tensor], lab
     return logits
 
 
-def _indicator_channels(cfg: CfgNode, branch_channels: Mapping[str, int]) -> int:
+def _indicator_channels(cfg: CfgNode) -> int:
     """Channels that the indicators add to the pooled features."""
     node = cfg.MODEL.ROI_REFINE_HEAD
+    if node.INDICATOR_FORM == FEATURES:
+        return node.CONV_DIM * len(node.INDICATORS)
+    maps = {MASK: 1, KEYPOINT: cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES}
+    return sum(maps[name] for name in node.INDICATORS)
+
+
+def _make_projections(cfg: CfgNode, branch_channels: Mapping[str, int]) -> dict[str, nn.Module]:
+    """For features as indicators: what takes those of each branch, often hundreds of channels, to the trunk's width."""
+    node = cfg.MODEL.ROI_REFINE_HEAD
     if node.INDICATOR_FORM != FEATURES:
-        maps = {MASK: 1, KEYPOINT: cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES}
-        return sum(maps[name] for name in node.INDICATORS)
+        return {}
     missing = [name for name in node.INDICATORS if name not in branch_channels]
     if missing:
         raise ValueError(
             f"MODEL.ROI_REFINE_HEAD.INDICATOR_FORM is {FEATURES!r}, and the channels of the features of "
             f"{' and '.join(missing)} are not given; pass branch_channels={{name: channels}}"
         )
-    return sum(branch_channels[name] for name in node.INDICATORS)
+    return {name: nn.Conv2d(branch_channels[name], node.CONV_DIM, 1) for name in node.INDICATORS}
 
 
 def build_roi_refine_head(

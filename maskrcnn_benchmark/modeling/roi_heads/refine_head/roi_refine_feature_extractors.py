@@ -176,10 +176,10 @@ class ConvRefineFeatureExtractor(nn.Module):
 
 
 class UNetRefineFeatureExtractor(nn.Module):
-    """Residual blocks that stride down, widening up to twice the width, and up again over laterals.
+    """Residual blocks that stride down, twice as wide at each level, and up again over laterals.
 
-    Against the hourglass: strides learn where pooling does not, the coarse levels are wider, and the way up joins by a
-    residual block at each level.
+    Against the hourglass: strides learn where pooling does not, and most of the weights are on the coarse levels, where
+    they cost least and see most of the region.
 
     Args:
         in_channels: channels of features and indicators together.
@@ -195,7 +195,7 @@ class UNetRefineFeatureExtractor(nn.Module):
         super().__init__()
         if depth < 1:
             raise ValueError(f"MODEL.ROI_REFINE_HEAD.DEPTH is {depth}; a down/up trunk needs 1 or more")
-        widths = [width] + [2 * width] * depth  # per level, fine to coarse
+        widths = [width * 2**level for level in range(depth + 1)]  # fine to coarse
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.stem = ConvNorm(in_channels, width, 1, norm=norm)
         self.downs = nn.ModuleList(ResidualBlock(fine, coarse, stride=2, norm=norm) for fine, coarse in pairs)

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling import registry
-from maskrcnn_benchmark.modeling.make_layers import init_for_relu
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -18,27 +16,24 @@ MASK, KEYPOINT = "mask", "keypoint"  # outputs and indicators, as the configurat
 
 
 class RefineOutput(nn.Module):
-    """A transposed convolution to twice the resolution, then a 1x1 convolution that starts at zero.
+    """A transposed convolution to maps of twice the resolution, which starts at zero.
 
     Neighbouring cells of the result overlap in what they see (kernel 4, stride 2), so that contours come out smooth.
 
     Args:
         in_channels: channels of the trunk.
-        width: channels at the doubled resolution.
-        out_channels: maps to predict.
-    Inputs: (R, in_channels, M, M). Returns: (R, out_channels, 2M, 2M), zeros before any training.
+        num_maps: maps to predict.
+    Inputs: (R, in_channels, M, M). Returns: (R, num_maps, 2M, 2M), zeros before any training.
     """
 
-    def __init__(self, in_channels: int, *, width: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, num_maps: int) -> None:
         super().__init__()
-        self.upsample = nn.ConvTranspose2d(in_channels, width, 4, stride=2, padding=1)
-        self.logits = nn.Conv2d(width, out_channels, 1)
-        init_for_relu(self.upsample)
+        self.logits = nn.ConvTranspose2d(in_channels, num_maps, 4, stride=2, padding=1)
         for parameter in self.logits.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(F.relu(self.upsample(x)))
+        return self.logits(x)
 
 
 class RefinePredictor(nn.Module):
@@ -47,16 +42,12 @@ class RefinePredictor(nn.Module):
     Args:
         in_channels: channels of the trunk.
         maps: output ("mask", "keypoint") -> number of maps: classes with background, or keypoints.
-        width: channels of each output at the doubled resolution; None for half of in_channels.
     Inputs: (R, in_channels, M, M). Returns: output -> (R, maps, 2M, 2M) corrections of logits.
     """
 
-    def __init__(self, in_channels: int, *, maps: Mapping[str, int], width: int | None = None) -> None:
+    def __init__(self, in_channels: int, *, maps: Mapping[str, int]) -> None:
         super().__init__()
-        width = max(in_channels // 2, 1) if width is None else width
-        self.outputs = nn.ModuleDict(
-            {name: RefineOutput(in_channels, width=width, out_channels=count) for name, count in maps.items()}
-        )
+        self.outputs = nn.ModuleDict({name: RefineOutput(in_channels, count) for name, count in maps.items()})
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> RefinePredictor:
