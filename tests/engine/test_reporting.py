@@ -17,6 +17,8 @@ from maskrcnn_benchmark.engine.reporting.matching import Counts, ground_truth_of
 from maskrcnn_benchmark.engine.reporting.overlay import Mark
 from maskrcnn_benchmark.engine.reporting.predictions_report import rank
 from maskrcnn_benchmark.engine.reporting.results_files import PAYLOADS, read_results
+from maskrcnn_benchmark.engine.visualization import result_boxlist
+from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.tools.report_cases import (
     CATEGORIES,
@@ -128,13 +130,13 @@ def test_results_say_what_is_wrong_with_them(tmp_path):
     folder = run / "inference" / "people_val"
     with pytest.raises(FileNotFoundError, match=r"segm_coarse\.json.*MODEL\.REFINE_ON.*\n.*test_net\.py"):
         read_results(folder, ("segm", "segm_coarse"))
-    assert len(read_results(folder).scores) == 0
+    assert {name: len(scores) for name, scores in read_results(folder).scores.items()} == {"bbox": 0, "segm": 0}
 
     one = {"image_id": 1, "category_id": 7, "score": 0.5, "box": (1, 2, 3, 4)}
     write_results(folder, [one], ("bbox",))
     with pytest.raises(ReportError, match=r"bbox\.json \(1 detections\) and segm\.json \(0\).*one is shorter"):
         read_results(folder)
-    write_results(folder, [one | {"score": 0.6}], ("segm",))
+    write_results(folder, [one | {"category_id": 9}], ("segm",))
     with pytest.raises(ReportError, match="differ from entry 0 on"):
         read_results(folder)
     (folder / "bbox.json").write_text('[{"image_id": 1, ')
@@ -146,6 +148,31 @@ def test_results_say_what_is_wrong_with_them(tmp_path):
     (folder / "bbox.json").write_text("{}")
     with pytest.raises(ReportError, match="holds a dict, not a list"):
         read_results(folder)
+
+
+def test_each_file_ranks_by_scores_of_its_own(case):
+    dataset, folder, _, detections = case
+    rng = np.random.default_rng(3)
+    own = [found | {"score": round(float(found["score"] * rng.random()), 3)} for found in detections]
+    write_results(folder, own, ("segm",))
+    results = read_results(folder)
+    for name, ranked in {"bbox": detections, "segm": own, "keypoints": detections}.items():
+        for index, found in enumerate(match_dataset(dataset, results, name, 0.5, min_score=0.1)):
+            numbers = [row for row, entry in enumerate(ranked) if entry["image_id"] == index + 1]
+            numbers = [row for row in numbers if ranked[row]["score"] >= 0.1]
+            numbers.sort(key=lambda row: -ranked[row]["score"])
+            assert found.rows.tolist() == numbers
+            assert found.scores.tolist() == [ranked[row]["score"] for row in numbers]
+            counts = slow_counts(name, of_image(ranked, index + 1), of_image(case[2], index + 1), 0.5, 0.3)
+            assert found.counts(0.3) == counts
+    label_of = {category: label for label, category in enumerate(CATEGORIES, start=1)}
+    image = results.image_result(results.rows_of(2, "segm"), (96, 64), label_of)
+    assert image.scores.tolist() == pytest.approx([detections[row]["score"] for row in results.rows_of(2, "segm")])
+    scores = image.scores_of("segm")
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True) and len(scores) > 1
+    assert (np.diff(image.scores) > 0).any()
+    picture = result_boxlist(image, [0])
+    assert picture.get_field(SCORES).item() == pytest.approx(image.scores[0]), "pictures show the box's score"
 
 
 def test_results_of_another_dataset_are_refused(case, tmp_path):

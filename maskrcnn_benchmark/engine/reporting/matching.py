@@ -143,8 +143,8 @@ def match_dataset(
     _check_categories(results, ground_truth)
     matches = []
     for image_id in image_ids:
-        rows = results.rows_of(image_id)
-        rows = rows[results.scores[rows] >= min_score]
+        rows = results.rows_of(image_id, name)
+        rows = rows[results.scores[name][rows] >= min_score]
         matches.append(_match_image(image_id, rows, results, name, ground_truth, threshold, falloffs))
     return matches
 
@@ -278,7 +278,7 @@ def _match_image(
     return ImageMatches(
         image_id=image_id,
         rows=rows,
-        scores=results.scores[rows],
+        scores=results.scores[name][rows],
         category_ids=categories,
         partners=partners,
         overlaps=overlaps,

@@ -41,16 +41,18 @@ _WRITTEN_BY = {  # which model's test writes a file
 class Results:
     """The detections of a dataset: entries of COCO's result format by file; the i-th of every file is one detection.
 
-    scores: (D,) of all detections. rows: numbers of each image's detections, best score first.
+    scores: (D,) by file; masks and keypoints may have a ranking of their own. rows: numbers of each image's detections.
     """
 
     folder: Path
     entries: Mapping[str, Sequence[Mapping[str, Any]]]
-    scores: NDArray[np.float64]
+    scores: Mapping[str, NDArray[np.float64]]
     rows: Mapping[Any, NDArray[np.int64]]
 
-    def rows_of(self, image_id: Any) -> NDArray[np.int64]:
-        return self.rows.get(image_id, np.empty(0, dtype=np.int64))
+    def rows_of(self, image_id: Any, name: str) -> NDArray[np.int64]:
+        """Numbers of an image's detections, the best score in a file first."""
+        rows = self.rows.get(image_id, np.empty(0, dtype=np.int64))
+        return rows[np.argsort(-self.scores[name][rows], kind="stable")]
 
     def image_result(
         self, rows: NDArray[np.int64], size_wh: tuple[int, int], label_of: Mapping[int, int]
@@ -59,7 +61,8 @@ class Results:
 
         label_of: contiguous label by category id of the file.
         """
-        first = next(iter(self.entries.values()))
+        first_name, first = next(iter(self.entries.items()))
+        scores = {name: values[rows].astype(np.float32) for name, values in self.scores.items()}
         payloads = {
             name: [entries[row][PAYLOADS[name]] for row in rows.tolist()] for name, entries in self.entries.items()
         }
@@ -74,10 +77,11 @@ class Results:
         return ImageResult(
             size_wh=size_wh,
             boxes=_boxes(payloads, keypoints),
-            scores=self.scores[rows].astype(np.float32),
+            scores=scores.pop(first_name),
             labels=np.array([label_of[first[row]["category_id"]] for row in rows.tolist()], dtype=np.int64),
             masks=masks,
             keypoints=keypoints,
+            own_scores=scores,
         )
 
     def num_keypoints(self, name: str = "keypoints") -> int:
@@ -107,9 +111,11 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
         raise FileNotFoundError(_missing_text(folder, missing or ["bbox"]))
     entries = {name: _read_entries(path, PAYLOADS[name]) for name, path in paths.items() if path.is_file()}
     _check_same_detections(folder, entries)
-    first = next(iter(entries.values()))
-    scores = np.array([entry["score"] for entry in first], dtype=np.float64)
-    return Results(folder, entries, scores, _rows_by_image(first, scores))
+    scores = {
+        name: np.array([entry["score"] for entry in entries_of_file], dtype=np.float64)
+        for name, entries_of_file in entries.items()
+    }
+    return Results(folder, entries, scores, _rows_by_image(next(iter(entries.values()))))
 
 
 def _missing_text(folder: Path, missing: Iterable[str]) -> str:
@@ -154,13 +160,14 @@ def _check_same_detections(folder: Path, entries: Mapping[str, Sequence[Mapping[
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return entry["image_id"], entry["category_id"], entry["score"]
+    """Not the score: each file may rank by one of its own."""
+    return entry["image_id"], entry["category_id"]
 
 
-def _rows_by_image(entries: Sequence[Mapping[str, Any]], scores: NDArray[np.float64]) -> dict[Any, NDArray[np.int64]]:
+def _rows_by_image(entries: Sequence[Mapping[str, Any]]) -> dict[Any, NDArray[np.int64]]:
     rows: dict[Any, list[int]] = {}
-    for row in np.argsort(-scores, kind="stable").tolist():
-        rows.setdefault(entries[row]["image_id"], []).append(row)
+    for row, entry in enumerate(entries):
+        rows.setdefault(entry["image_id"], []).append(row)
     return {image_id: np.array(numbers, dtype=np.int64) for image_id, numbers in rows.items()}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -257,6 +258,71 @@ def test_coarse_and_refined_predictions_get_a_row_each(tmp_path):
     rows = [line.split("  ")[0] for line in (tmp_path / "results.txt").read_text().splitlines()]
     assert rows[1:6] == ["bbox", "segm (coarse)", "segm (refined)", "keypoints (coarse)", "keypoints (refined)"]
     assert results.summary_score() == pytest.approx(1.0), "coarse rows do not count"
+
+
+RANKED = {  # result name -> field of its own scores
+    "segm": fields.MASK_SCORES,
+    "segm_coarse": fields.COARSE_MASK_SCORES,
+    "keypoints": fields.KEYPOINT_SCORES,
+    "keypoints_coarse": fields.COARSE_KEYPOINT_SCORES,
+}
+
+
+def ranking_case(own):
+    """The ground truth and, before it in the list and in the ranking of boxes, false alarms; `own` fields rank the
+    other way round. Of everything there is a coarse version too, equal to the final one."""
+    predictions = []
+    for index, truth in enumerate(ground_truth_as_detections()):
+        labels = truth.get_field(fields.LABELS).tolist()
+        alarms = detections_of(
+            index, [(1, 1, 12, 9)] * len(truth), labels, [0.95] * len(truth), keypoints=np.zeros((len(truth), 17, 3))
+        )
+        found = _join(alarms, truth)
+        found.add_field(fields.MASK, torch.ones(len(found), 1, 28, 28))
+        found.add_field(fields.COARSE_MASK, found.get_field(fields.MASK))
+        found.add_field(fields.COARSE_KEYPOINTS, found.get_field(fields.KEYPOINTS))
+        for name in own:
+            quality = torch.tensor([0.1] * len(truth) + [0.8] * len(truth))
+            found.add_field(name, found.get_field(fields.SCORES) * quality)
+        predictions.append(found)
+    return predictions
+
+
+def test_masks_and_keypoints_are_ranked_by_their_own_scores(tmp_path):
+    dataset, names = FakeDataset(ANNOTATIONS), ["bbox", *RANKED]
+    options = {"iou_types": ALL, "boundary_ap": True}
+    plain = evaluate(dataset, ranking_case([]), None, **options).metrics
+    assert all(plain[name]["AP"] < 0.6 for name in [*names, "boundary", "boundary_coarse"])
+    for name, field in RANKED.items():
+        metrics = evaluate(dataset, ranking_case([field]), tmp_path / name, **options).metrics
+        changed = {name, name.replace("segm", "boundary")}
+        for task in plain:
+            if task in changed:
+                assert metrics[task]["AP"] == pytest.approx(1.0)
+            else:
+                assert metrics[task] == plain[task], f"{field} has no say in {task}"
+        files = {task: json.loads((tmp_path / name / f"{task}.json").read_text()) for task in names}
+        for task, entries in files.items():
+            scores = [entry["score"] for entry in entries]
+            own = [0.1 * 0.95, 0.1 * 0.95, 0.8 * 0.9, 0.8 * 0.8]
+            assert scores[:4] == pytest.approx(own if task == name else [0.95, 0.95, 0.9, 0.8])
+            rows = [(entry["image_id"], entry["category_id"]) for entry in entries]
+            assert rows == [(entry["image_id"], entry["category_id"]) for entry in files["bbox"]], "detection order"
+        saved = torch.load(tmp_path / name / "predictions.pth", weights_only=True)
+        assert set(saved[0]["own_scores"]) == {name}
+        assert saved[0]["own_scores"][name].tolist() == pytest.approx(own)
+
+
+def test_own_scores_survive_the_way_between_ranks():
+    dataset, predictions = FakeDataset(ANNOTATIONS), ranking_case(RANKED.values())
+    single = CocoEvaluator(dataset, iou_types=ALL)
+    single.process([0, 1, 2], predictions)
+    ranks = [CocoEvaluator(dataset, iou_types=ALL) for _ in range(2)]
+    ranks[0].process([0, 2], [predictions[0], predictions[2]])
+    ranks[1].process([1], [predictions[1]])
+    ranks[0].merge([pickle.loads(pickle.dumps(rank.results)) for rank in ranks])
+    for name in ("bbox", *RANKED):
+        assert ranks[0].coco_results(name) == single.coco_results(name)
 
 
 def test_a_mask_is_drawn_into_the_boxes_that_it_spans():
