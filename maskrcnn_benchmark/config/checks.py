@@ -341,6 +341,11 @@ def _check_refine_head(cfg: CfgNode) -> Iterator[str]:
         yield from _check_rescoring(cfg, "ROI_REFINE_HEAD")
     if node.ROI_EXPAND < 1:
         yield f"MODEL.ROI_REFINE_HEAD.ROI_EXPAND is {node.ROI_EXPAND}; the region can only grow: expected 1 or more."
+    if node.OUTLINE_WEIGHT < 0:
+        yield (
+            f"MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT is {node.OUTLINE_WEIGHT}; expected 0, for cells that weigh the "
+            "same, or more."
+        )
     for key in ("NUM_STACKS", "POOLER_RESOLUTION", "CONV_DIM"):
         if node[key] < 1:
             yield f"MODEL.ROI_REFINE_HEAD.{key} is {node[key]}; expected 1 or more."

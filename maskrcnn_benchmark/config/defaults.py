@@ -224,6 +224,7 @@ _C.MODEL.ROI_REFINE_HEAD.NUM_CONVS = 4  # 3x3 convolutions of the plain extracto
 _C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss behind every hourglass, not only the last
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 6.0  # a keypoint's loss, over a whole map, is many times as large
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
+_C.MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT = 3.0  # by how much more a cell within 2 cells of a mask's outline weighs
 _C.MODEL.ROI_REFINE_HEAD.DECODE = "dark"  # as ROI_KEYPOINT_HEAD.DECODE
 _C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by how good they probably are, as above
 _C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # everything but the refine head keeps its weights

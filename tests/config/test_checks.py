@@ -78,6 +78,7 @@ def test_there_are_configs():
         (REFINE, ["MODEL.ROI_REFINE_HEAD.OUTPUTS", ("masks",)], "OUTPUTS has 'masks'; expected 'mask' or 'keypoint'"),
         (REFINE, ["MODEL.ROI_REFINE_HEAD.OUTPUTS", ("mask", "mask")], "names a branch twice"),
         (REFINE, ["MODEL.ROI_REFINE_HEAD.ROI_EXPAND", 0.9], "expected 1 or more"),
+        (REFINE, ["MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT", -0.5], "expected 0, for cells that weigh the same, or more"),
         (
             REFINE,
             ["MODEL.ROI_REFINE_HEAD.INDICATOR_FORM", "logits"],

@@ -13,6 +13,7 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matc
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import enlarge_extents
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import outline_weights
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.roi_refine_feature_extractors import (
     ConvRefineFeatureExtractor,
@@ -118,9 +119,28 @@ def test_losses_are_those_of_the_enlarged_regions():
     extents = enlarge_extents(box_extents(samples.boxes, 1), 1.3, torch.tensor([[96.0, 64.0]]).expand(5, 2))
     torch.testing.assert_close(output.extents, extents)
     drawn = matched_mask_targets(samples, targets, extents, 16)
-    torch.testing.assert_close(output.losses["loss_refine_mask"], 2.0 * mask_loss(output.logits["mask"], drawn))
+    weights = outline_weights(drawn, 3.0)
+    torch.testing.assert_close(
+        output.losses["loss_refine_mask"], 2.0 * mask_loss(output.logits["mask"], drawn, weights)
+    )
     loss = keypoint_loss(output.logits["keypoint"], matched_keypoints(samples, targets), extents)
     torch.testing.assert_close(output.losses["loss_refine_kp"], 0.25 * loss)
+
+
+def test_cells_near_the_outline_weigh_more():
+    masks = (torch.rand(4, 12, 12, generator=torch.Generator().manual_seed(3)) > 0.97).float()
+    masks[0, 2:9, 3:10], masks[1], masks[2] = 1, 0, 1  # a square in the clutter; nothing; nothing but mask
+    weights = outline_weights(masks, 1.5)
+    for mask, found in zip(masks.numpy(), weights.numpy(), strict=True):
+        for row in range(12):
+            for column in range(12):
+                near = mask[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+                assert found[row, column] == (2.5 if near.min() < near.max() else 1.0)
+    assert (weights[1:3] == 1).all() and weights[0].max() == 2.5
+    logits = torch.randn(4, 1, 12, 12, requires_grad=True)
+    cells = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], masks, reduction="none")
+    torch.testing.assert_close(mask_loss(logits, masks, weights), (cells * weights).sum() / weights.sum())
+    torch.testing.assert_close(mask_loss(logits, masks, outline_weights(masks, 0.0)), mask_loss(logits, masks))
 
 
 def test_targets_reach_beyond_the_coarse_region():

@@ -48,16 +48,17 @@ def matched_mask_targets(
     return drawn.to(extents.device, non_blocking=True)
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy, mean over RoIs and cells.
 
     Args:
         logits: (R, 1, M, M), of each RoI's labelled class.
         targets: (R, M, M) in [0, 1].
+        weights: (R, M, M), of the cells in the mean; None for equal ones.
     Returns: scalar float32; for R = 0 a zero that is attached to the graph.
     """
-    total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), targets, reduction="sum")
-    return total / max(targets.numel(), 1)
+    total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), targets, weights, reduction="sum")
+    return total / (max(targets.numel(), 1) if weights is None else weights.sum().clamp(min=1))
 
 
 class MaskRCNNLossComputation:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+_BAND = 2  # cells on both sides of an outline that count as near it
+
+
+def outline_weights(targets: Tensor, weight: float) -> Tensor:
+    """1 + `weight` for the cells near a mask's outline, 1 for the others: (R, S, S) of 0 and 1 -> (R, S, S).
+
+    Near it is where the square of five cells about a cell holds both values.
+    """
+    masks, side = targets[:, None], 2 * _BAND + 1
+    grown, grown_outside = (F.max_pool2d(of, side, stride=1, padding=_BAND) for of in (masks, 1 - masks))
+    return (1 + weight * (grown + grown_outside - 1))[:, 0]
+
+
 class RefineLossComputation:
     """Losses of every output, behind the last stack and, where they are supervised, those before it.
 
@@ -25,10 +39,13 @@ class RefineLossComputation:
 
     Args:
         weights: output ("mask", "keypoint") -> factor of its losses.
+        outline_weight: how much more a cell near a mask's outline weighs than another. Most cells are far from it and
+            soon right; what is left to refine is there.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], outline_weight: float = 0.0) -> None:
         self.weights = dict(weights)
+        self.outline_weight = outline_weight
 
     def __call__(
         self,
@@ -50,8 +67,9 @@ class RefineLossComputation:
         losses = {}
         if MASK in last:
             drawn = matched_mask_targets(positives, targets, extents, last[MASK].shape[-1])
+            of_cells = outline_weights(drawn, self.outline_weight)
             for suffix, of_stack in zip(suffixes, logits, strict=True):
-                losses["loss_refine_mask" + suffix] = self.weights[MASK] * mask_loss(of_stack[MASK], drawn)
+                losses["loss_refine_mask" + suffix] = self.weights[MASK] * mask_loss(of_stack[MASK], drawn, of_cells)
         if KEYPOINT in last:
             keypoints = matched_keypoints(positives, targets)
             for suffix, of_stack in zip(suffixes, logits, strict=True):
@@ -63,4 +81,5 @@ class RefineLossComputation:
 def make_roi_refine_loss_evaluator(cfg: CfgNode) -> RefineLossComputation:
     """The losses as configured under `MODEL.ROI_REFINE_HEAD`."""
     node = cfg.MODEL.ROI_REFINE_HEAD
-    return RefineLossComputation({MASK: node.LOSS_WEIGHT_MASK, KEYPOINT: node.LOSS_WEIGHT_KEYPOINT})
+    weights = {MASK: node.LOSS_WEIGHT_MASK, KEYPOINT: node.LOSS_WEIGHT_KEYPOINT}
+    return RefineLossComputation(weights, node.OUTLINE_WEIGHT)
