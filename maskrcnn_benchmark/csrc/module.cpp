@@ -1,9 +1,16 @@
-// An empty Python module on the limited API: `import maskrcnn_benchmark._C` loads this library, and that registers its ops.
+// A Python module on the limited API: `import maskrcnn_benchmark._C` loads this library, and that registers its ops.
 #include <Python.h>
+
+#include "cpu/per_isa.h"
 
 PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.maskrcnn_benchmark.", -1, nullptr, nullptr, nullptr, nullptr,
       nullptr};
-  return PyModule_Create(&definition);
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr) {
+    const char* const names[] = {"portable", "avx2", "avx512"};  // of enum Isa, in its order
+    PyModule_AddStringConstant(module, "CPU_INSTRUCTIONS", names[static_cast<int>(maskrcnn_benchmark::best_isa())]);
+  }
+  return module;
 }

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_benchmark.config import ConfigError
+from maskrcnn_benchmark.layers import extension_status
 from maskrcnn_benchmark.utils.checkpoint import CheckpointError
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
 from maskrcnn_benchmark.utils.logger import setup_logger
@@ -65,6 +66,7 @@ def begin(cfg: Any, process: Process, config_file: str) -> None:
     setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, process.rank)
     logger.info("Using %d processes, device %s", process.world_size, process.device)
     logger.info("Environment:\n%s", collect_env_info())
+    logger.info("ROIAlign and NMS: %s", extension_status())
     if config_file:
         logger.info("Config file: %s", config_file)
 

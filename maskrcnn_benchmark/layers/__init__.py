@@ -1,9 +1,9 @@
 """Layers and operators: tensors in, tensors out. The names that maskrcnn-benchmark exports, and the package's own."""
 
+from typing import Any
+
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d
 from torch.nn.functional import interpolate
-from torchvision.ops import RoIPool as ROIPool
-from torchvision.ops import roi_pool
 
 from maskrcnn_benchmark.layers._extension import extension_status
 from maskrcnn_benchmark.layers.deform_conv import DFConv2d
@@ -31,3 +31,16 @@ __all__ = [
     "roi_pool",
     "smooth_l1_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torchvision's names, when they are asked for: it loads under one version of PyTorch, these kernels under any."""
+    if name == "ROIPool":
+        from torchvision.ops import RoIPool
+
+        return RoIPool
+    if name == "roi_pool":
+        from torchvision.ops import roi_pool
+
+        return roi_pool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,9 +34,16 @@ def extension_status() -> str:
     """One line for environment reports: which kernels serve which device."""
     if _load_error is not None:
         return f"not loaded ({_load_error}); torchvision's kernels stand in; {REBUILD}"
+    instructions = getattr(importlib.import_module("maskrcnn_benchmark._C"), "CPU_INSTRUCTIONS", "?")
     if not _has_cuda_kernels():
-        return "compiled for the CPU; torchvision's kernels stand in on CUDA"
-    return "compiled for the CPU and CUDA"
+        return f"compiled for the CPU ({instructions}); torchvision's kernels stand in on CUDA"
+    return f"compiled for the CPU ({instructions}) and CUDA"
+
+
+def check_one_device(op: str, first: str, second: str, *tensors: torch.Tensor) -> None:
+    """For the fakes, in the kernels' words. Raises: RuntimeError."""
+    if len({tensor.device for tensor in tensors}) > 1:
+        raise RuntimeError(f"{op}: {first} and {second} must be on one device; move {second} with .to()")
 
 
 def _has_cuda_kernels() -> bool:

@@ -1,6 +1,7 @@
 """The package's compiled ops in terms of torchvision's, for where they are not built. Slower; same shapes and order.
 
 One difference in results: torchvision decides overlaps in the boxes' own precision, the compiled NMS in double.
+torchvision loads under one version of PyTorch, the compiled kernels under many: it is imported where it is called.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.boxes import box_areas, box_extents
@@ -45,6 +45,8 @@ def register(library: torch.library.Library, dispatch_key: str, reason: str) -> 
 def roi_align(
     features: Tensor, rois: Tensor, scale: float, bins_h: int, bins_w: int, samples: int, aligned: bool
 ) -> Tensor:
+    import torchvision
+
     _check_rois("roi_align", rois, features.shape[0])
     wide = _widened(features)
     pooled = torchvision.ops.roi_align(wide, rois.to(wide.dtype), (bins_h, bins_w), scale, samples, aligned)
@@ -60,6 +62,8 @@ def roi_align_backward(
     aligned: bool,
     channels_last: bool,
 ) -> Tensor:
+    import torchvision  # noqa: F401  defines the op
+
     _check_rois("roi_align_backward", rois, sizes[0])
     wide = _widened(grad).contiguous()
     grad_features = torch.ops.torchvision._roi_align_backward(
@@ -117,6 +121,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
+    import torchvision
+
     _check_nms(boxes, scores, groups, threshold)
     finite = scores.isfinite().nonzero().squeeze(1)
     # torchvision's boxes are half-open; an inclusive box as a half-open one ends a pixel further

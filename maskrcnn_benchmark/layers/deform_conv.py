@@ -1,7 +1,6 @@
 """Deformable convolution with the layer that predicts its offsets, on torchvision's operator."""
 
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
 
 
 class DFConv2d(nn.Module):
@@ -31,6 +30,8 @@ class DFConv2d(nn.Module):
         deformable_groups: int = 1,
         bias: bool = False,
     ) -> None:
+        from torchvision.ops import DeformConv2d  # here: the rest of `layers` works without torchvision
+
         super().__init__()
         if in_channels % deformable_groups:
             raise ValueError(

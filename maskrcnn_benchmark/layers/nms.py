@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers import _extension  # noqa: F401  registers the ops
+from maskrcnn_benchmark.layers._extension import check_one_device  # its module registers the ops
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 
@@ -53,11 +53,14 @@ def nms_padded(
 
 @torch.library.register_fake("maskrcnn_benchmark::nms")
 def _nms_fake(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
+    check_one_device("nms", "boxes", "scores", boxes, scores)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 @torch.library.register_fake("maskrcnn_benchmark::batched_nms")
 def _batched_nms_fake(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
+    check_one_device("batched_nms", "boxes", "scores", boxes, scores)
+    check_one_device("batched_nms", "boxes", "groups", boxes, groups)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
@@ -65,4 +68,7 @@ def _batched_nms_fake(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: 
 def _nms_padded_fake(
     boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, offset: int, max_out: int
 ) -> Tensor:
+    check_one_device("nms_padded", "boxes", "scores", boxes, scores)
+    if groups is not None:
+        check_one_device("nms_padded", "boxes", "groups", boxes, groups)
     return boxes.new_empty(max_out, dtype=torch.int64)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers import _extension  # noqa: F401  registers the ops
+from maskrcnn_benchmark.layers._extension import check_one_device  # its module registers the ops
 from maskrcnn_benchmark.layers._fallback import memory_format
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
@@ -130,6 +130,7 @@ def _layout(channels_last: bool) -> torch.memory_format:
 def _roi_align_fake(
     features: Tensor, rois: Tensor, scale: float, bins_h: int, bins_w: int, samples: int, aligned: bool
 ) -> Tensor:
+    check_one_device("roi_align", "features", "rois", features, rois)
     return _empty(features, (rois.shape[0], features.shape[1], bins_h, bins_w), memory_format(features))
 
 
@@ -143,6 +144,7 @@ def _roi_align_backward_fake(
     aligned: bool,
     channels_last: bool,
 ) -> Tensor:
+    check_one_device("roi_align_backward", "features", "rois", grad, rois)
     return _empty(grad, sizes, _layout(channels_last))
 
 
@@ -150,6 +152,7 @@ def _roi_align_backward_fake(
 def _multi_level_fake(
     features: Sequence[Tensor], rois: Tensor, scales: Sequence[float], bins_h: int, bins_w: int, *rule: Any
 ) -> Tensor:
+    check_one_device("multi_level_roi_align", "features", "rois", *features, rois)
     return _empty(features[0], (rois.shape[0], features[0].shape[1], bins_h, bins_w), memory_format(features[0]))
 
 
@@ -166,6 +169,7 @@ def _multi_level_backward_fake(
     offset: int,
     channels_last: bool,
 ) -> list[Tensor]:
+    check_one_device("multi_level_roi_align_backward", "features", "rois", grad, rois)
     images, channels, *sides = sizes
     layout = _layout(channels_last)
     return [

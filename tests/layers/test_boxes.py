@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torchvision
 
 from maskrcnn_benchmark.layers.boxes import (
     HALF_OPEN,
@@ -61,7 +60,7 @@ def test_clip_moves_corners_onto_the_image(offset, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_pairwise_iou_matches_loops_and_torchvision(offset, device):
+def test_pairwise_iou_matches_loops_and_torchvision(offset, device, torchvision_ops):
     boxes1, boxes2 = random_boxes(6, device=device), random_boxes(9, device=device)
     overlaps = pairwise_iou(boxes1, boxes2, offset)
     for i, (ax1, ay1, ax2, ay2) in enumerate(boxes1.tolist()):
@@ -73,7 +72,7 @@ def test_pairwise_iou_matches_loops_and_torchvision(offset, device):
             expected = width * height / (area1 + area2 - width * height)
             assert overlaps[i, j].item() == pytest.approx(expected, abs=1e-12)
     extents = box_extents(boxes1, offset), box_extents(boxes2, offset)
-    torch.testing.assert_close(overlaps, torchvision.ops.box_iou(*extents))
+    torch.testing.assert_close(overlaps, torchvision_ops.box_iou(*extents))
 
 
 def test_pairwise_iou_broadcasts_and_leaves_its_inputs_alone():

@@ -1,8 +1,9 @@
 """Pooling from a pyramid: which level pools a region, against the paper's equation, and that level's ROIAlign."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
-import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 from maskrcnn_benchmark.layers import multi_level_roi_align, roi_align
@@ -58,12 +59,12 @@ def test_values_and_gradients_match_one_level_at_a_time(canonical, offset, layou
         torch.testing.assert_close(grad, expected_grad)
 
 
-def test_matches_torchvisions_pooler_on_half_open_boxes():
+def test_matches_torchvisions_pooler_on_half_open_boxes(torchvision_ops):
     maps = pyramid()
     rois = rois_of_all_sizes()
     # torchvision reads the strides off the sizes, which must halve exactly
     maps[3] = torch.randn(2, 5, 7, 10, dtype=torch.float64)
-    pooler = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    pooler = torchvision_ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     boxes = [rois[rois[:, 0] == image, 1:].double() for image in (0, 1)]
     expected = pooler({str(i): level for i, level in enumerate(maps)}, boxes, [(240, 320)] * 2)
     rois = torch.cat([rois[rois[:, 0] == image] for image in (0, 1)])
@@ -105,15 +106,67 @@ def test_one_level_is_plain_roi_align(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_and_mixed_formats(dtype, device):
-    maps, rois = pyramid(20, device=device), rois_of_all_sizes().to(device)
-    half = [level.to(dtype) for level in maps]
-    half[2] = half[2].contiguous(memory_format=torch.channels_last)  # pools in the format of the first level
-    pooled = multi_level_roi_align(half, rois, 7, SCALES, 2)
-    assert pooled.dtype == dtype and pooled.is_contiguous()
-    expected = multi_level_roi_align([level.double() for level in half], rois, 7, SCALES, 2)
-    torch.testing.assert_close(pooled.double(), expected, rtol=1e-2, atol=1e-2)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 4e-2)])
+@pytest.mark.parametrize("layout", FORMATS)
+def test_other_types_and_mixed_formats(layout, dtype, tolerance, device):
+    maps, rois = pyramid(20, device=device, layout=layout), rois_of_all_sizes().to(device)
+    other = torch.channels_last if layout is torch.contiguous_format else torch.contiguous_format
+    typed = [level.to(dtype) for level in maps]
+    typed[2] = typed[2].contiguous(memory_format=other)  # pools in the format of the first level
+    typed = [level.requires_grad_() for level in typed]
+    pooled = multi_level_roi_align(typed, rois, 7, SCALES, 2)
+    assert pooled.dtype == dtype and pooled.is_contiguous(memory_format=layout)
+    weights = torch.rand_like(pooled)
+    grads = torch.autograd.grad(pooled, typed, weights)
+    wide = [level.detach().double().requires_grad_() for level in typed]
+    expected = multi_level_roi_align(wide, rois, 7, SCALES, 2)
+    torch.testing.assert_close(pooled.double(), expected, rtol=tolerance, atol=tolerance)
+    for grad, expected_grad in zip(grads, torch.autograd.grad(expected, wide, weights.double()), strict=True):
+        assert grad.dtype == dtype
+        torch.testing.assert_close(grad.double(), expected_grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nan_infinite_and_huge_rois_are_harmless(device):
+    inf, nan = float("inf"), float("nan")
+    rois = torch.tensor(
+        [
+            [0, nan, 0, 5, 5],
+            [1, 0, 0, inf, inf],
+            [0, -inf, -inf, inf, inf],
+            [1, -1e30, -1e30, 1e30, 1e30],
+            [0, 9, 9, 2, 2],
+        ],
+        device=device,
+    )
+    for samples in (0, 2):
+        maps = [level.requires_grad_() for level in pyramid(device=device)]
+        pooled = multi_level_roi_align(maps, rois, 3, SCALES, samples)
+        assert pooled.isfinite().all() and not pooled[:3].any() and pooled[4].any()
+        assert all(grad.isfinite().all() for grad in torch.autograd.grad(pooled.sum(), maps))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_leaves_types_alone_and_strides_do_not_matter(device):
+    maps, rois = pyramid(device=device), rois_of_all_sizes().to(device)
+    expected = multi_level_roi_align(maps, rois, 3, SCALES, 2)
+    strided = [level.repeat_interleave(2, dim=1)[:, ::2] for level in maps]
+    wide_rois = torch.cat([rois, rois], dim=1)[:, :5]
+    assert not strided[0].is_contiguous() and not wide_rois.is_contiguous()
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert torch.equal(multi_level_roi_align(strided, wide_rois, 3, SCALES, 2), expected)
+
+
+def test_several_python_threads_at_once():
+    maps, rois = [level.requires_grad_() for level in pyramid(20)], rois_of_all_sizes()
+
+    def gradients(_: int) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(multi_level_roi_align(maps, rois, 7, SCALES, 2).square().sum(), maps)
+
+    expected = gradients(0)
+    with ThreadPoolExecutor(4) as pool:
+        for grads in pool.map(gradients, range(8)):
+            assert all(torch.equal(grad, value) for grad, value in zip(grads, expected, strict=True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -170,5 +223,7 @@ def test_messages():
         multi_level_roi_align([maps[0], maps[1].float()], rois, 7, SCALES[:2], 2)
     with pytest.raises(RuntimeError, match=r"offset must be 1 \(inclusive\) or 0 \(half-open\); got 2"):
         multi_level_roi_align(maps, rois, 7, SCALES, 2, offset=2)
+    with pytest.raises(RuntimeError, match="features and rois must be on one device"):
+        multi_level_roi_align(maps, rois.to("meta"), 7, SCALES, 2)
     with pytest.raises(RuntimeError, match=r"rois must be \(R, 5\)"):
         multi_level_roi_align(maps, rois[:, 1:], 7, SCALES, 2)

@@ -1,8 +1,9 @@
 """NMS against a greedy loop in float64 and torchvision: order, ties, groups, both conventions, odd scores, messages."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,70 @@ def test_small_integer_boxes_hit_thresholds_and_ties_exactly(rows, threshold, of
         assert kept.tolist() == greedy_reference(boxes, score, threshold, offset, groups)
 
 
+def greedy_for_all(boxes, scores, threshold, offset):
+    """The same for many cases at once: (M, R, 4) and (M, R) -> (M, R) indices of the kept, -1 after the last."""
+    scores = scores.double().where(scores.isfinite(), -float("inf"))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    boxes = boxes.double().gather(1, order[..., None].expand(-1, -1, 4))
+    corners = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = (corners - torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2]) + offset).clamp(min=0).prod(dim=-1)
+    areas = (boxes[..., 2:] - boxes[..., :2] + offset).prod(dim=-1)
+    overlap = (shared > 0) & (shared > threshold * (areas[:, :, None] + areas[:, None, :] - shared))
+    kept = scores.gather(1, order).isfinite()
+    for i in range(1, boxes.shape[1]):
+        kept[:, i] &= ~(kept[:, :i] & overlap[:, i, :i]).any(dim=1)
+    order = order.where(kept, -1)
+    return order.gather(1, kept.byte().argsort(dim=1, descending=True, stable=True))
+
+
+def cases_with_ties(cases, count):
+    """(M, R, 4) boxes on a small grid of halves, (M, R) scores of few values, some of them NaN or infinite."""
+    corners = torch.randint(0, 17, (cases, count, 2)) / 2
+    boxes = torch.cat([corners, corners + torch.randint(-1, 9, (cases, count, 2)) / 2], dim=2)
+    scores = torch.randint(-3, 6, (cases, count)) / 4
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0])[torch.randint(0, 4, (cases, count))]
+    return boxes, torch.where(torch.rand(cases, count) < 0.1, odd, scores)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("cases", "count"), [(2600, 4), (2000, 23), (400, 120)])  # 10,000 with both conventions
+def test_ten_thousand_random_cases_match_the_greedy_definition(cases, count, offset, device):
+    boxes, scores = cases_with_ties(cases, count)
+    groups = torch.arange(cases)[:, None].expand(-1, count)
+    for threshold, chosen in zip((0.0, 0.25, 1 / 3, 0.5, 0.7), torch.arange(cases).chunk(5), strict=True):
+        expected = greedy_for_all(boxes[chosen], scores[chosen], threshold, offset)
+        assert expected[0][expected[0] >= 0].tolist() == greedy_reference(
+            boxes[chosen[0]], scores[chosen[0]], threshold, offset
+        )
+        on_device = boxes[chosen].to(device), scores[chosen].to(device)
+        for case_boxes, case_scores, kept in zip(*on_device, expected, strict=True):
+            assert torch.equal(nms_padded(case_boxes, case_scores, threshold, count, None, offset).cpu(), kept)
+            assert nms(case_boxes, case_scores, threshold, offset).shape[0] == int((kept >= 0).sum())
+        flat = batched_nms(
+            on_device[0].flatten(0, 1), on_device[1].flatten(), groups[chosen].flatten().to(device), threshold, offset
+        ).cpu()
+        by_case = torch.stack([flat // count, flat % count], dim=1)[(flat // count).argsort(stable=True)]
+        rows, columns = (expected >= 0).nonzero(as_tuple=True)
+        assert torch.equal(by_case, torch.stack([rows, expected[rows, columns]], dim=1))
+
+
+def test_several_python_threads_at_once():
+    boxes, scores, groups = crowd(3000, 500.0), torch.rand(3000), torch.randint(0, 7, (3000,))
+    expected = nms(boxes, scores, 0.5), batched_nms(boxes, scores, groups, 0.5)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            alone = pool.submit(nms, boxes, scores, 0.5), pool.submit(batched_nms, boxes, scores, groups, 0.5)
+            assert all(torch.equal(future.result(), kept) for future, kept in zip(alone, expected, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_leaves_coordinates_alone(device):
+    boxes, scores = crowd(200).to(device) + 1000, torch.rand(200, device=device)  # bfloat16 would move them by pixels
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert torch.equal(nms(boxes, scores, 0.5), nms(boxes.double(), scores, 0.5))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_box_geometry_is_the_same_in_both_languages(offset, device):
@@ -82,14 +147,14 @@ def test_box_geometry_is_the_same_in_both_languages(offset, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_many_boxes_match_torchvision(device):
+def test_many_boxes_match_torchvision(device, torchvision_ops):
     # enough to run in several blocks and threads; torchvision knows half-open boxes and compares in float32
     for count, spread in ((3000, 300.0), (6000, 2000.0)):
         boxes, scores = crowd(count, spread), torch.rand(count)
-        expected = torchvision.ops.nms(boxes, scores, 0.5)
+        expected = torchvision_ops.nms(boxes, scores, 0.5)
         assert torch.equal(nms(boxes.to(device), scores.to(device), 0.5, 0).cpu(), expected)
         shifted = boxes + torch.tensor([0, 0, 1, 1])
-        expected = torchvision.ops.nms(shifted, scores, 0.5)
+        expected = torchvision_ops.nms(shifted, scores, 0.5)
         kept = nms(boxes.to(device), scores.to(device), 0.5, 1).cpu()
         assert len(set(kept.tolist()) ^ set(expected.tolist())) <= 2  # adding one rounds the corners
 
@@ -251,3 +316,7 @@ def test_messages():
         batched_nms(boxes, scores, torch.zeros(4, dtype=torch.int32), 0.5)
     with pytest.raises(RuntimeError, match="max_out must not be negative; got -2"):
         nms_padded(boxes, scores, 0.5, -2)
+    with pytest.raises(RuntimeError, match="boxes and scores must be on one device"):
+        nms(boxes, scores.to("meta"), 0.5)
+    with pytest.raises(RuntimeError, match="boxes and groups must be on one device"):
+        batched_nms(boxes, scores, torch.zeros(4, dtype=torch.int64, device="meta"), 0.5)

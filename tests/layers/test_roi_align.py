@@ -1,10 +1,10 @@
 """ROIAlign against plain loops and torchvision: values, gradients, formats, types, edges, messages."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import torchvision
 from torch.autograd import gradcheck, gradgradcheck
 
 from maskrcnn_benchmark.layers import ROIAlign, roi_align
@@ -54,32 +54,32 @@ def test_values_and_gradients_match_plain_loops(samples, aligned, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("channels", [1, 15, 16, 75, 130])
-def test_every_type_format_and_number_of_channels(channels, layout, dtype, device):
-    maps = feature_maps(channels, device).to(dtype).contiguous(memory_format=layout).requires_grad_()
-    pooled = roi_align(maps, ROIS.to(device), 3, 0.5, 2, True)
-    reference_maps = maps.detach().cpu().double().requires_grad_()
-    expected = torchvision.ops.roi_align(reference_maps, ROIS.double(), 3, 0.5, 2, True)
+def test_every_type_format_and_number_of_channels(channels, dtype, device):
+    reference_maps = feature_maps(channels).to(dtype).double().requires_grad_()
+    expected = roi_align_reference(reference_maps, ROIS, (3, 3), 0.5, 2, True)
     weights = torch.rand_like(expected).to(dtype)
-    (grad,) = torch.autograd.grad(pooled, maps, weights.to(device))
     (expected_grad,) = torch.autograd.grad(expected, reference_maps, weights.double())
-    assert pooled.dtype == grad.dtype == dtype
-    if channels > 1:
-        assert pooled.is_contiguous(memory_format=layout) and grad.is_contiguous(memory_format=layout)
     tolerance = TOLERANCES[dtype]
-    torch.testing.assert_close(pooled.cpu().double(), expected, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(grad.cpu().double(), expected_grad, rtol=tolerance, atol=tolerance)
+    for layout in FORMATS:
+        maps = reference_maps.detach().to(device, dtype).contiguous(memory_format=layout).requires_grad_()
+        pooled = roi_align(maps, ROIS.to(device), 3, 0.5, 2, True)
+        (grad,) = torch.autograd.grad(pooled, maps, weights.to(device))
+        assert pooled.dtype == grad.dtype == dtype
+        if channels > 1:
+            assert pooled.is_contiguous(memory_format=layout) and grad.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(pooled.cpu().double(), expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(grad.cpu().double(), expected_grad, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("samples", [0, 2])
-def test_many_rois_of_all_sizes_match_torchvision(samples, device):
+def test_many_rois_of_all_sizes_match_torchvision(samples, device, torchvision_ops):
     maps = torch.randn(2, 33, 50, 68, dtype=torch.float64)
     corners = torch.rand(300, 2) * torch.tensor([280.0, 210.0]) - 10
     sizes = torch.rand(300, 2).pow(2) * 250
     rois = torch.cat([torch.randint(0, 2, (300, 1)), corners, corners + sizes], dim=1)
-    expected = torchvision.ops.roi_align(maps, rois.double(), 7, 0.25, samples)
+    expected = torchvision_ops.roi_align(maps, rois.double(), 7, 0.25, samples)
     for layout in FORMATS:
         pooled = roi_align(maps.to(device).contiguous(memory_format=layout), rois.to(device), 7, 0.25, samples)
         # adaptive sampling rounds up, so a size that is a whole number but for rounding may differ by a sample
@@ -100,7 +100,10 @@ def test_autocast_leaves_types_alone(device):
     maps, rois = feature_maps(4, device), ROIS.to(device)
     with torch.autocast(device, dtype=torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
-            assert roi_align(maps.to(dtype), rois, 2, 0.5, 2).dtype == dtype
+            typed = maps.to(dtype).requires_grad_()
+            pooled = roi_align(typed, rois, 2, 0.5, 2)
+            assert pooled.dtype == dtype
+            assert torch.autograd.grad(pooled.sum(), typed)[0].dtype == dtype
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -185,13 +188,63 @@ def test_backward_is_deterministic_and_takes_expanded_gradients():
         torch.set_num_threads(threads)
 
 
-def test_several_python_threads_at_once():
-    maps = torch.randn(2, 40, 30, 30)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_several_python_threads_at_once(layout):
+    maps = torch.randn(2, 40, 30, 30).contiguous(memory_format=layout).requires_grad_()
     rois = torch.cat([torch.randint(0, 2, (100, 1)), torch.rand(100, 4) * 60], dim=1)
-    expected = roi_align(maps, rois, 7, 0.5, 2)
+
+    def pool_and_gradient(_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = roi_align(maps, rois, 7, 0.5, 2)
+        return pooled.detach(), torch.autograd.grad(pooled.square().sum(), maps)[0]
+
+    expected = pool_and_gradient(0)
     with ThreadPoolExecutor(4) as pool:
-        for pooled in pool.map(lambda _: roi_align(maps, rois, 7, 0.5, 2), range(16)):
-            assert torch.equal(pooled, expected)
+        for results in pool.map(pool_and_gradient, range(16)):
+            assert all(torch.equal(result, value) for result, value in zip(results, expected, strict=True))
+
+
+GIB = 2**30
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had without swapping."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_more_elements_than_32_bits_count(layout, device):
+    if free_memory(device) < 12 * GIB:
+        pytest.skip(f"needs 12 GiB of free memory; {free_memory(device) / GIB:.1f} are there")
+    channels, side = 33, 8192  # 2.2e9 elements; the last cells of the last channel lie beyond 2^31
+    stored = (1, side, side, channels) if layout is torch.channels_last else (1, channels, side, side)
+    maps = torch.empty(stored, dtype=torch.bfloat16, device=device)  # pages that nobody touches cost no time on a CPU
+    maps = maps.permute(0, 3, 1, 2) if layout is torch.channels_last else maps
+    assert maps.numel() > 2**31 and maps.is_contiguous(memory_format=layout)
+    corner = torch.randn(1, channels, 40, 40).to(torch.bfloat16)
+    maps[:, :, -40:, -40:] = corner.to(device)
+    rois = torch.tensor([[0, 5.0, 7.0, 29.0, 36.0], [0, 22.0, 23.0, 39.0, 39.0], [0, 20.0, 20.0, 60.0, 90.0]])
+    far = rois + torch.tensor([0.0, *[side - 40.0] * 4])
+    pooled = roi_align(maps, far.to(device), 7, 1.0, 2)
+    near = corner.double().requires_grad_()
+    expected = roi_align(near, rois, 7, 1.0, 2)
+    torch.testing.assert_close(pooled.cpu().double(), expected, rtol=1e-2, atol=1e-2)
+    if device == "cpu" and layout is torch.channels_last:
+        return  # one time is enough: writing 4 GiB to new pages takes ten seconds
+    del maps
+    grad = torch.rand_like(pooled)
+    maps_grad = torch.ops.maskrcnn_benchmark.roi_align_backward(
+        grad, far.to(device), [1, channels, side, side], 1.0, 2, False, layout is torch.channels_last
+    )
+    (expected_grad,) = torch.autograd.grad(expected, near, grad.cpu().double())
+    torch.testing.assert_close(maps_grad[:, :, -40:, -40:].cpu().double(), expected_grad, rtol=2e-2, atol=2e-2)
+    assert not maps_grad[:, :, :64].any() and not maps_grad[:, :, 4096:4160].any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -258,5 +311,7 @@ def test_messages():
         roi_align(maps, ROIS * float("nan"), 2, 0.5, 2)
     with pytest.raises(RuntimeError, match="output size must be positive; got 0 x 2"):
         roi_align(maps, ROIS, (0, 2), 0.5, 2)
+    with pytest.raises(RuntimeError, match="features and rois must be on one device"):
+        roi_align(maps, ROIS.to("meta"), 2, 0.5, 2)
     with pytest.raises(RuntimeError, match=r"scale \(cells per pixel\) must be positive; got 0"):
         roi_align(maps, ROIS, 2, 0.0, 2)

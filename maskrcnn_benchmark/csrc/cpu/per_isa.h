@@ -7,7 +7,12 @@
 //   #define MRB_KERNELS "roi_align_kernels.h"
 //   #include "compile_per_isa.h"
 //   ... MRB_PICK(forward)(arguments) ...
+//
+// ATEN_CPU_CAPABILITY, PyTorch's own variable, lowers the choice: default, avx2 or avx512. Tests run every path with it.
 #pragma once
+
+#include <cstdlib>
+#include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define MRB_X86
@@ -24,20 +29,30 @@ namespace maskrcnn_benchmark {
 
 enum class Isa { portable, avx2, avx512 };
 
-inline Isa best_isa() {
+inline Isa isa_of_processor() {
 #if defined(MRB_X86)
-  static const Isa best = [] {
-    __builtin_cpu_init();  // f16c is not asked for, older compilers do not know it: all that have AVX2 have it
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-      return Isa::avx512;
-    }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::portable;
-  }();
-  return best;
+  __builtin_cpu_init();  // f16c is not asked for, older compilers do not know it: all that have AVX2 have it
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+    return Isa::avx512;
+  }
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::portable;
 #else
   return Isa::portable;
 #endif
+}
+
+inline Isa best_isa() {
+  static const Isa best = [] {
+    const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
+    const Isa most = wanted == nullptr        ? Isa::avx512
+        : std::strcmp(wanted, "default") == 0 ? Isa::portable
+        : std::strcmp(wanted, "avx2") == 0    ? Isa::avx2
+                                              : Isa::avx512;  // PyTorch warns of a value that it does not know
+    const Isa there = isa_of_processor();
+    return most < there ? most : there;
+  }();
+  return best;
 }
 
 }  // namespace maskrcnn_benchmark
