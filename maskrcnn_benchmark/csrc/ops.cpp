@@ -20,4 +20,11 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor");
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor");
+
+  // For the CPU alone; on other devices the layers compute the same with PyTorch's own ops.
+  m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold) -> ()");
+  m.def(
+      "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size) "
+      "-> Tensor");
+  m.def("decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)");
 }

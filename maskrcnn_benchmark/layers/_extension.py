@@ -29,6 +29,14 @@ SCHEMAS = (
     "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor",
 )
 
+# of the CPU alone; where they are missing, or for tensors elsewhere, their callers do the same with PyTorch's ops
+HOST_SCHEMAS = (
+    "paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold) -> ()",
+    "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size)"
+    " -> Tensor",
+    "decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)",
+)
+
 
 def extension_status() -> str:
     """One line for environment reports: which kernels serve which device."""
@@ -46,6 +54,11 @@ def check_one_device(op: str, first: str, second: str, *tensors: torch.Tensor) -
         raise RuntimeError(f"{op}: {first} and {second} must be on one device; move {second} with .to()")
 
 
+def has_host_kernels() -> bool:
+    """Are the ops that exist for the CPU alone there?"""
+    return _load_error is None
+
+
 def _has_cuda_kernels() -> bool:
     return "CUDA" in _compiled_for
 
@@ -58,7 +71,7 @@ def _load() -> str | None:
         return "maskrcnn_benchmark._C is not built"
     except ImportError as error:
         return f"maskrcnn_benchmark._C does not load: {error}"
-    for schema in SCHEMAS:
+    for schema in SCHEMAS + HOST_SCHEMAS:
         name = schema.partition("(")[0]
         packet = getattr(torch.ops.maskrcnn_benchmark, name, None)
         if packet is None or packet.default._schema != torch._C.parse_schema(f"maskrcnn_benchmark::{schema}"):

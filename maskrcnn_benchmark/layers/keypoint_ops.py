@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers import _extension
+
 DECODE_METHODS = ("argmax", "quarter", "dark", "bicubic")
 
 # Values of enlarged heatmaps that exist at a time: what a processor's cache holds, and 128 MiB on an accelerator.
@@ -66,6 +68,8 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
         raise ValueError(f"decode_heatmaps: method is {method!r}; it can be {', '.join(DECODE_METHODS)}")
     logits, frames = logits.detach().float(), frames.detach().float()
     with torch.autocast(device_type=logits.device.type, enabled=False):
+        if method == "bicubic" and logits.device.type == "cpu" and _extension.has_host_kernels():
+            return torch.ops.maskrcnn_benchmark.decode_bicubic(logits, frames)
         if method == "bicubic":
             return _decode_bicubic(logits, frames)
         scores, best = logits.flatten(2).max(dim=2)
@@ -237,3 +241,10 @@ def _cubic_weights(pixels: Tensor, padded: int, cells: int) -> Tensor:
         cell = (before.long() + tap).clamp(0, cells - 1)
         weights.scatter_add_(2, cell[..., None], torch.where(distance <= 1, near, far)[..., None])
     return weights
+
+
+if _extension.has_host_kernels():
+
+    @torch.library.register_fake("maskrcnn_benchmark::decode_bicubic")
+    def _decode_bicubic_fake(logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.new_empty((*logits.shape[:2], 2)), logits.new_empty(logits.shape[:2])

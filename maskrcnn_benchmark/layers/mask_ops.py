@@ -11,6 +11,7 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers import _extension
 from maskrcnn_benchmark.layers.roi_align import roi_align
 
 # Values that one step of a chunked loop holds at a time; 64 MiB in float32.
@@ -33,17 +34,41 @@ def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor
     """
     if len(polygons) != len(extents):
         raise ValueError(f"rasterize_polygons: {len(polygons)} instances for {len(extents)} regions")
+    distinct = {id(instance): instance for instance in polygons}
+    for polygon in (polygon for instance in distinct.values() for polygon in instance):
+        if polygon.ndim != 2 or polygon.shape[0] < 3 or polygon.shape[1] != 2:
+            raise ValueError(f"a polygon is (P, 2) with at least 3 points, not {polygon.shape}")
+    corners = extents.detach().to("cpu", torch.float64)
+    if not _extension.has_host_kernels():
+        return _draw_with_pycocotools(polygons, corners, size).to(extents.device)
+    place = {key: position for position, key in enumerate(distinct)}
+    parts = [polygon for instance in distinct.values() for polygon in instance]
+    drawn = torch.ops.maskrcnn_benchmark.rasterize_polygons(
+        torch.from_numpy(np.concatenate([np.zeros((0, 2)), *parts]).astype(np.float64, copy=False)),
+        _starts([len(part) for part in parts]),
+        _starts([len(instance) for instance in distinct.values()]),
+        torch.tensor([place[id(instance)] for instance in polygons], dtype=torch.int64),
+        corners,
+        size,
+    )
+    return drawn.to(extents.device)
+
+
+def _starts(lengths: Sequence[int]) -> Tensor:
+    """Where each of some parts of these lengths begins, one after the other, and where the last ends."""
+    return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+
+
+def _draw_with_pycocotools(polygons: Sequence[Sequence[np.ndarray]], corners: Tensor, size: int) -> Tensor:
+    """`rasterize_polygons` where the compiled kernels are missing: (R, size, size) uint8 on the CPU."""
     drawn = np.zeros((len(polygons), size, size), dtype=np.uint8)
-    corners = extents.detach().to("cpu", torch.float64).numpy()
     parts: list[np.ndarray] = []
     owners: list[int] = []
-    for region, (instance, (x1, y1, x2, y2)) in enumerate(zip(polygons, corners, strict=True)):
+    for region, (instance, (x1, y1, x2, y2)) in enumerate(zip(polygons, corners.numpy(), strict=True)):
         if not (x2 > x1 and y2 > y1):
             continue
         scale = np.array((size / (x2 - x1), size / (y2 - y1)))
         for polygon in instance:
-            if polygon.ndim != 2 or polygon.shape[0] < 3 or polygon.shape[1] != 2:
-                raise ValueError(f"a polygon is (P, 2) with at least 3 points, not {polygon.shape}")
             points = (polygon - (x1, y1)) * scale
             if max(-points.min(), points.max()) > size + _FAR_CELLS:
                 points = _clip_polygon(points, -_FAR_CELLS, size + _FAR_CELLS)
@@ -54,7 +79,7 @@ def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor
         masks = coco_mask.decode(coco_mask.frPyObjects(parts, size, size)).transpose(2, 0, 1)
         regions, firsts = np.unique(owners, return_index=True)
         drawn[regions] = np.maximum.reduceat(masks, firsts, axis=0)
-    return torch.from_numpy(drawn).to(extents.device)
+    return torch.from_numpy(drawn)
 
 
 def cover_fractions(
@@ -132,7 +157,14 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
     """
     _check_masks(masks, extents)
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
-    pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
+    dtype = torch.bool if threshold >= 0 else torch.uint8
+    if masks.device.type == "cpu" and _extension.has_host_kernels():
+        # NumPy's zeros are pages that the system clears when they are touched; PyTorch's are written
+        pasted = torch.from_numpy(np.zeros((len(masks), height, width), dtype=np.uint8)).view(dtype)
+        masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
+        torch.ops.maskrcnn_benchmark.paste_masks_(pasted, masks, extents.detach().double(), float(threshold))
+        return pasted
+    pasted = masks.new_zeros((len(masks), height, width), dtype=dtype)
     if masks.device.type == "cpu":
         # The work is proportional to the pixels touched, and most regions are a small part of the image.
         for index, (left, top, window) in enumerate(paste_windows(masks, extents, image_size_hw, threshold)):
@@ -158,8 +190,14 @@ def paste_windows(
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
     masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
     regions = extents.detach().to(torch.float64)
+    compiled = masks.device.type == "cpu" and _extension.has_host_kernels()
     for index, (left, top, right, bottom) in enumerate(_touched_pixels(regions, masks.shape, height, width)):
-        yield left, top, _paste(masks[index, None], regions[index, None], (top, bottom), (left, right), threshold)[0]
+        mask, region = masks[index, None], regions[index, None]
+        if compiled:
+            shift = torch.tensor([left, top, left, top], dtype=torch.float64)
+            yield left, top, paste_masks(mask, region - shift, (bottom - top, right - left), threshold)[0]
+        else:
+            yield left, top, _paste(mask, region, (top, bottom), (left, right), threshold)[0]
 
 
 def expected_iou(masks: Tensor, threshold: float = 0.5) -> Tensor:
@@ -371,3 +409,16 @@ def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: s
     old_cell = torch.where(inside, (centres - src[:, :1]) / extent * cells, 0.0).floor().clamp(0, cells - 1)
     weights = (old_cell[..., None] == torch.arange(cells, device=src.device)).to(src.dtype)
     return weights * inside[..., None], inside.to(src.dtype)
+
+
+if _extension.has_host_kernels():
+
+    @torch.library.register_fake("maskrcnn_benchmark::paste_masks_")
+    def _paste_masks_fake(pasted: Tensor, masks: Tensor, extents: Tensor, threshold: float) -> None:
+        return None
+
+    @torch.library.register_fake("maskrcnn_benchmark::rasterize_polygons")
+    def _rasterize_polygons_fake(
+        points: Tensor, parts: Tensor, instances: Tensor, indices: Tensor, extents: Tensor, size: int
+    ) -> Tensor:
+        return points.new_empty((indices.shape[0], size, size), dtype=torch.uint8)

@@ -3,9 +3,19 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.layers import keypoint_ops
+from maskrcnn_benchmark.layers import _extension, keypoint_ops
 from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, decode_heatmaps, encode_keypoints
 from tests.devices import DEVICES
+
+
+@pytest.fixture(autouse=True, params=["kernels", "fallback"])
+def implementation(request, monkeypatch):
+    """Everything on the CPU is computed twice: by the compiled kernels, and as where they are missing."""
+    if request.param == "fallback":
+        monkeypatch.setattr(_extension, "has_host_kernels", lambda: False)
+    elif not _extension.has_host_kernels():
+        pytest.skip("maskrcnn_benchmark._C is not built")
+
 
 # Inside an image, across its border, small, of half a pixel, without extent in x, wide, tall.
 FRAMES = torch.tensor(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from maskrcnn_benchmark.layers import mask_ops
+from maskrcnn_benchmark.layers import _extension, mask_ops
 from maskrcnn_benchmark.layers.mask_ops import (
     at_least_half,
     cover_fractions,
@@ -19,6 +19,16 @@ from maskrcnn_benchmark.layers.mask_ops import (
     resample_grids,
 )
 from tests.devices import DEVICES
+
+
+@pytest.fixture(autouse=True, params=["kernels", "fallback"])
+def implementation(request, monkeypatch):
+    """Everything on the CPU is computed twice: by the compiled kernels, and as where they are missing."""
+    if request.param == "fallback":
+        monkeypatch.setattr(_extension, "has_host_kernels", lambda: False)
+    elif not _extension.has_host_kernels():
+        pytest.skip("maskrcnn_benchmark._C is not built")
+
 
 TRIANGLE = np.array([[3.0, 2.0], [30.0, 8.5], [9.0, 27.3]])
 NOTCHED = np.array([[10.0, 10.0], [34.0, 10.0], [34.0, 30.0], [22.0, 15.0], [10.0, 30.0]])

@@ -1,0 +1,27 @@
+// The loops of mask pasting, compiled once per instruction set (see per_isa.h), hence without an include guard.
+
+// widened[x] = the row at positions that lie `part[x]` beyond cell `before[x]`; rows are padded by a cell on either side.
+template <typename Acc>
+void widen_row(const Acc* padded, const int32_t* before, const Acc* part, int64_t count, Acc* widened) {
+  for (int64_t x = 0; x < count; ++x) {
+    const Acc left = padded[before[x]], right = padded[before[x] + 1];
+    widened[x] = left + part[x] * (right - left);
+  }
+}
+
+// One row of pixels between two widened rows, `part` of the way down.
+template <typename Acc>
+void threshold_row(const Acc* upper, const Acc* lower, Acc part, Acc threshold, int64_t count, uint8_t* pixels) {
+  for (int64_t x = 0; x < count; ++x) {
+    pixels[x] = upper[x] + part * (lower[x] - upper[x]) > threshold ? 1 : 0;
+  }
+}
+
+// The same as levels 0..255, rounded down.
+template <typename Acc>
+void quantize_row(const Acc* upper, const Acc* lower, Acc part, int64_t count, uint8_t* pixels) {
+  for (int64_t x = 0; x < count; ++x) {
+    const Acc level = 255 * (upper[x] + part * (lower[x] - upper[x]));
+    pixels[x] = static_cast<uint8_t>(static_cast<int32_t>(level > 0 ? (level < 255 ? level : 255) : 0));
+  }
+}
