@@ -154,7 +154,7 @@ def test_lists_that_are_none_are_explained(flags, capsys):
         (1000, 50, 22),  # 2 * 22**2 = 968, 2 * 23**2 = 1058
         (1200, 50, 24),  # 1152 at four percent less, against 1250 at four percent more
         (1570, 50, 28),  # exact at 28
-        (1600, 50, 28),  # two percent less, but groups of four
+        (1600, 50, 28),  # two percent less, but even
         (3, 50, 1),
         (0.1, 1, 1),
     ],
