@@ -272,13 +272,20 @@ def _interpolate(values: Tensor, src: Tensor, dst: Tensor, size: int, fill: floa
 
     That is ROIAlign with one sample in each bin, of a map for each region; it knows no region's edge, though.
     """
-    cells = src.new_tensor([values.shape[3], values.shape[2]]).repeat(2)
-    origin, extent = src[:, :2].repeat(1, 2), (src[:, 2:] - src[:, :2]).repeat(1, 2)
-    frames = torch.where(extent > 0, (dst - origin) / extent * cells, 0.0)
-    maps = torch.arange(len(values), device=values.device, dtype=values.dtype)
-    sampled = roi_align(values, torch.cat([maps[:, None], frames.to(values.dtype)], dim=1), size, 1.0, 1, aligned=True)
+    (left, right), (top, bottom) = (
+        _in_cells(dst[:, axis::2], src[:, axis::2], values.shape[3 - axis]).unbind(1) for axis in (0, 1)
+    )
+    maps = torch.arange(len(values), device=src.device, dtype=src.dtype)
+    frames = torch.stack([maps, left, top, right, bottom], dim=1).to(values.dtype)
+    sampled = roi_align(values, frames, size, 1.0, 1, aligned=True)
     columns, rows = (_centres_inside(src[:, axis::2], dst[:, axis::2], size)[1] for axis in (0, 1))
     return sampled.where((rows[:, :, None] & columns[:, None, :])[:, None], fill)
+
+
+def _in_cells(coordinates: Tensor, span: Tensor, cells: int) -> Tensor:
+    """Coordinates (R, n) among the cells of each span (R, 2), in cells; 0 where a span has no extent."""
+    extent = span[:, 1:] - span[:, :1]
+    return torch.where(extent > 0, (coordinates - span[:, :1]) / extent * cells, 0.0)
 
 
 def _centres_inside(src: Tensor, dst: Tensor, size: int) -> tuple[Tensor, Tensor]:
