@@ -32,6 +32,8 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, of
 
 def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -> Tensor:
     """Of the rows to `keep` (R,) bool, the first `count` of each group, as (R,) bool."""
+    if num_groups == 1:
+        return keep & (keep.cumsum(0) <= count)
     owner = torch.where(keep, groups, num_groups)  # what is dropped goes to a group behind the last
     return keep & (rank_in_group(owner, num_groups + 1) < count)
 
@@ -58,6 +60,8 @@ def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]
         image_ids: (R,) int64.
     Returns: N index tensors. The one point at which the host waits, for N numbers.
     """
+    if num_images == 1:
+        return [keep.nonzero().squeeze(1)]
     owner = torch.where(keep, image_ids, num_images)  # what is dropped goes to an image behind the last
     order = owner.argsort(stable=True)
     counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
