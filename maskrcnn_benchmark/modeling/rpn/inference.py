@@ -11,7 +11,7 @@ from torch import Tensor
 from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
+from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress, top_of_rows
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import OBJECTNESS
 
@@ -124,7 +124,7 @@ class RPNPostProcessor:
         ):
             num_images, num_anchors, _, width = objectness_l.shape
             flat = objectness_l.permute(0, 2, 3, 1).reshape(num_images, -1).float()  # in the order of the anchors
-            best, idxs = flat.topk(min(self.pre_nms_top_n, flat.shape[1]), dim=1)
+            best, idxs = top_of_rows(flat, min(self.pre_nms_top_n, flat.shape[1]))
             cells, anchor_idxs = idxs // num_anchors, idxs % num_anchors
             image_ids = torch.arange(num_images, device=flat.device)[:, None]
             # read where they are: the map is large, and only these few of its deltas are wanted
