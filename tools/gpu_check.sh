@@ -38,6 +38,7 @@ if command -v compute-sanitizer >/dev/null; then
 fi
 step benchmark 60 "$python" benchmarks/ops.py --device cuda --seconds 1
 step refine_cost 30 "$python" benchmarks/refine_cost.py --device cuda --dtype bfloat16 --repetitions 5
+step synchronisations 40 "$python" benchmarks/synchronisations.py
 step data 30 "$python" tools/make_people_dataset.py --output "$output/datasets/people" --train 200 --val 20
 for dtype in float32 bfloat16 float16; do
   step "train_$dtype" 35 env MASKRCNN_BENCHMARK_DATASETS="$output/datasets" "$python" tools/train_net.py --no-resume \
@@ -45,6 +46,6 @@ for dtype in float32 bfloat16 float16; do
     SOLVER.CHECKPOINT_PERIOD 1000 OUTPUT_DIR "$output/train_$dtype"
   grep -h "iter: 140" "$output/train_$dtype/log.txt" 2>/dev/null
 done
-cat "$output/benchmark.log" "$output/refine_cost.log" 2>/dev/null
+cat "$output/benchmark.log" "$output/refine_cost.log" "$output/synchronisations.log" 2>/dev/null
 echo "$failures steps failed; logs are in $output"
 exit "$failures"

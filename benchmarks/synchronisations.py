@@ -1,0 +1,110 @@
+"""Where a training step makes the host wait for the GPU: every place, and how often.
+
+    python benchmarks/synchronisations.py [--config-file FILE] [--images 16] [KEY VALUE ...]
+
+PyTorch reports each synchronising call (`torch.cuda.set_sync_debug_mode`); the table names the line of this package
+that made it, forward and backward apart. Images and targets are random; the optimizer's step is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.engine.defaults import errors_explained
+from maskrcnn_benchmark.engine.startup import StartupError
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
+from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_CONFIG = ROOT / "configs" / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table. Returns the exit status."""
+    args = parse_arguments(argv)
+    with errors_explained() as status:
+        if not torch.cuda.is_available():
+            raise StartupError("PyTorch sees no CUDA device here, and only there a host waits for one.")
+        cfg = load_config(args.config_file, ["MODEL.DEVICE", "cuda", "MODEL.WEIGHT", "", *args.opts])
+        model = build_detection_model(cfg).cuda().train()
+        images, targets = random_batch(cfg, args.images, args.size)
+        sum(model(images, targets).values()).backward()  # what the first step alone does does not count
+        torch.cuda.synchronize()
+        losses: dict[str, Any] = {}
+        places = {"forward": synchronisations(lambda: losses.update(model(images, targets)))}
+        places["backward"] = synchronisations(sum(losses.values()).backward)
+        for part, counts in places.items():
+            print(f"{part}: {counts.total()} synchronisations")
+            for place, count in counts.most_common():
+                print(f"  {count:4d}  {place}")
+        status.append(0)
+    return status[-1]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Count where a training step waits for the GPU.")
+    parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE")
+    parser.add_argument("--images", type=int, default=16, metavar="N")
+    parser.add_argument("--size", nargs=2, type=int, default=[800, 1088], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser.parse_args(argv)
+
+
+def random_batch(cfg: Any, images: int, size_hw: Sequence[int]) -> tuple[Any, list[BoxList]]:
+    """Noise, and eight objects on each image, with what the model's heads learn from."""
+    height, width = size_hw
+    generator = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(images):
+        sides = torch.empty(8, 2).uniform_(40, 300, generator=generator)
+        corners = torch.rand(8, 2, generator=generator) * (torch.tensor([width, height]) - sides)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        target = BoxList(boxes, (width, height), offset=cfg.MODEL.BOX_OFFSET)
+        target.add_field(LABELS, torch.randint(1, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, (8,), generator=generator))
+        rectangles = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+        target.add_field(MASKS, SegmentationMask(rectangles, (width, height), mode="poly"))
+        points = corners[:, None] + torch.rand(8, len(PersonKeypoints.NAMES), 2, generator=generator) * sides[:, None]
+        seen = torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2)
+        target.add_field(KEYPOINTS, PersonKeypoints(seen, (width, height)))
+        targets.append(target.to("cuda"))
+    noise = [torch.randn(3, height, width, generator=generator) for _ in range(images)]
+    return to_image_list(noise, cfg.DATALOADER.SIZE_DIVISIBILITY).to("cuda"), targets
+
+
+def synchronisations(work: Callable[[], Any]) -> Counter[str]:
+    """Run `work`; how often each line of this package, or what else calls, made the host wait."""
+    counts: Counter[str] = Counter()
+
+    def note(*_: Any, **__: Any) -> None:
+        stack = traceback.extract_stack()[:-2]
+        ours = [frame for frame in stack if "maskrcnn_benchmark" in Path(frame.filename).parts] or stack
+        place = Path(ours[-1].filename)
+        name = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place.name
+        counts[f"{name}:{ours[-1].lineno}  {ours[-1].line}"] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return counts
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
