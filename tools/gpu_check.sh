@@ -31,15 +31,15 @@ step() {  # step NAME SECONDS COMMAND...: run with a time limit, keep the log, c
   exit 1
 }
 "$python" -m maskrcnn_benchmark.utils.collect_env | tee "$output/environment.txt"
-step build 150 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+step build 140 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
 step tests 110 "$python" -m pytest -q -x -k cuda tests/layers tests/structures tests/modeling
 if command -v compute-sanitizer >/dev/null; then
   step sanitizer 40 compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -k "cuda" tests/layers/test_nms.py
 fi
 step benchmark 60 "$python" benchmarks/ops.py --device cuda --seconds 1
 step refine_cost 30 "$python" benchmarks/refine_cost.py --device cuda --dtype bfloat16 --repetitions 5
-step synchronisations 40 "$python" benchmarks/synchronisations.py
-step data 30 "$python" tools/make_people_dataset.py --output "$output/datasets/people" --train 200 --val 20
+step synchronisations 30 "$python" benchmarks/synchronisations.py
+step data 20 "$python" tools/make_people_dataset.py --output "$output/datasets/people" --train 200 --val 20
 for dtype in float32 bfloat16 float16; do
   step "train_$dtype" 35 env MASKRCNN_BENCHMARK_DATASETS="$output/datasets" "$python" tools/train_net.py --no-resume \
     --config-file configs/quick/hrnet_refine_people.yaml MODEL.DEVICE cuda DTYPE "$dtype" SOLVER.MAX_ITER 150 \
