@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from maskrcnn_benchmark.utils.allocator import keep_freed_memory
+
 logger = logging.getLogger(__name__)
 
 # The main rank counts an evaluation while the others wait for it; pycocotools takes minutes on a large set.
@@ -42,7 +44,7 @@ def launch(device_name: str, local_rank: int | None = None) -> Process:
     """Join the run that a launcher has started (`torchrun`, `python -m torch.distributed.launch`), or run alone.
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which both launchers set; joins a group of processes
-    over NCCL on GPUs and over gloo on CPUs; takes the GPU of this process.
+    over NCCL on GPUs and over gloo on CPUs; takes the GPU of this process. On CPUs freed memory is kept for reuse.
 
     Args:
         device_name: MODEL.DEVICE. "cuda" takes the GPU number LOCAL_RANK; where PyTorch sees no GPU the CPU is
@@ -64,6 +66,7 @@ def launch(device_name: str, local_rank: int | None = None) -> Process:
     device = select_device(device_name, local_rank, local_world_size)
     if device.type == "cpu":
         _share_cpu_threads(local_world_size)
+        keep_freed_memory()
     if world_size > 1 and not dist.is_initialized():
         options = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
         dist.init_process_group(init_method="env://", timeout=_GROUP_TIMEOUT, **options)
