@@ -6,6 +6,7 @@ found (a GPU need not be there). Environment:
     FORCE_CUDA=1            build them or fail
     TORCH_CUDA_ARCH_LIST    GPU architectures, such as "8.0;9.0+PTX"; default: the visible GPUs', else those below
     MAX_JOBS                compiler processes at a time
+    SANITIZE=1              the CPU kernels alone, under AddressSanitizer and UBSan; used by tools/sanitize.sh
 The kernels use PyTorch's stable ABI and Python's limited API: one build serves PyTorch from 2.10 and Python from 3.10.
 """
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent
 CSRC = Path("maskrcnn_benchmark") / "csrc"  # relative to ROOT: setuptools refuses absolute sources
 
 STABLE_ABI_VERSION = "0x020a000000000000"  # PyTorch 2.10, the oldest that the binary runs under
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
 DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"  # 8.x GPUs run the code for 8.0, later ones compile the PTX when first used
 
 REQUIREMENTS = [
@@ -67,7 +69,7 @@ def reason_against_cuda() -> str | None:
 
 
 def builds_cuda() -> bool:
-    if flag("FORCE_CPU"):
+    if flag("FORCE_CPU") or flag("SANITIZE"):
         return False
     reason = reason_against_cuda()
     if reason is not None:
@@ -90,6 +92,9 @@ def extension() -> Extension:
     if with_cuda:
         macros.append(("USE_CUDA", None))  # makes the stable headers declare their CUDA half
     optimise = ["/O2", "/std:c++17"] if os.name == "nt" else ["-O3", "-fvisibility=hidden", "-g0"]
+    sanitizers = SANITIZERS if flag("SANITIZE") else []
+    if sanitizers:
+        optimise = ["-O1", "-g1", "-fvisibility=hidden", "-fno-omit-frame-pointer", *sanitizers]
     build = CUDAExtension if with_cuda else CppExtension
     built = build(
         name="maskrcnn_benchmark._C",
@@ -97,6 +102,7 @@ def extension() -> Extension:
         depends=[str(path) for path in headers],
         define_macros=macros,
         extra_compile_args={"cxx": optimise, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
+        extra_link_args=sanitizers,
         py_limited_api=True,
     )
     if with_cuda and not any(list(Path(folder).glob("*cudart*")) for folder in built.library_dirs):

@@ -1,5 +1,6 @@
 """The compiled library and what stands in for it: one binary on the stable ABI, ops that agree, messages that help."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,8 +18,15 @@ BUILT = find_spec("maskrcnn_benchmark._C")
 needs_build = pytest.mark.skipif(BUILT is None, reason="maskrcnn_benchmark._C is not built")
 
 
-def run_python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env=os.environ | environment,
+    )
 
 
 @needs_build
@@ -96,6 +104,28 @@ def test_torchvision_stands_in_with_the_same_results_and_one_warning(tmp_path):
     for compiled, fallback in zip(outputs[False][1], outputs[True][1], strict=True):
         torch.testing.assert_close(compiled, fallback, rtol=1e-4, atol=1e-4)
         assert compiled.stride() == fallback.stride()
+
+
+@needs_build
+def test_every_instruction_set_gives_the_same_results(tmp_path):
+    results, names = {}, []
+    for capability in ("default", "avx2", "avx512"):  # PyTorch's names; a processor without it takes its best
+        path = tmp_path / f"{capability}.pt"
+        done = run_python(EVERY_OP.format(hidden=False, path=str(path)), ATEN_CPU_CAPABILITY=capability)
+        assert done.returncode == 0, done.stderr
+        names.append(done.stdout.split("(")[1].split(")")[0])
+        results[capability] = torch.load(path)
+    assert names[0] == "portable"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and {"avx2", "fma"} <= set(cpuinfo.read_text().split()):
+        assert names[1] == "avx2" and names[2] in ("avx2", "avx512")
+    for capability in ("avx2", "avx512"):
+        for portable, other in zip(results["default"], results[capability], strict=True):
+            if portable.dtype == torch.int64:  # which boxes survive
+                assert torch.equal(portable, other)
+            else:
+                torch.testing.assert_close(portable, other)
+            assert portable.stride() == other.stride()
 
 
 @needs_build

@@ -53,7 +53,7 @@ for entry in "$@"; do
   # the package alone: its other requirements pin nothing, and what the ops need is PyTorch
   # shellcheck disable=SC2086
   if "$interpreter" -m venv --clear "$environment" &&
-    "$in_environment" -m pip install --quiet $requirements numpy pycocotools pytest hypothesis &&
+    "$in_environment" -m pip install --quiet $requirements numpy pytest hypothesis &&
     "$in_environment" -m pip install --quiet --no-deps "$wheel" &&
     (
       cd "$output/tests_only"

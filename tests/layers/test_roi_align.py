@@ -1,7 +1,7 @@
 """ROIAlign against plain loops and torchvision: values, gradients, formats, types, edges, messages."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,13 +207,12 @@ GIB = 2**30
 
 
 def free_memory(device: str) -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes that can be had without swapping; 0 where the system does not say."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0
+    report = Path("/proc/meminfo")
+    facts = dict(line.split(":") for line in report.read_text().splitlines()) if report.exists() else {}
+    return int(facts.get("MemAvailable", "0 kB").split()[0]) * 1024
 
 
 @pytest.mark.slow
