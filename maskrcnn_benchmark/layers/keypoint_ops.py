@@ -82,7 +82,8 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
                 shift = torch.where(usable[..., None], dark, shift)
             cells = cells + shift
     corner, extent = frames[:, None, :2], frames[:, None, 2:] - frames[:, None, :2]
-    return corner + cells * extent / cells.new_tensor([logits.shape[3], logits.shape[2]]), scores
+    sides = torch.tensor([logits.shape[3], logits.shape[2]], dtype=cells.dtype)
+    return corner + cells * extent / sides.to(cells.device, non_blocking=True), scores
 
 
 def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
@@ -183,14 +184,17 @@ def _decode_bicubic(logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     scores = logits.new_zeros(logits.shape[:2])
     peaks = logits.new_zeros((*logits.shape[:2], 2))
     chunk = _CHUNK_ELEMENTS_CPU if logits.device.type == "cpu" else _CHUNK_ELEMENTS
-    for members, (width, height) in _size_groups(pixels.tolist(), chunk // keypoints):
-        index = torch.tensor(members, device=logits.device)
+    groups = _size_groups(pixels.tolist(), chunk // keypoints)
+    # the regions group by group, in one copy: on a GPU each copy costs, and one that is not asynchronous waits
+    order = torch.tensor([region for members, _ in groups for region in members], dtype=torch.int64)
+    order = order.to(logits.device, non_blocking=True)
+    for index, (_, (width, height)) in zip(order.split([len(members) for members, _ in groups]), groups, strict=True):
         row_weights = _cubic_weights(pixels[index, 1], height, logits.shape[2])
         column_weights = _cubic_weights(pixels[index, 0], width, logits.shape[3])
         widened = torch.einsum("rkhw,rjw->rkhj", logits[index], column_weights)
-        best = logits.new_full((len(members), logits.shape[1]), -torch.inf)
+        best = logits.new_full((len(index), logits.shape[1]), -torch.inf)
         where = torch.zeros_like(best, dtype=torch.int64)
-        band = max(1, chunk // (len(members) * keypoints * width))
+        band = max(1, chunk // (len(index) * keypoints * width))
         for top in range(0, height, band):
             enlarged = torch.einsum("rih,rkhj->rkij", row_weights[:, top : top + band], widened)
             value, position = enlarged.flatten(2).max(dim=2)

@@ -20,6 +20,27 @@ def to_device(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]
     return torch.tensor(values).to(device, non_blocking=True)
 
 
+class HostCopy:
+    """Numbers of the device that the host wants later.
+
+    The copy starts now, and `wait` is for what the device was given until now, not for what it is given since. On the
+    CPU it is the tensor itself.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(values.device))
+
+    def wait(self) -> Tensor:
+        """The values, on the CPU."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values
+
+
 def image_ids_of(counts: Sequence[int], device: torch.device) -> Tensor:
     """Rows per image, N counts -> (sum,) int64: the image that each row belongs to."""
     repeats = torch.tensor(counts, dtype=torch.int64)

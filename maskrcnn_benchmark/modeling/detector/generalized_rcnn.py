@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.layers.boxes import box_sizes
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.backbone import build_backbone
+from maskrcnn_benchmark.modeling.batching import HostCopy
 from maskrcnn_benchmark.modeling.poolers import Pooler
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
@@ -97,10 +98,11 @@ class GeneralizedRCNN(nn.Module):
 
         targets = self._check_targets(images, targets)
         flawed = _flawed_boxes(targets)
+        # a look at the device's data makes the host wait; this one is asked for before the device gets its work
+        any_flawed = HostCopy(torch.cat(flawed).any())
         features = self.backbone(images.tensors)
         proposals, losses = self.rpn(images, features, targets)
-        # a look at the device's data makes the host wait; here, behind the proposals, it has waited already
-        if torch.cat(flawed).any():
+        if any_flawed.wait():
             raise ValueError(_describe_flaw(flawed, targets))
         if self.roi_heads is not None:
             losses = {**losses, **self.roi_heads(features, proposals, targets)[2]}
@@ -134,7 +136,7 @@ class GeneralizedRCNN(nn.Module):
                     f"MODEL.BOX_OFFSET is {offset}; make the BoxLists with that offset"
                 )
         device = images.tensors.device
-        return [target if target.bbox.device == device else target.to(device) for target in targets]
+        return [target if target.bbox.device == device else target.to(device, non_blocking=True) for target in targets]
 
 
 registry.META_ARCHITECTURES.register("GeneralizedRCNN", GeneralizedRCNN.from_cfg)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import BalancedPositiveNegativeSampler
+from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import BalancedPositiveNegativeSampler, Sample
 from maskrcnn_benchmark.modeling.batching import pad_boxes, pad_labels
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.matcher import Matcher
@@ -19,6 +19,14 @@ from maskrcnn_benchmark.structures.fields import LABELS
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+
+class HostMatches(NamedTuple):
+    """Of the foreground, on the CPU: what is needed to draw targets, which are made there."""
+
+    image_ids: Tensor  # (P,) int64
+    matched_idxs: Tensor  # (P,) int64
+    boxes: Tensor  # (P, 4) float32
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class SampledProposals:
     regression_targets: Tensor  # (R, 4) float32: encoded; zeros for background
     sizes: list[tuple[float, float]]  # N times (width, height) of an image
     num_positives: int  # rows [0, num_positives) are foreground
+    host_matches: HostMatches | None = None  # where the sampler has fetched them from a GPU
 
     def __len__(self) -> int:
         return self.rois.shape[0]
@@ -48,7 +57,15 @@ class SampledProposals:
             regression_targets=self.regression_targets[: self.num_positives],
             sizes=self.sizes,
             num_positives=self.num_positives,
+            host_matches=self.host_matches,
         )
+
+    def on_host(self) -> HostMatches:
+        """The foreground's matches on the CPU; nothing waits for those of the sampler."""
+        if self.host_matches is not None:
+            return self.host_matches
+        count = self.num_positives
+        return HostMatches(self.image_ids[:count].cpu(), self.matched_idxs[:count].cpu(), self.boxes[:count].cpu())
 
 
 class ProposalSampler:
@@ -81,7 +98,8 @@ class ProposalSampler:
         Args:
             proposals: N BoxLists; one may be empty.
             targets: N BoxLists of ground truth with `labels`; one may be empty.
-        Returns: up to a sampler's batch of each image. On a GPU the host waits once, for how many there are.
+        Returns: up to a sampler's batch of each image. On a GPU the host waits once, for how many there are and for the
+            matches of the foreground: to ask for those later would be to wait for the heads' work in between.
         """
         boxes, filled = pad_boxes(proposals)
         gt_boxes, gt_filled = pad_boxes(targets)
@@ -92,12 +110,12 @@ class ProposalSampler:
 
         kinds = 2 * sample.is_positive.flatten().to(torch.int8) + sample.is_negative.flatten().to(torch.int8)
         rows = kinds.argsort(descending=True, stable=True)  # positives, negatives, places not filled
-        num_positives, num_negatives = torch.stack([sample.is_positive.sum(), sample.is_negative.sum()]).tolist()
-        rows = rows[: num_positives + num_negatives]
-        image_ids = rows // sample.idxs.shape[1]
-        idxs = sample.idxs.flatten()[rows]
+        image_ids, idxs = rows // sample.idxs.shape[1], sample.idxs.flatten()[rows]
         boxes, labels = boxes[image_ids, idxs], labels[image_ids, idxs]
         matched_idxs = matches.matched_idxs[image_ids, idxs]
+        num_positives, num_negatives, host_matches = self._fetch(sample, image_ids, matched_idxs, boxes)
+        count = num_positives + num_negatives
+        image_ids, boxes, labels, matched_idxs = (column[:count] for column in (image_ids, boxes, labels, matched_idxs))
         regression_targets = self.box_coder.encode(gt_boxes[image_ids, matched_idxs], boxes)
         return SampledProposals(
             rois=rois_of(image_ids, boxes),
@@ -108,4 +126,21 @@ class ProposalSampler:
             regression_targets=torch.where(labels[:, None] > 0, regression_targets, 0),
             sizes=[proposals_per_image.size for proposals_per_image in proposals],
             num_positives=num_positives,
+            host_matches=host_matches,
         )
+
+    def _fetch(
+        self, sample: Sample, image_ids: Tensor, matched_idxs: Tensor, boxes: Tensor
+    ) -> tuple[int, int, HostMatches | None]:
+        """How many positives and negatives there are, and, from a GPU, the matches of the former; in one copy."""
+        counts = torch.stack([sample.is_positive.sum(), sample.is_negative.sum()])
+        if boxes.device.type == "cpu":
+            num_positives, num_negatives = counts.tolist()
+            return num_positives, num_negatives, None
+        # the first so many rows, which is where positives come; indices below 2**24 are exact as float32
+        most = sample.idxs.shape[0] * self.sampler.max_positives
+        columns = [image_ids[:most, None].to(boxes.dtype), matched_idxs[:most, None].to(boxes.dtype), boxes[:most]]
+        fetched = torch.cat([counts.to(boxes.dtype), torch.cat(columns, dim=1).flatten()]).cpu()
+        num_positives, num_negatives = map(int, fetched[:2].tolist())
+        rows = fetched[2:].view(-1, 6)[:num_positives]
+        return num_positives, num_negatives, HostMatches(rows[:, 0].long(), rows[:, 1].long(), rows[:, 2:])

@@ -39,12 +39,16 @@ def polygon_target(polygons: list[list[float]], extents: np.ndarray, size: int) 
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(moved, size, size)))
 
 
+def on_device(samples, device):
+    return type(samples)(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in vars(samples).items()})
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_targets_equal_pycocotools(device, offset):
     targets, samples = person_batch()
-    extents = box_extents(samples.boxes, offset).to(device)
-    drawn = matched_mask_targets(samples, targets, extents, 28)
+    extents = box_extents(samples.boxes, offset)
+    drawn = matched_mask_targets(on_device(samples, device), targets, extents.to(device), 28)
     assert drawn.shape == (5, 28, 28) and drawn.dtype == torch.float32 and drawn.device.type == device
     for row in range(5):
         target = targets[samples.image_ids[row]]
@@ -98,7 +102,7 @@ def test_training_step(device):
     head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 3.0), CHANNELS).to(device)
     targets, samples = person_batch()
     features = [level.to(device) for level in feature_pyramid(2, (96, 64))]
-    samples = type(samples)(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in vars(samples).items()})
+    samples = on_device(samples, device)
     output = head(features, samples, [target.to(device) for target in targets])
     assert output.logits.shape == (5, 5, 14, 14) and output.features.shape == (5, 8, 7, 7)
     assert head.feature_channels == 8

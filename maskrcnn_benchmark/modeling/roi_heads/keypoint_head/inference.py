@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps, expected_oks
+from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
@@ -58,7 +59,8 @@ class KeypointPostProcessor(nn.Module):
             results.append(result)
         if self.sigmas is not None:
             areas = _AREA_OVER_BOX * torch.cat([result.area() for result in results])
-            oks = expected_oks(logits, frames, points, areas.clamp(min=1), points.new_tensor(self.sigmas))
+            sigmas = to_device(self.sigmas, points.device)
+            oks = expected_oks(logits, frames, points, areas.clamp(min=1), sigmas)
             for result, oks_per_image in zip(results, oks.split(lengths), strict=True):
                 result.add_field(KEYPOINT_SCORES, result.get_field(SCORES) * oks_per_image)
         return results

@@ -32,20 +32,20 @@ def matched_mask_targets(
     Args:
         positives: R sampled RoIs that matched an instance.
         targets: one per image, with the field `masks`.
-        extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI.
+        extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI. Best on the host: masks
+            live there, and the host draws while a GPU works on the heads.
         resolution: M, cells per side.
-    Returns: (R, M, M) of 0 and 1, float32, on the device of extents.
+    Returns: (R, M, M) of 0 and 1, float32, on the device of positives.
     """
-    # Masks live on the host, so the RoIs go there, in one copy, and the drawn targets come back in another.
-    index = torch.stack([positives.image_ids, positives.matched_idxs], dim=1)
-    host = torch.cat([index.double(), extents.detach().double()], dim=1).cpu()
-    image_ids, matched_idxs, frames = host[:, 0].long(), host[:, 1].long(), host[:, 2:]
-    drawn = torch.zeros((len(host), resolution, resolution))
+    image_ids, matched_idxs, _ = positives.on_host()
+    frames, device = extents.detach().double().cpu(), positives.boxes.device
+    # from other memory than page-locked one a copy of this size waits for what the GPU is at
+    drawn = torch.zeros((len(frames), resolution, resolution), pin_memory=device.type == "cuda")
     for image_id, target in enumerate(targets):
         rows = (image_ids == image_id).nonzero().flatten()
         if len(rows):
             drawn[rows] = target.get_field(MASKS).rasterize(frames[rows], resolution, matched_idxs[rows])
-    return drawn.to(extents.device, non_blocking=True)
+    return drawn.to(device, non_blocking=True)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class MaskRCNNLossComputation:
                 f"the mask predictor yields {logits.shape[-1]} cells per side, MODEL.ROI_MASK_HEAD.RESOLUTION is "
                 f"{self.resolution}; set it to {logits.shape[-1]} or change MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"
             )
-        extents = box_extents(positives.boxes, self.offset)
+        extents = box_extents(positives.on_host().boxes, self.offset)
         drawn = matched_mask_targets(positives, targets, extents, self.resolution)
         return self.weight * mask_loss(select_class(logits, positives.labels), drawn)
 

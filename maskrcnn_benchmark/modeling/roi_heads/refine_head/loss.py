@@ -53,12 +53,14 @@ class RefineLossComputation:
         extents: Tensor,
         positives: SampledProposals,
         targets: Sequence[BoxList],
+        host_extents: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
             logits: per supervised stack, the last one last: output -> (R, 1, S, S) of the labelled class, or
                 (R, K, S, S).
             extents: (R, 4) half-open rectangles in pixels that the maps span.
+            host_extents: the same on the CPU, where masks are drawn; None fetches them.
         Returns: "loss_refine_mask" and "loss_refine_kp", as far as they are outputs; those of stacks before the last
             end in "_stack1" and on.
         """
@@ -66,7 +68,8 @@ class RefineLossComputation:
         suffixes = [f"_stack{number}" for number in range(1, len(logits))] + [""]
         losses = {}
         if MASK in last:
-            drawn = matched_mask_targets(positives, targets, extents, last[MASK].shape[-1])
+            frames = extents if host_extents is None else host_extents
+            drawn = matched_mask_targets(positives, targets, frames, last[MASK].shape[-1])
             of_cells = outline_weights(drawn, self.outline_weight)
             for suffix, of_stack in zip(suffixes, logits, strict=True):
                 losses["loss_refine_mask" + suffix] = self.weights[MASK] * mask_loss(of_stack[MASK], drawn, of_cells)

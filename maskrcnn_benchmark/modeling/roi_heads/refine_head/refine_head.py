@@ -173,9 +173,7 @@ class RefineHead(nn.Module):
         """
         regions = _Regions.of(rois)
         coarse = self._coarse_predictions(regions, mask_output, keypoint_output)
-        extents = enlarge_extents(
-            box_extents(regions.boxes, self.offset), self.expand, regions.sizes_wh[regions.image_ids]
-        )
+        extents = self._enlarge(regions.boxes, regions.image_ids, regions.sizes_wh)
         pooled = self.pooler(features, rois_of(regions.image_ids, extents))
         drawn = [
             draw_indicator(coarse[name], self.indicator_form, extents, pooled.shape[-1]) for name in self.indicators
@@ -196,7 +194,19 @@ class RefineHead(nn.Module):
             _correct(start, predictor(stack), regions.labels)
             for predictor, stack in zip(self.intermediate_predictors, stacks, strict=False)
         ]
-        return RefineHeadOutput(logits, extents, losses=self.loss([*supervised, logits], extents, rois, targets))
+        losses = self.loss([*supervised, logits], extents, rois, targets, self._host_extents(rois, extents))
+        return RefineHeadOutput(logits, extents, losses=losses)
+
+    def _enlarge(self, boxes: Tensor, image_ids: Tensor, sizes_wh: Tensor) -> Tensor:
+        """(R, 4) RoIs -> the (R, 4) rectangles that the head looks at, half-open, in pixels."""
+        return enlarge_extents(box_extents(boxes, self.offset), self.expand, sizes_wh[image_ids])
+
+    def _host_extents(self, positives: SampledProposals, extents: Tensor) -> Tensor:
+        """`extents` on the CPU. Computed there once more: to fetch them is to wait for all that a GPU has to do."""
+        if extents.device.type == "cpu":
+            return extents
+        image_ids, _, boxes = positives.on_host()
+        return self._enlarge(boxes, image_ids, image_sizes_wh(positives.sizes, boxes))
 
     def _coarse_predictions(
         self, regions: _Regions, mask_output: BranchOutput | None, keypoint_output: BranchOutput | None

@@ -150,7 +150,8 @@ def encode_detected_masks(
     if boxes_field is not None and detections.has_field(boxes_field):
         spanned = detections.get_field(boxes_field)
     ratios = (width / detections.size[0], height / detections.size[1])
-    extents = spanned.extents() * spanned.bbox.new_tensor(ratios * 2)
+    extents = spanned.extents()
+    extents = extents * torch.tensor(ratios * 2, dtype=extents.dtype).to(extents.device, non_blocking=True)
     for chunk, chunk_extents in zip(masks.split(rows), extents.split(rows), strict=True):
         rles += encode_masks(paste_masks(chunk, chunk_extents, (height, width), 0.5))
     return rles
