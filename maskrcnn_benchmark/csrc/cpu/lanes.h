@@ -54,6 +54,84 @@ struct Lanes {
     }
   }
 
+#if defined(__GNUC__)
+#define MRB_LANEWISE(op)                                    \
+  friend inline Lanes operator op(Lanes a, const Lanes& b) { \
+    a.values = a.values op b.values;                        \
+    return a;                                               \
+  }
+#else
+#define MRB_LANEWISE(op)                                    \
+  friend inline Lanes operator op(Lanes a, const Lanes& b) { \
+    for (int k = 0; k < kCount; ++k) {                      \
+      a.values[k] = a.values[k] op b.values[k];             \
+    }                                                       \
+    return a;                                               \
+  }
+#endif
+  MRB_LANEWISE(+)
+  MRB_LANEWISE(-)
+  MRB_LANEWISE(*)
+#undef MRB_LANEWISE
+
+  static inline Lanes of(Acc value) {
+    Lanes lanes;
+#if defined(__GNUC__)
+    lanes.values = value - Values{};
+#else
+    std::fill_n(lanes.values, kCount, value);
+#endif
+    return lanes;
+  }
+
+  // Lane by lane; where one of the two is not a number, the second.
+  static inline Lanes larger(const Lanes& a, const Lanes& b) {
+    Lanes lanes;
+#if defined(__GNUC__)
+    lanes.values = a.values > b.values ? a.values : b.values;
+#else
+    for (int k = 0; k < kCount; ++k) {
+      lanes.values[k] = a.values[k] > b.values[k] ? a.values[k] : b.values[k];
+    }
+#endif
+    return lanes;
+  }
+
+  static inline Lanes smaller(const Lanes& a, const Lanes& b) {
+    Lanes lanes;
+#if defined(__GNUC__)
+    lanes.values = a.values < b.values ? a.values : b.values;
+#else
+    for (int k = 0; k < kCount; ++k) {
+      lanes.values[k] = a.values[k] < b.values[k] ? a.values[k] : b.values[k];
+    }
+#endif
+    return lanes;
+  }
+
+  // Is a lane of this greater than the other's?
+  inline bool any_greater(const Lanes& other) const {
+#if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
+    if constexpr (std::is_same_v<Acc, float>) {
+      return _mm512_cmp_ps_mask(values, other.values, _CMP_GT_OQ) != 0;
+    } else {
+      return _mm512_cmp_pd_mask(values, other.values, _CMP_GT_OQ) != 0;
+    }
+#elif defined(MRB_X86) && MRB_VECTOR_BYTES == 32
+    if constexpr (std::is_same_v<Acc, float>) {
+      return _mm256_movemask_ps(_mm256_cmp_ps(values, other.values, _CMP_GT_OQ)) != 0;
+    } else {
+      return _mm256_movemask_pd(_mm256_cmp_pd(values, other.values, _CMP_GT_OQ)) != 0;
+    }
+#else
+    bool any = false;
+    for (int k = 0; k < kCount; ++k) {
+      any |= values[k] > other.values[k];
+    }
+    return any;
+#endif
+  }
+
   inline void add_scaled(Acc factor, const Lanes& other) {
 #if defined(__GNUC__)
     values += factor * other.values;

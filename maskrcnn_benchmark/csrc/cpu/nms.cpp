@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -17,50 +18,132 @@
 
 namespace maskrcnn_benchmark {
 
-template <typename Acc>
-struct Candidate {
-  Box<Acc> box;
-  Acc area, slack;  // slack: bound of the rounding errors that this box brings into an overlap test
+// Boxes whose intersection over union exceeds a threshold have areas whose ratio exceeds it too. Kept boxes are therefore
+// filed by the octave of their area, four drawers each, and a candidate looks into the few drawers that matter.
+struct Drawers {
+  static constexpr int kCount = 256;
+  static constexpr int kFirstOctave = -12;  // smaller areas share the first drawer, those above octave 52 the last
 
-  Candidate(const Acc* corners, Acc offset) : box{corners[0], corners[1], corners[2], corners[3]} {
-    const Acc width = box_width(box, offset), height = box_height(box, offset);
-    area = width * height;
-    const Acc rounding = sizeof(Acc) == 4 ? Acc(1e-6) : Acc(1e-14);
-    slack = rounding * (std::abs(width) + offset) * (std::abs(height) + offset);
+  static int of_area(double area) {  // positive; the sign, the exponent and two bits of the mantissa grow with it
+    int64_t bits;
+    std::memcpy(&bits, &area, sizeof(bits));
+    const int64_t quarters = (bits >> 50) - (1023 + kFirstOctave) * 4;
+    return static_cast<int>(std::min<int64_t>(std::max<int64_t>(quarters, 0), kCount - 1));
   }
 };
 
-// The boxes that survived so far, coordinate by coordinate, and padded to whole chunks with boxes that overlap nothing.
+// Whether two boxes overlap too much, and what of the answer can be had from one of them.
+struct OverlapRule {
+  double threshold, offset;
+  double share;               // of the sum of two areas, which their common area exceeds where they overlap too much
+  double ratio, inverse;      // the least ratio of such areas, less what rounding may take off, and 1 / ratio
+
+  OverlapRule(double threshold, int64_t box_offset)
+      : threshold(threshold), offset(static_cast<double>(box_offset)), share(threshold / (1 + threshold)),
+        ratio(threshold * (1 - 1e-9)), inverse(1 / std::max(ratio, 1e-30)) {}
+};
+
+template <typename Acc>
+struct Candidate {
+  Box<Acc> box;
+  // Two boxes whose common area is at most the sum of their bounds do not overlap too much. If it is more than the sum times
+  // `certain`, they do. In between, rounding may have decided.
+  Acc bound, certain;
+  bool overlaps;  // can it overlap anything? Not where it covers nothing, is infinite or not a number.
+  int drawer, first_drawer, last_drawer;  // its own, and those of the boxes that it can overlap too much
+
+  Candidate(const Acc* corners, const OverlapRule& rule) : box{corners[0], corners[1], corners[2], corners[3]} {
+    const Box<double> wide{corners[0], corners[1], corners[2], corners[3]};
+    const double width = box_width(wide, rule.offset), height = box_height(wide, rule.offset);
+    const double area = width * height;
+    overlaps = width > 0 && height > 0 && area > 0 && std::isfinite(area);
+    constexpr bool kSingle = sizeof(Acc) == 4;
+    constexpr double kRounding = kSingle ? 1e-6 : 1e-14, kMost = kSingle ? 5e37 : 5e307;  // the sum of two is finite
+    bound = static_cast<Acc>(std::min(area * (rule.share - kRounding), kMost));
+    certain = rule.share > 4 * kRounding && area < kMost / 8
+        ? static_cast<Acc>((rule.share + kRounding) / (rule.share - kRounding))
+        : std::numeric_limits<Acc>::quiet_NaN();  // never
+    drawer = first_drawer = last_drawer = 0;
+    if (overlaps) {
+      drawer = Drawers::of_area(area);
+      first_drawer = Drawers::of_area(area * rule.ratio);
+      last_drawer = Drawers::of_area(area * rule.inverse);
+    }
+  }
+};
+
+// Boxes of one drawer that survived, coordinate by coordinate. Places that are not used hold boxes that overlap nothing.
+template <typename Acc>
+struct KeptChunk {
+  static constexpr int kLanes = 64 / static_cast<int>(sizeof(Acc));
+  alignas(64) Acc x1[kLanes];
+  Acc y1[kLanes], x2[kLanes], y2[kLanes], bound[kLanes];
+  int32_t drawer, next, used;
+
+  KeptChunk(int32_t drawer, int32_t next) : drawer(drawer), next(next), used(0) {
+    std::fill_n(x1, kLanes, Acc(3e38));
+    std::fill_n(y1, kLanes, Acc(3e38));
+    std::fill_n(x2, kLanes, Acc(-3e38));
+    std::fill_n(y2, kLanes, Acc(-3e38));
+    std::fill_n(bound, kLanes, Acc(0));
+  }
+};
+
+// All chunks in one list, by drawer: a candidate goes through a stretch of it. One loop, for its end can hardly be predicted,
+// and a second one inside would be as costly as several chunks.
 template <typename Acc>
 struct KeptBoxes {
-  static constexpr int64_t kChunk = 64;
-  std::vector<Acc> x1, y1, x2, y2, area, slack;
+  std::vector<KeptChunk<Acc>> chunks;                // chunks[0] ends the list
+  std::array<int32_t, Drawers::kCount + 1> first_from;  // the first chunk of this drawer or a later one
+  std::array<int32_t, Drawers::kCount> open;         // the chunk that is being filled; only of drawers that are not empty
   int64_t count = 0;
+  int shift = 0;  // log2 of how many drawers of Drawers are one here
 
-  void clear() {
-    for (std::vector<Acc>* column : {&x1, &y1, &x2, &y2, &area, &slack}) {
-      column->clear();
-    }
+  // most: how many boxes there can be. A few are soon looked through, and would only scatter over drawers.
+  void clear(int64_t most) {
+    shift = most <= 128 ? 8 : most <= 2048 ? 2 : 0;
+    std::fill_n(first_from.begin(), (Drawers::kCount >> shift) + 1, 0);
+    chunks.clear();
+    chunks.emplace_back(INT32_MAX, 0);
     count = 0;
   }
 
-  void add(const Candidate<Acc>& candidate) {
-    if (count % kChunk == 0) {
-      const size_t padded = static_cast<size_t>(count + kChunk);
-      x1.resize(padded, Acc(3e38));
-      y1.resize(padded, Acc(3e38));
-      x2.resize(padded, Acc(-3e38));
-      y2.resize(padded, Acc(-3e38));
-      area.resize(padded, Acc(0));
-      slack.resize(padded, Acc(0));
+  void add(int drawer_of_area, const Box<Acc>& box, Acc bound) {
+    const int drawer = drawer_of_area >> shift;
+    const int32_t fresh = static_cast<int32_t>(chunks.size());
+    if (chunks[first_from[drawer]].drawer != drawer) {
+      const int32_t after = first_from[drawer];
+      chunks.emplace_back(drawer, after);
+      int before = drawer;
+      for (; before >= 0 && first_from[before] == after; --before) {
+        first_from[before] = fresh;
+      }
+      if (before >= 0) {  // the drawer before has chunks of its own, the last of which now leads here
+        chunks[open[before]].next = fresh;
+      }
+      open[drawer] = fresh;
+    } else if (chunks[open[drawer]].used == KeptChunk<Acc>::kLanes) {
+      chunks.emplace_back(drawer, chunks[open[drawer]].next);
+      chunks[open[drawer]].next = fresh;
+      open[drawer] = fresh;
     }
-    x1[count] = candidate.box.x1;
-    y1[count] = candidate.box.y1;
-    x2[count] = candidate.box.x2;
-    y2[count] = candidate.box.y2;
-    area[count] = candidate.area;
-    slack[count] = candidate.slack;
+    KeptChunk<Acc>& chunk = chunks[open[drawer]];
+    const int lane = chunk.used++;
+    chunk.x1[lane] = box.x1;
+    chunk.y1[lane] = box.y1;
+    chunk.x2[lane] = box.x2;
+    chunk.y2[lane] = box.y2;
+    chunk.bound[lane] = bound;
     ++count;
+  }
+
+  void add_all(const KeptBoxes& others) {  // of the same drawers
+    for (int32_t at = others.first_from[0]; at != 0; at = others.chunks[at].next) {
+      const KeptChunk<Acc>& chunk = others.chunks[at];
+      for (int lane = 0; lane < chunk.used; ++lane) {
+        add(chunk.drawer << shift, {chunk.x1[lane], chunk.y1[lane], chunk.x2[lane], chunk.y2[lane]}, chunk.bound[lane]);
+      }
+    }
   }
 };
 
@@ -75,6 +158,12 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Without a call into PyTorch where there is nothing to do: of a small problem those are a good part.
+inline Tensor dense(const Tensor& values, ScalarType type) {
+  const Tensor typed = values.scalar_type() == type ? values : torch::stable::to(values, type);
+  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
+}
+
 // A key that orders as an unsigned number the way that finite scores order from high to low.
 inline uint32_t descending_key(float score) {
   score += 0.0f;  // -0 and 0 are one score
@@ -87,16 +176,25 @@ inline uint32_t descending_key(float score) {
 // Sorts by the upper 32 bits; equal ones stay in order. kDigit bits a pass: long tables pay for many keys only.
 template <int kDigit>
 void radix_sort_upper(std::vector<uint64_t>& keys) {
-  constexpr uint64_t kMask = (1 << kDigit) - 1;
-  std::vector<uint64_t> other(keys.size());
-  std::array<uint32_t, kMask + 2> position;
-  for (int shift = 32; shift < 64; shift += kDigit) {
-    position.fill(0);
-    for (const uint64_t key : keys) {
-      ++position[((key >> shift) & kMask) + 1];
+  constexpr int kPasses = (32 + kDigit - 1) / kDigit;
+  constexpr uint32_t kMask = (1 << kDigit) - 1;
+  std::array<std::array<uint32_t, kMask + 1>, kPasses> counts{};
+  for (const uint64_t key : keys) {
+    const uint32_t upper = static_cast<uint32_t>(key >> 32);
+    for (int pass = 0; pass < kPasses; ++pass) {
+      ++counts[pass][(upper >> (pass * kDigit)) & kMask];
     }
-    for (size_t digit = 0; digit <= kMask; ++digit) {
-      position[digit + 1] += position[digit];
+  }
+  std::vector<uint64_t> other(keys.size());
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int shift = 32 + pass * kDigit;
+    std::array<uint32_t, kMask + 1>& position = counts[pass];
+    if (position[(keys.front() >> shift) & kMask] == keys.size()) {
+      continue;  // all alike
+    }
+    uint32_t before = 0;
+    for (uint32_t& count : position) {
+      before += std::exchange(count, before);
     }
     for (const uint64_t key : keys) {
       other[position[(key >> shift) & kMask]++] = key;
@@ -109,10 +207,9 @@ void radix_sort_upper(std::vector<uint64_t>& keys) {
 std::vector<int32_t> order_by_score(const Tensor& scores) {
   const int64_t count = scores.size(0);
   std::vector<int32_t> order;
-  order.reserve(count);
   if (scores.scalar_type() == ScalarType::Double) {
-    const Tensor dense = torch::stable::contiguous(scores);
-    const double* values = dense.const_data_ptr<double>();
+    const Tensor wide = dense(scores, ScalarType::Double);
+    const double* values = wide.const_data_ptr<double>();
     for (int64_t i = 0; i < count; ++i) {
       if (std::isfinite(values[i])) {
         order.push_back(static_cast<int32_t>(i));
@@ -121,15 +218,15 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return values[a] > values[b]; });
     return order;
   }
-  const Tensor dense = torch::stable::contiguous(torch::stable::to(scores, ScalarType::Float));
-  const float* values = dense.const_data_ptr<float>();
-  std::vector<uint64_t> keys;
-  keys.reserve(count);
-  for (int64_t i = 0; i < count; ++i) {
-    if (std::isfinite(values[i])) {
-      keys.push_back(static_cast<uint64_t>(descending_key(values[i])) << 32 | static_cast<uint64_t>(i));
-    }
+  const Tensor narrow = dense(scores, ScalarType::Float);
+  const float* values = narrow.const_data_ptr<float>();
+  std::vector<uint64_t> keys(count);
+  size_t finite = 0;
+  for (int64_t i = 0; i < count; ++i) {  // without a branch: every key is written, those of finite scores stay
+    keys[finite] = static_cast<uint64_t>(descending_key(values[i])) << 32 | static_cast<uint64_t>(i);
+    finite += static_cast<size_t>(std::isfinite(values[i]));
   }
+  keys.resize(finite);
   if (keys.size() > 8192) {
     radix_sort_upper<11>(keys);
   } else if (keys.size() > 64) {
@@ -137,9 +234,8 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
   } else {
     std::sort(keys.begin(), keys.end());
   }
-  for (const uint64_t key : keys) {
-    order.push_back(static_cast<int32_t>(key & 0xffffffffu));
-  }
+  order.resize(finite);
+  std::transform(keys.begin(), keys.end(), order.begin(), [](uint64_t key) { return static_cast<int32_t>(key); });
   return order;
 }
 
@@ -164,8 +260,8 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
     runs.starts = {0, count};
     return runs;
   }
-  const Tensor dense = torch::stable::contiguous(*groups);
-  const int64_t* group_of = dense.const_data_ptr<int64_t>();
+  const Tensor ids = dense(*groups, ScalarType::Long);
+  const int64_t* group_of = ids.const_data_ptr<int64_t>();
   int64_t lowest = group_of[order[0]], highest = lowest;
   for (const int32_t index : order) {
     lowest = std::min(lowest, group_of[index]);
@@ -208,36 +304,41 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
 // parallel, against each other in order.
 template <typename Acc>
 void suppress_run(
-    const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count, double threshold,
-    int64_t offset, KeptBoxes<Acc>& kept, uint8_t* keep) {
+    const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count,
+    const OverlapRule& rule, KeptBoxes<Acc>& earlier, KeptBoxes<Acc>& recent, uint8_t* keep) {
   constexpr int64_t kBlock = 2048;
-  constexpr int64_t kWorthAThread = 1 << 24;  // overlap tests; some milliseconds, for a barrier may cost one
+  constexpr int64_t kWorthAThread = 1 << 25;  // boxes kept times candidates; some milliseconds, for a barrier may cost one
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
   const auto candidate_at = [&](int64_t i) {
-    return Candidate<Acc>(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), static_cast<Acc>(offset));
+    return Candidate<Acc>(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), rule);
   };
-  kept.clear();
-  std::vector<uint8_t> gone(std::min(kBlock, count));
+  earlier.clear(count);
+  std::vector<uint8_t> gone(std::min(kBlock, count), 0);
   for (int64_t block = 0; block < count; block += kBlock) {
     const int64_t block_end = std::min(count, block + kBlock);
-    const int64_t before = kept.count;
-    if (before > 0) {
-      const int64_t grain = std::max<int64_t>(1, kWorthAThread / before);
+    if (earlier.count > 0) {
+      const int64_t grain = std::max<int64_t>(1, kWorthAThread / earlier.count);
       torch::stable::parallel_for(block, block_end, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          gone[i - block] = overlaps_any(kept, 0, before, candidate_at(i), threshold, static_cast<double>(offset));
+          gone[i - block] = overlaps_any(earlier, candidate_at(i), rule);
         }
       });
     }
+    recent.clear(count);
     for (int64_t i = block; i < block_end; ++i) {
-      if (before > 0 && gone[i - block]) {
+      if (gone[i - block]) {
         continue;
       }
       const Candidate<Acc> candidate = candidate_at(i);
-      if (!overlaps_any(kept, before, kept.count, candidate, threshold, static_cast<double>(offset))) {
-        kept.add(candidate);
+      if (!overlaps_any(recent, candidate, rule)) {
         keep[ranks[i]] = 1;
+        if (candidate.overlaps) {
+          recent.add(candidate.drawer, candidate.box, candidate.bound);
+        }
       }
+    }
+    if (block_end < count) {
+      earlier.add_all(recent);
     }
   }
 }
@@ -250,6 +351,7 @@ std::vector<int64_t> survivors(
     return {};
   }
   const Runs runs = split_by_group(order, groups);
+  const OverlapRule rule(threshold, offset);
   std::vector<uint8_t> keep(order.size(), 0);
   const auto suppress = [&](const auto* corners) {
     using Acc = std::remove_cv_t<std::remove_pointer_t<decltype(corners)>>;
@@ -258,11 +360,11 @@ std::vector<int64_t> survivors(
       longest = std::max(longest, runs.starts[run + 1] - runs.starts[run]);
     }
     const auto suppress_runs = [&](int64_t begin, int64_t end) {
-      KeptBoxes<Acc> kept;
+      KeptBoxes<Acc> earlier, recent;
       for (int64_t run = begin; run < end; ++run) {
         const int64_t start = runs.starts[run];
         suppress_run(
-            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, threshold, offset, kept,
+            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, rule, earlier, recent,
             keep.data());
       }
     };
@@ -275,11 +377,11 @@ std::vector<int64_t> survivors(
     }
   };
   if (boxes.scalar_type() == ScalarType::Double) {
-    const Tensor dense = torch::stable::contiguous(boxes);
-    suppress(dense.const_data_ptr<double>());
+    const Tensor corners = dense(boxes, ScalarType::Double);
+    suppress(corners.const_data_ptr<double>());
   } else {
-    const Tensor dense = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
-    suppress(dense.const_data_ptr<float>());
+    const Tensor corners = dense(boxes, ScalarType::Float);
+    suppress(corners.const_data_ptr<float>());
   }
   std::vector<int64_t> kept;
   for (size_t rank = 0; rank < order.size(); ++rank) {
