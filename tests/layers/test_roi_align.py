@@ -174,7 +174,7 @@ def test_layouts_that_are_neither_plain_nor_channels_last(device):
     torch.testing.assert_close(roi_align(maps[:, ::2], wide_rois, 2, 0.5, 2), expected)
 
 
-def test_backward_is_deterministic_and_takes_expanded_gradients():
+def test_cpu_gradients_are_deterministic_without_being_asked_and_may_be_expanded():
     maps = torch.randn(2, 40, 30, 30).requires_grad_()
     rois = torch.cat([torch.randint(0, 2, (200, 1)), torch.rand(200, 4) * 60], dim=1)
     grads = [torch.autograd.grad(roi_align(maps, rois, 7, 0.5, 2).sum(), maps)[0] for _ in range(3)]
@@ -302,15 +302,19 @@ def test_messages():
         roi_align(maps[0], ROIS, 2, 0.5, 2)
     with pytest.raises(RuntimeError, match="features must be float32, float64, float16 or bfloat16; got Int"):
         roi_align(maps.int(), ROIS, 2, 0.5, 2)
-    with pytest.raises(RuntimeError, match="roi 1 is of image 1, but features hold 1 images"):
-        roi_align(maps[:1], ROIS, 2, 0.5, 2)
-    with pytest.raises(RuntimeError, match="roi 0 is of image -1"):
-        roi_align(maps, ROIS - 1, 2, 0.5, 2)
-    with pytest.raises(RuntimeError, match="roi 0 is of image nan"):
-        roi_align(maps, ROIS * float("nan"), 2, 0.5, 2)
     with pytest.raises(RuntimeError, match="output size must be positive; got 0 x 2"):
         roi_align(maps, ROIS, (0, 2), 0.5, 2)
     with pytest.raises(RuntimeError, match="features and rois must be on one device"):
         roi_align(maps, ROIS.to("meta"), 2, 0.5, 2)
     with pytest.raises(RuntimeError, match=r"scale \(cells per pixel\) must be positive; got 0"):
         roi_align(maps, ROIS, 2, 0.0, 2)
+
+
+def test_messages_about_images_that_are_not_there():
+    maps = feature_maps()
+    with pytest.raises(RuntimeError, match="roi 1 is of image 1, but features hold 1 images"):
+        roi_align(maps[:1], ROIS, 2, 0.5, 2)
+    with pytest.raises(RuntimeError, match="roi 0 is of image -1"):
+        roi_align(maps, ROIS - 1, 2, 0.5, 2)
+    with pytest.raises(RuntimeError, match="roi 0 is of image nan"):
+        roi_align(maps, ROIS * float("nan"), 2, 0.5, 2)
