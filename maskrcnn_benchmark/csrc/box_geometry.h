@@ -51,6 +51,41 @@ MRB_HOST_DEVICE inline bool boxes_overlap(
   return static_cast<int>(shared > 0) & static_cast<int>(shared > threshold * all);
 }
 
+// Weights of deltas, and the largest change of a logarithmic size that is followed.
+template <typename T>
+struct DeltaCoding {
+  T weight_x, weight_y, weight_w, weight_h, clamp;
+};
+
+// The box that deltas (dx, dy, dw, dh) make of a reference; the inverse of encoding. NaN deltas give NaN corners.
+// Source: Girshick et al. 2014, Rich feature hierarchies, appendix C.
+template <typename T>
+MRB_HOST_DEVICE inline Box<T> decode_box(
+    const Box<T>& reference, T dx, T dy, T dw, T dh, const DeltaCoding<T>& coding, T offset) {
+  using std::exp;
+  const T ref_width = box_width(reference, offset), ref_height = box_height(reference, offset);
+  const T log_width = dw / coding.weight_w, log_height = dh / coding.weight_h;
+  const T width = exp(coding.clamp < log_width ? coding.clamp : log_width) * ref_width;
+  const T height = exp(coding.clamp < log_height ? coding.clamp : log_height) * ref_height;
+  const T x1 = reference.x1 + (T(0.5) + dx / coding.weight_x) * ref_width - T(0.5) * width;
+  const T y1 = reference.y1 + (T(0.5) + dy / coding.weight_y) * ref_height - T(0.5) * height;
+  return {x1, y1, x1 + width - offset, y1 + height - offset};
+}
+
+template <typename T>
+MRB_HOST_DEVICE inline T clip_coordinate(T value, T most) {
+  const T positive = value < 0 ? T(0) : value;  // NaN stays
+  return most < positive ? most : positive;
+}
+
+// Every corner moved into an image of that size, in pixels.
+template <typename T>
+MRB_HOST_DEVICE inline Box<T> clip_box(const Box<T>& box, T image_width, T image_height, T offset) {
+  const T x_most = image_width - offset, y_most = image_height - offset;
+  return {clip_coordinate(box.x1, x_most), clip_coordinate(box.y1, y_most), clip_coordinate(box.x2, x_most),
+          clip_coordinate(box.y2, y_most)};
+}
+
 // The pyramid level that pools a box: the canonical level where the box has the canonical size, one more per doubling.
 // Source: Lin et al. 2017, Feature Pyramid Networks, equation 1. Clamped to [lowest, highest]; NaN gives the lowest.
 MRB_HOST_DEVICE inline int assign_level(

@@ -27,4 +27,11 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
       "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size) "
       "-> Tensor");
   m.def("decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)");
+  m.def(
+      "rpn_candidates(Tensor[] anchors, Tensor[] objectness, Tensor[] box_regression, Tensor sizes, int most, "
+      "float[] weights, float clamp, float min_size, int offset) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "class_candidates(Tensor scores, Tensor box_regression, Tensor references, Tensor images, Tensor sizes, "
+      "float threshold, float[] weights, float clamp, int offset, bool class_agnostic) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }

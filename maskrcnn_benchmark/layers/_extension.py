@@ -35,6 +35,11 @@ HOST_SCHEMAS = (
     "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size)"
     " -> Tensor",
     "decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)",
+    "rpn_candidates(Tensor[] anchors, Tensor[] objectness, Tensor[] box_regression, Tensor sizes, int most,"
+    " float[] weights, float clamp, float min_size, int offset) -> (Tensor, Tensor, Tensor)",
+    "class_candidates(Tensor scores, Tensor box_regression, Tensor references, Tensor images, Tensor sizes,"
+    " float threshold, float[] weights, float clamp, int offset, bool class_agnostic)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 
 

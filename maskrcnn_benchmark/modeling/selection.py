@@ -67,25 +67,3 @@ def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]
     counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
     counts.scatter_add_(0, owner, torch.ones_like(owner))
     return list(order.split(counts.tolist()))[:num_images]
-
-
-def top_of_rows(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(count, dim=1)`, NaN above all, for rows that are much longer than count.
-
-    Args:
-        values: (N, A).
-        count: at most A.
-    Returns: the largest of each row (N, count), from high to low, and their int64 indices.
-    """
-    width = values.shape[1] // max(2 * count, 1)
-    if values.device.type != "cpu" or width < 8:
-        return values.topk(count, dim=1)
-    # Of twice `count` parts of a row, `count` have a maximum of at least the bound: what lies below is not wanted.
-    maxima = values[:, : 2 * count * width].unflatten(1, (2 * count, width)).amax(dim=2)
-    bounds = maxima.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-    best, idxs = values.new_empty(len(values), count), torch.empty(len(values), count, dtype=torch.int64)
-    for row, wanted in enumerate(~(values < bounds)):
-        candidates = wanted.nonzero().squeeze(1)
-        best[row], order = values[row, candidates].topk(count)
-        idxs[row] = candidates[order]
-    return best, idxs

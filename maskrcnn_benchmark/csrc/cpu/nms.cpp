@@ -15,6 +15,8 @@
 #include "../box_geometry.h"
 #include "../nms_checks.h"
 #include "per_isa.h"
+#include "score_order.h"
+#include "tensors.h"
 
 namespace maskrcnn_benchmark {
 
@@ -158,51 +160,6 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Without a call into PyTorch where there is nothing to do: of a small problem those are a good part.
-inline Tensor dense(const Tensor& values, ScalarType type) {
-  const Tensor typed = values.scalar_type() == type ? values : torch::stable::to(values, type);
-  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
-}
-
-// A key that orders as an unsigned number the way that finite scores order from high to low.
-inline uint32_t descending_key(float score) {
-  score += 0.0f;  // -0 and 0 are one score
-  uint32_t bits;
-  std::memcpy(&bits, &score, sizeof(bits));
-  const uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return ~ascending;
-}
-
-// Sorts by the upper 32 bits; equal ones stay in order. kDigit bits a pass: long tables pay for many keys only.
-template <int kDigit>
-void radix_sort_upper(std::vector<uint64_t>& keys) {
-  constexpr int kPasses = (32 + kDigit - 1) / kDigit;
-  constexpr uint32_t kMask = (1 << kDigit) - 1;
-  std::array<std::array<uint32_t, kMask + 1>, kPasses> counts{};
-  for (const uint64_t key : keys) {
-    const uint32_t upper = static_cast<uint32_t>(key >> 32);
-    for (int pass = 0; pass < kPasses; ++pass) {
-      ++counts[pass][(upper >> (pass * kDigit)) & kMask];
-    }
-  }
-  std::vector<uint64_t> other(keys.size());
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int shift = 32 + pass * kDigit;
-    std::array<uint32_t, kMask + 1>& position = counts[pass];
-    if (position[(keys.front() >> shift) & kMask] == keys.size()) {
-      continue;  // all alike
-    }
-    uint32_t before = 0;
-    for (uint32_t& count : position) {
-      before += std::exchange(count, before);
-    }
-    for (const uint64_t key : keys) {
-      other[position[(key >> shift) & kMask]++] = key;
-    }
-    keys.swap(other);
-  }
-}
-
 // Indices of the finite scores from high to low; the lower index first among equals.
 std::vector<int32_t> order_by_score(const Tensor& scores) {
   const int64_t count = scores.size(0);
@@ -223,17 +180,11 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
   std::vector<uint64_t> keys(count);
   size_t finite = 0;
   for (int64_t i = 0; i < count; ++i) {  // without a branch: every key is written, those of finite scores stay
-    keys[finite] = static_cast<uint64_t>(descending_key(values[i])) << 32 | static_cast<uint64_t>(i);
+    keys[finite] = descending_key_with_index(values[i], i);
     finite += static_cast<size_t>(std::isfinite(values[i]));
   }
   keys.resize(finite);
-  if (keys.size() > 8192) {
-    radix_sort_upper<11>(keys);
-  } else if (keys.size() > 64) {
-    radix_sort_upper<8>(keys);
-  } else {
-    std::sort(keys.begin(), keys.end());
-  }
+  sort_by_score(keys);
   order.resize(finite);
   std::transform(keys.begin(), keys.end(), order.begin(), [](uint64_t key) { return static_cast<int32_t>(key); });
   return order;

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
+from maskrcnn_benchmark.layers.candidates import rpn_candidates
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress, top_of_rows
+from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import OBJECTNESS
 
@@ -86,18 +86,23 @@ class RPNPostProcessor:
         Returns: N BoxLists with `objectness`, a probability; best first, but for the ground truth at the end.
         """
         num_images, num_levels = len(sizes), len(anchors)
-        logits, boxes, levels = self._candidates(anchors, objectness, box_regression)
-        boxes = clip_boxes(boxes, image_sizes_wh(sizes, boxes)[:, None], self.box_coder.offset)
-        widths, heights = box_sizes(boxes, self.box_coder.offset)
-        large = (widths >= self.min_size) & (heights >= self.min_size) & (widths > 0) & (heights > 0)
-        logits = torch.where(large, logits, torch.nan).flatten()  # suppression drops what has no score
-        image_ids = torch.arange(num_images, device=boxes.device)[:, None].expand_as(large).flatten()
-        boxes = boxes.flatten(0, 1)
-        groups = image_ids * num_levels + levels.repeat(num_images)
-
+        candidates = rpn_candidates(
+            anchors,
+            objectness,
+            box_regression,
+            image_sizes_wh(sizes, anchors[0]),
+            self.pre_nms_top_n,
+            weights=self.box_coder.weights,
+            clamp=self.box_coder.bbox_xform_clip,
+            offset=self.box_coder.offset,
+            min_size=self.min_size,
+        )
+        logits, boxes, groups = candidates.logits.flatten(), candidates.boxes.flatten(0, 1), candidates.groups.flatten()
         best, keep = suppress(boxes, logits, groups, self.nms_thresh, self.box_coder.offset)
-        boxes, scores, image_ids = boxes[best], logits[best].sigmoid(), image_ids[best]
-        keep = first_of_groups(groups[best], num_images * num_levels, self.post_nms_top_n, keep)
+        boxes, scores, groups = boxes[best], logits[best].sigmoid(), groups[best]
+        image_ids = groups // num_levels
+        if self.post_nms_top_n < self.pre_nms_top_n:
+            keep = first_of_groups(groups, num_images * num_levels, self.post_nms_top_n, keep)
         if num_levels > 1 and self.fpn_post_nms_per_batch:
             keep &= keep.cumsum(0) <= self.fpn_post_nms_top_n
         elif num_levels > 1:
@@ -113,28 +118,6 @@ class RPNPostProcessor:
             proposals_per_image.add_field(OBJECTNESS, scores[rows])
             proposals.append(proposals_per_image)
         return proposals
-
-    def _candidates(
-        self, anchors: Sequence[Tensor], objectness: Sequence[Tensor], box_regression: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of each level: logits (N, K), decoded boxes (N, K, 4), float32, and levels (K,)."""
-        logits, deltas, references, levels = [], [], [], []
-        for level, (anchors_l, objectness_l, regression_l) in enumerate(
-            zip(anchors, objectness, box_regression, strict=True)
-        ):
-            num_images, num_anchors, _, width = objectness_l.shape
-            flat = objectness_l.permute(0, 2, 3, 1).reshape(num_images, -1).float()  # in the order of the anchors
-            best, idxs = top_of_rows(flat, min(self.pre_nms_top_n, flat.shape[1]))
-            cells, anchor_idxs = idxs // num_anchors, idxs % num_anchors
-            image_ids = torch.arange(num_images, device=flat.device)[:, None]
-            # read where they are: the map is large, and only these few of its deltas are wanted
-            per_anchor = regression_l.unflatten(1, (num_anchors, 4))  # (N, A, 4, H, W)
-            deltas.append(per_anchor[image_ids, anchor_idxs, :, cells // width, cells % width].float())
-            logits.append(best)
-            references.append(anchors_l[idxs])
-            levels.append(torch.full_like(idxs[0], level))
-        boxes = self.box_coder.decode(torch.cat(deltas, dim=1), torch.cat(references, dim=1))
-        return torch.cat(logits, dim=1), boxes, torch.cat(levels)
 
 
 def make_rpn_postprocessor(cfg: CfgNode, rpn_box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:

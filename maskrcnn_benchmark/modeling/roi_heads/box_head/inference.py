@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers.boxes import box_sizes, clip_boxes
+from maskrcnn_benchmark.layers.boxes import box_sizes
+from maskrcnn_benchmark.layers.candidates import class_candidates, classes_above
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
@@ -69,14 +70,19 @@ class PostProcessor:
         scores = class_logits.float().softmax(dim=1)
         references, image_ids = cat_boxes(proposals)
         sizes = [proposals_per_image.size for proposals_per_image in proposals]
-        rows, labels = self._candidates(scores)
-        image_ids = image_ids[rows]
-        # only the candidates are decoded: with many classes they are few
-        sets = labels.clamp(max=1) if self.class_agnostic else labels
-        deltas = box_regression.unflatten(1, (-1, 4))[rows, sets].float()
-        boxes = self.box_coder.decode(deltas, references[rows])
-        boxes = clip_boxes(boxes, image_sizes_wh(sizes, boxes)[image_ids], self.box_coder.offset)
-        return self._best(boxes, scores[rows, labels], labels, image_ids, sizes)
+        candidates = class_candidates(
+            scores,
+            box_regression,
+            references,
+            image_ids,
+            image_sizes_wh(sizes, references),
+            self.score_thresh,
+            weights=self.box_coder.weights,
+            clamp=self.box_coder.bbox_xform_clip,
+            offset=self.box_coder.offset,
+            class_agnostic=self.class_agnostic,
+        )
+        return self._best(*candidates, sizes)
 
     @torch.no_grad()
     def filter_results(self, boxlists: Sequence[BoxList], num_classes: int) -> list[BoxList]:
@@ -90,23 +96,18 @@ class PostProcessor:
         """
         boxes, image_ids = cat_boxes(boxlists)
         scores = torch.cat([boxes_per_image.get_field(SCORES) for boxes_per_image in boxlists]).float()
-        rows, labels = self._candidates(scores.reshape(-1, num_classes))
+        rows, labels = classes_above(scores.reshape(-1, num_classes), self.score_thresh)
         entries = rows * num_classes + labels
         sizes = [boxes_per_image.size for boxes_per_image in boxlists]
-        return self._best(boxes[entries], scores[entries], labels, image_ids[entries], sizes)
-
-    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, J) probabilities -> rows (K,) and labels (K,) of those above the threshold, the background's aside."""
-        rows, classes = (scores[:, 1:] > self.score_thresh).nonzero(as_tuple=True)
-        return rows, classes + 1
+        widths, heights = box_sizes(boxes[entries], self.box_coder.offset)
+        kept_scores = torch.where((widths > 0) & (heights > 0), scores[entries], torch.nan)
+        return self._best(boxes[entries], kept_scores, labels, image_ids[entries], sizes)
 
     def _best(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[float, float]]
     ) -> list[BoxList]:
-        """Suppress candidates (K, 4) within their image and class, and keep the best of each image."""
+        """Suppress candidates (K, 4) within their image and class, and keep the best of each image; NaN scores go."""
         num_images, offset = len(sizes), self.box_coder.offset
-        widths, heights = box_sizes(boxes, offset)
-        scores = torch.where((widths > 0) & (heights > 0), scores, torch.nan)  # suppression drops what has no score
         best, keep = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
         boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
         if self.detections_per_img > 0:
