@@ -166,7 +166,8 @@ class LogHook(Hook):
     def _report(self, trainer: Trainer) -> None:
         steps = len(self._losses)
         stacked = {name: torch.stack([losses[name] for losses in self._losses]) for name in self._losses[0]}
-        values = {name: series.tolist() for name, series in comm.reduce_dict(stacked).items()}
+        reduced = comm.reduce_dict(stacked)
+        values = dict(zip(reduced, torch.stack(list(reduced.values())).tolist(), strict=True))
         parts = [series for name, series in values.items() if name != "grad_norm"]
         values["loss"] = [sum(losses_of_step) for losses_of_step in zip(*parts, strict=True)]
         # Reading the losses has waited for the GPU, so the clock now shows what the steps really took.

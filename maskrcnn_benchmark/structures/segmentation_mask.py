@@ -151,17 +151,18 @@ class SegmentationMask:
             raise ValueError(
                 f"SegmentationMask.rasterize: extents {tuple(extents.shape)} do not go with {len(indices)} indices"
             )
+        device, extents = extents.device, extents.cpu()  # masks are drawn here, and go there in one copy
         chosen = [self.instances[index] for index in index_to_list(indices, len(self))]
         polygons = {row: instance.parts for row, instance in enumerate(chosen) if isinstance(instance, Polygons)}
         if len(polygons) == len(chosen):
-            return rasterize_polygons(list(polygons.values()), extents, resolution).float()
+            return rasterize_polygons(list(polygons.values()), extents, resolution).to(device).float()
         bitmaps = {row: instance for row, instance in enumerate(chosen) if isinstance(instance, Bitmap)}
         targets = extents.new_zeros((len(chosen), resolution, resolution), dtype=torch.float32)
         drawn = rasterize_polygons(list(polygons.values()), extents[list(polygons)], resolution)
         cut = _cut_bitmaps(list(bitmaps.values()), extents[list(bitmaps)], (resolution, resolution))
         targets[list(polygons)] = drawn.float()
         targets[list(bitmaps)] = cut.to(targets)
-        return targets
+        return targets.to(device)
 
     def get_mask_tensor(self) -> Tensor:
         """(R, height, width) uint8 on the CPU, the masks drawn over the whole image; R may be 0."""
@@ -298,7 +299,7 @@ def _cut_bitmaps(bitmaps: Sequence[Bitmap], extents: Tensor, size_hw: tuple[int,
         [torch.from_numpy(bitmap.cells) for bitmap in distinct],
         torch.tensor([bitmap.extents for bitmap in distinct], dtype=torch.float64).reshape(-1, 4),
         torch.tensor([place[id(bitmap)] for bitmap in bitmaps], dtype=torch.int64),
-        extents.cpu(),
+        extents,
         size_hw,
     )
     return at_least_half(fractions)
