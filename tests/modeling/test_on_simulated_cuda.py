@@ -48,7 +48,7 @@ WAITS_OF_INFERENCE = {
     # how many proposals each image has, and later how many detections
     ("modeling/selection.py:split_rows", "_to_copy"): 2,
     # how many pairs of region and class score above the threshold
-    ("modeling/roi_heads/box_head/inference.py:PostProcessor._candidates", "nonzero"): 1,
+    ("layers/candidates.py:classes_above", "nonzero"): 1,
 }
 # the sizes of the regions, to which heat maps are enlarged
 BICUBIC = {("layers/keypoint_ops.py:_decode_bicubic", "_to_copy"): 1}
@@ -97,7 +97,10 @@ def held(value):
 
 
 def check_step(model, pixels, targets, waits):
-    """A step on the simulated device: as on the CPU, bit for bit, and with these waits."""
+    """A step on the simulated device: as on the CPU, and with these waits.
+
+    Proposals are decoded by PyTorch's ops there and by a kernel on the CPU, which round differently.
+    """
     twin = copy.deepcopy(model)
     losses, gradients = step(model, pixels, targets)
     with simulated_cuda() as device:
@@ -108,9 +111,10 @@ def check_step(model, pixels, targets, waits):
     assert device.waits == waits
     assert losses_there.keys() == losses.keys() and gradients_there.keys() == gradients.keys()
     for name, loss in losses.items():
-        assert torch.equal(held(losses_there[name]), loss.detach()), name
+        torch.testing.assert_close(held(losses_there[name]), loss.detach(), msg=f"{name}: {{}}".format)
     for name, gradient in gradients.items():
-        assert torch.equal(held(gradients_there[name]), gradient), name
+        close = {"rtol": 1e-4, "atol": 1e-5 * max(1.0, gradient.abs().max().item())}
+        torch.testing.assert_close(held(gradients_there[name]), gradient, **close, msg=f"{name}: {{}}".format)
 
 
 @pytest.mark.parametrize(
