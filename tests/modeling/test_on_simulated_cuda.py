@@ -125,6 +125,27 @@ def test_training_step(name, masks):
     check_step(model, *batch(cfg, masks), WAITS_OF_TRAINING)
 
 
+@pytest.mark.parametrize(
+    ("name", "opts"),
+    [
+        ("e2e_mask_rcnn_R_50_C4_1x.yaml", []),  # one level, and heads that share the box head's features
+        (MASK_MODEL, ["MODEL.RESNETS.STAGE_WITH_DCN", (False, True, True, True), "MODEL.CLS_AGNOSTIC_BBOX_REG", True]),
+        (MASK_MODEL, ["MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR", "FPNXconv1fcFeatureExtractor"]),
+        ("hrnet_refine.yaml", ["MODEL.HRNET.NORM", "BN", "MODEL.HRNET.CHECKPOINT_ACTIVATIONS", True]),
+        (
+            "hrnet_refine.yaml",
+            [
+                *("MODEL.ROI_REFINE_HEAD.INDICATOR_FORM", "features", "MODEL.ROI_REFINE_HEAD.SHARED", False),
+                *("MODEL.ROI_REFINE_HEAD.NUM_STACKS", 2, "MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION", True),
+            ],
+        ),
+    ],
+)
+def test_training_step_of_other_models(name, opts):
+    cfg, model = small_model(name, *opts)
+    check_step(model, *batch(cfg), WAITS_OF_TRAINING)
+
+
 @pytest.mark.parametrize("images", [2, 16])
 def test_waits_do_not_grow_with_the_batch(images):
     cfg = tiny_cfg(*ALL_HEADS)
@@ -191,6 +212,14 @@ def check_detections(found, expected):
         (MASK_MODEL, ["MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS", True], {}),
         ("e2e_keypoint_rcnn_R_50_FPN_1x.yaml", [], BICUBIC),
         ("hrnet_refine.yaml", [], {}),
+        (
+            "hrnet_refine.yaml",
+            [
+                *("MODEL.ROI_MASK_HEAD.RESCORE", True, "MODEL.ROI_KEYPOINT_HEAD.RESCORE", True),
+                *("MODEL.ROI_REFINE_HEAD.RESCORE", True),
+            ],
+            {},
+        ),
         (MASK_MODEL, ["MODEL.ROI_HEADS.SCORE_THRESH", 1.1], {}),  # nothing is found
         ("hrnet_refine.yaml", ["MODEL.ROI_HEADS.SCORE_THRESH", 1.1], {}),
         ("e2e_keypoint_rcnn_R_50_FPN_1x.yaml", ["MODEL.ROI_HEADS.SCORE_THRESH", 1.1], BICUBIC),
