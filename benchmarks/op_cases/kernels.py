@@ -71,7 +71,7 @@ def backward(device: str, layout: torch.memory_format) -> Contenders:
     channels_last = layout is torch.channels_last
     ours, theirs = torch.ops.maskrcnn_benchmark.roi_align_backward, torch.ops.torchvision._roi_align_backward
     return Contenders(
-        lambda: ours(grad, rois, sizes, 0.25, 2, False, channels_last),
+        lambda: ours(grad, rois, sizes, 0.25, 2, False, channels_last, False),
         [Peer("torchvision", lambda: theirs(grad, rois, 0.25, 7, 7, *sizes, 2, False), same_values)],
     )
 

@@ -5,24 +5,25 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   m.def(
       "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned) "
       "-> Tensor");
-  // sizes: N, C, H, W of features
+  // sizes: N, C, H, W of features. deterministic: the same bits every time; on the CPU they are in any case
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned, "
-      "bool channels_last) -> Tensor");
+      "bool channels_last, bool deterministic) -> Tensor");
   m.def(
       "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples, "
       "bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor");
   // sizes: N, C of all levels, then H, W of each
   m.def(
       "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples, "
-      "bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last) -> Tensor[]");
+      "bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last, "
+      "bool deterministic) -> Tensor[]");
   m.def("nms(Tensor boxes, Tensor scores, float threshold, int offset) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor");
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor");
 
   // For the CPU alone; on other devices the layers compute the same with PyTorch's own ops.
-  m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold) -> ()");
+  m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()");
   m.def(
       "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size) "
       "-> Tensor");

@@ -19,11 +19,12 @@ SCHEMAS = (
     "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned)"
     " -> Tensor",
     "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned,"
-    " bool channels_last) -> Tensor",
+    " bool channels_last, bool deterministic) -> Tensor",
     "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples,"
     " bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor",
     "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples,"
-    " bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last) -> Tensor[]",
+    " bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last,"
+    " bool deterministic) -> Tensor[]",
     "nms(Tensor boxes, Tensor scores, float threshold, int offset) -> Tensor",
     "batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor",
     "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor",
@@ -31,7 +32,7 @@ SCHEMAS = (
 
 # of the CPU alone; where they are missing, or for tensors elsewhere, their callers do the same with PyTorch's ops
 HOST_SCHEMAS = (
-    "paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold) -> ()",
+    "paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()",
     "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size)"
     " -> Tensor",
     "decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)",

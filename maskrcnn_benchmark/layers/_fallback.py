@@ -61,7 +61,9 @@ def roi_align_backward(
     samples: int,
     aligned: bool,
     channels_last: bool,
+    deterministic: bool,
 ) -> Tensor:
+    """On CUDA torchvision's kernel is never deterministic: under `use_deterministic_algorithms` it raises or warns."""
     import torchvision  # noqa: F401  defines the op
 
     _check_rois("roi_align_backward", rois, sizes[0])
@@ -106,13 +108,18 @@ def multi_level_roi_align_backward(
     canonical_level: float,
     offset: int,
     channels_last: bool,
+    deterministic: bool,
 ) -> list[Tensor]:
     levels = assign_levels(rois, scales, canonical_size, canonical_level, offset)
     grads = []
     for level, scale in enumerate(scales):
         rows = (levels == level).nonzero().squeeze(1)
         level_sizes = [*sizes[:2], *sizes[2 + 2 * level : 4 + 2 * level]]
-        grads.append(roi_align_backward(grad[rows], rois[rows], level_sizes, scale, samples, aligned, channels_last))
+        grads.append(
+            roi_align_backward(
+                grad[rows], rois[rows], level_sizes, scale, samples, aligned, channels_last, deterministic
+            )
+        )
     return grads
 
 

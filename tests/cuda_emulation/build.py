@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compiler = os.environ.get("CXX", "g++")
     flags = ["-std=c++17", "-O1", "-g1", "-fPIC", "-w", *(SANITIZERS if arguments.sanitize else [])]
     flags += [f"-DTORCH_TARGET_VERSION={STABLE_ABI_VERSION}", "-DUSE_CUDA", "-DPy_LIMITED_API=0x030a0000"]
+    flags.append("-DMRB_MOST_BLOCKS=19")  # few, so that most launches have blocks with more than one piece of work
     includes = [EMULATION, CSRC / "cuda", *include_paths(), sysconfig.get_path("include")]
     command = [compiler, *flags, *(f"-I{path}" for path in includes)]
     newest_header = max(path.stat().st_mtime for place in (CSRC, EMULATION) for path in place.rglob("*.h"))

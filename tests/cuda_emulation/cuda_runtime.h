@@ -102,8 +102,14 @@ inline int __popc(unsigned int bits) {
   return __builtin_popcount(bits);
 }
 
-inline int __ffsll(long long bits) {
-  return __builtin_ffsll(bits);
+inline int __popcll(unsigned long long bits) {
+  return __builtin_popcountll(bits);
+}
+
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
 }
 
 template <typename T>

@@ -1,8 +1,10 @@
 """What the tests of layers share."""
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,11 @@ def torchvision_ops() -> ModuleType:
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not load: {error}")
     return ops
+
+
+@pytest.fixture
+def deterministic_algorithms() -> Iterator[None]:
+    """`torch.use_deterministic_algorithms(True)` while the test runs."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

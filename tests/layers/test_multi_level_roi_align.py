@@ -127,6 +127,23 @@ def test_other_types_and_mixed_formats(layout, dtype, tolerance, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_deterministic_gradients_have_the_same_bits_every_time(layout, device, deterministic_algorithms):
+    maps = [level.float().requires_grad_() for level in pyramid(20, device=device, layout=layout)]
+    rois = rois_of_all_sizes().to(device)
+    pooled = multi_level_roi_align(maps, rois, 7, SCALES, 2)
+    weights = torch.randn_like(pooled)
+    grads = [torch.autograd.grad(pooled, maps, weights, retain_graph=True) for _ in range(3)]
+    for again in grads[1:]:
+        assert all(torch.equal(grad, same) for grad, same in zip(again, grads[0], strict=True))
+    wide = [level.detach().double().requires_grad_() for level in maps]
+    expected = torch.autograd.grad(multi_level_roi_align(wide, rois, 7, SCALES, 2), wide, weights.double())
+    for grad, expected_grad in zip(grads[0], expected, strict=True):
+        assert grad.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nan_infinite_and_huge_rois_are_harmless(device):
     inf, nan = float("inf"), float("nan")
     rois = torch.tensor(
@@ -191,8 +208,21 @@ def test_registration(layout, device):
     torch.library.opcheck(op, (maps, rois, list(SCALES), 3, 2, 2, True, 224.0, 4.0, 1))
     sizes = [2, 5, 60, 80, 30, 40, 15, 20, 8, 10]
     grad = torch.randn(9, 5, 3, 2, device=device, requires_grad=True)
-    arguments = (grad, rois, sizes, list(SCALES), 2, True, 224.0, 4.0, 1, layout is torch.channels_last)
-    torch.library.opcheck(torch.ops.maskrcnn_benchmark.multi_level_roi_align_backward.default, arguments)
+    for deterministic in (False, True):
+        arguments = (
+            grad,
+            rois,
+            sizes,
+            list(SCALES),
+            2,
+            True,
+            224.0,
+            4.0,
+            1,
+            layout is torch.channels_last,
+            deterministic,
+        )
+        torch.library.opcheck(torch.ops.maskrcnn_benchmark.multi_level_roi_align_backward.default, arguments)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -176,7 +176,7 @@ def test_layouts_that_are_neither_plain_nor_channels_last(device):
 
 def test_cpu_gradients_are_deterministic_without_being_asked_and_may_be_expanded():
     maps = torch.randn(2, 40, 30, 30).requires_grad_()
-    rois = torch.cat([torch.randint(0, 2, (200, 1)), torch.rand(200, 4) * 60], dim=1)
+    rois = crowded_rois()
     grads = [torch.autograd.grad(roi_align(maps, rois, 7, 0.5, 2).sum(), maps)[0] for _ in range(3)]
     assert torch.equal(grads[0], grads[1]) and torch.equal(grads[0], grads[2])
     threads = torch.get_num_threads()
@@ -188,10 +188,79 @@ def test_cpu_gradients_are_deterministic_without_being_asked_and_may_be_expanded
         torch.set_num_threads(threads)
 
 
+def crowded_rois(count: int = 200) -> torch.Tensor:
+    """On maps of two images with 30 x 30 cells at scale 0.5: every cell in many of them."""
+    return torch.cat([torch.randint(0, 2, (count, 1)), torch.rand(count, 4) * 60], dim=1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_deterministic_gradients_have_the_same_bits_every_time(dtype, layout, device, deterministic_algorithms):
+    maps = torch.randn(2, 40, 30, 30).to(device, dtype).contiguous(memory_format=layout).requires_grad_()
+    rois, weights = crowded_rois().to(device), torch.randn(200, 40, 7, 7).to(device, dtype)
+    pooled = roi_align(maps, rois, 7, 0.5, 2)
+    grads = [torch.autograd.grad(pooled, maps, weights, retain_graph=True)[0] for _ in range(3)]
+    assert grads[0].dtype == dtype and grads[0].is_contiguous(memory_format=layout)
+    assert torch.equal(grads[0], grads[1]) and torch.equal(grads[0], grads[2])
+    wide = maps.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(roi_align(wide, rois, 7, 0.5, 2), wide, weights.double())
+    torch.testing.assert_close(grads[0].double(), expected, rtol=TOLERANCES[dtype], atol=4 * TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float64, 2**-40), (torch.float32, 2**-20)])
+@pytest.mark.parametrize("power", [-1074, -1020, -140, -126, -40, 0, 40, 115, 980, 1010])
+def test_deterministic_gradients_of_every_magnitude(power, dtype, precision, device):
+    if dtype == torch.float32 and not -140 <= power <= 115:
+        pytest.skip("beyond float32")
+    rois = crowded_rois().to(device)
+    grad = torch.randn(200, 3, 2, 2, dtype=torch.float64) * torch.rand(200, 3, 2, 2, dtype=torch.float64) ** 9
+    grad[0, 0, 0, 0] = -4  # the largest
+    grad = (grad * 2.0**power).to(device, dtype)
+
+    def backward(deterministic: bool) -> torch.Tensor:
+        return torch.ops.maskrcnn_benchmark.roi_align_backward(
+            grad, rois, [2, 3, 30, 30], 0.5, 2, False, False, deterministic
+        )
+
+    error = (backward(True).double() - backward(False).double()).abs().max()
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    assert error <= precision * grad.double().abs().max() + 400 * smallest  # sums of the smallest numbers are rounded
+    assert not torch.ops.maskrcnn_benchmark.roi_align_backward(
+        torch.zeros_like(grad), rois, [2, 3, 30, 30], 0.5, 2, False, False, True
+    ).any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("odd", [float("inf"), -float("inf"), float("nan")])
+def test_deterministic_gradients_that_are_not_finite(odd, dtype, device, deterministic_algorithms):
+    maps = torch.randn(1, 3, 8, 8).to(device, dtype).requires_grad_()
+    rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0], [0, 5.0, 5.0, 7.0, 7.0]], device=device)
+    weights = torch.ones(2, 3, 2, 2, dtype=dtype, device=device)
+    weights[1, 2, 1, 0] = odd
+    (grad,) = torch.autograd.grad(roi_align(maps, rois, 2, 1.0, 2), maps, weights)
+    assert not grad[0, 2, 5:8, 5:8].isfinite().all()
+    if device == "cuda":
+        assert grad.isnan().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("start", [1, 2, 4])
+def test_every_type_may_begin_anywhere_in_memory(start, dtype, device):
+    memory = torch.randn(2 * 11 * 13 * 16 + start).to(device, dtype)
+    maps = memory[start:].view(2, 11, 13, 16).permute(0, 3, 1, 2)
+    assert maps.is_contiguous(memory_format=torch.channels_last) and maps.storage_offset() == start
+    rois = ROIS.to(device)
+    assert torch.equal(roi_align(maps, rois, 3, 0.5, 2), roi_align(maps.clone(), rois, 3, 0.5, 2))
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 def test_several_python_threads_at_once(layout):
     maps = torch.randn(2, 40, 30, 30).contiguous(memory_format=layout).requires_grad_()
-    rois = torch.cat([torch.randint(0, 2, (100, 1)), torch.rand(100, 4) * 60], dim=1)
+    rois = crowded_rois(100)
 
     def pool_and_gradient(_: int) -> tuple[torch.Tensor, torch.Tensor]:
         pooled = roi_align(maps, rois, 7, 0.5, 2)
@@ -239,7 +308,7 @@ def test_more_elements_than_32_bits_count(layout, device):
     del maps
     grad = torch.rand_like(pooled)
     maps_grad = torch.ops.maskrcnn_benchmark.roi_align_backward(
-        grad, far.to(device), [1, channels, side, side], 1.0, 2, False, layout is torch.channels_last
+        grad, far.to(device), [1, channels, side, side], 1.0, 2, False, layout is torch.channels_last, False
     )
     (expected_grad,) = torch.autograd.grad(expected, near, grad.cpu().double())
     torch.testing.assert_close(maps_grad[:, :, -40:, -40:].cpu().double(), expected_grad, rtol=2e-2, atol=2e-2)
@@ -266,8 +335,9 @@ def test_registration(layout, device):
     rois = ROIS.to(device)
     torch.library.opcheck(torch.ops.maskrcnn_benchmark.roi_align.default, (maps, rois, 0.5, 2, 3, 2, True))
     grad = torch.randn(10, 3, 2, 3, device=device, requires_grad=True)
-    arguments = (grad, rois, list(maps.shape), 0.5, 2, True, layout is torch.channels_last)
-    torch.library.opcheck(torch.ops.maskrcnn_benchmark.roi_align_backward.default, arguments)
+    for deterministic in (False, True):
+        arguments = (grad, rois, list(maps.shape), 0.5, 2, True, layout is torch.channels_last, deterministic)
+        torch.library.opcheck(torch.ops.maskrcnn_benchmark.roi_align_backward.default, arguments)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -214,7 +214,7 @@ Tensor roi_align_cpu(
 
 Tensor roi_align_backward_cpu(
     const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, double scale, int64_t samples, bool aligned,
-    bool channels_last) {
+    bool channels_last, bool /*deterministic*/) {
   const char* op = "roi_align_backward";
   check_rois(op, rois);
   check_features(op, grad, rois);
@@ -240,7 +240,8 @@ Tensor multi_level_roi_align_cpu(
 
 std::vector<Tensor> multi_level_roi_align_backward_cpu(
     const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, std::vector<double> scales, int64_t samples,
-    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last) {
+    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last,
+    bool /*deterministic*/) {
   const char* op = "multi_level_roi_align_backward";
   check_rois(op, rois);
   check_features(op, grad, rois);

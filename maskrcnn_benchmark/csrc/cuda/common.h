@@ -19,9 +19,13 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
+#ifndef MRB_MOST_BLOCKS  // tests set another number, to see blocks stride over small work
+#define MRB_MOST_BLOCKS (1 << 20)
+#endif
+
 // Blocks for `items` pieces of work in a kernel that strides over them by its grid; at least one.
 inline unsigned int grid_size(int64_t items) {
-  return static_cast<unsigned int>(std::max<int64_t>(1, std::min<int64_t>(items, 1 << 20)));
+  return static_cast<unsigned int>(std::max<int64_t>(1, std::min<int64_t>(items, MRB_MOST_BLOCKS)));
 }
 
 inline unsigned int grid_size(int64_t elements, int64_t threads) {

@@ -115,78 +115,101 @@ __device__ bool suppresses(const Entry<Acc>& a, const Entry<Acc>& b, double thre
   return boxes_overlap(first, second, threshold, static_cast<double>(offset));
 }
 
-// bits[(row - first_row) * words + word]: which boxes of that word come after the row and overlap it too much. A block of
-// kWord threads takes the rows of one word, one each, against the boxes of another; words before the row's are not written.
+// bits[(row - first_row) * words + word]: which boxes of that word the row overlaps too much, of its own word those before it
+// and of later words all; earlier words are not written. A block of kWord threads takes the rows of one word, one each,
+// against the boxes of one word.
 template <typename Acc>
 __global__ void __launch_bounds__(kWord) find_overlaps(
     const Entry<Acc>* entries, int64_t count, int64_t first_row, double threshold, int offset,
     const unsigned long long* gone, int64_t words, unsigned long long* bits) {
+  __shared__ Entry<Acc> columns[kWord];
   const int64_t row_word = first_row / kWord + blockIdx.y;
   const int64_t row = row_word * kWord + threadIdx.x;
-  for (int64_t word = row_word + blockIdx.x; word < words; word += gridDim.x) {
-    __shared__ Entry<Acc> columns[kWord];
-    const int64_t column = word * kWord + threadIdx.x;
-    __syncthreads();  // the previous word is done with
-    if (column < count) {
-      columns[threadIdx.x] = entries[column];
-    }
-    __syncthreads();
-    if (row < count) {
-      unsigned long long found = 0;
-      if (!(gone[row_word] >> threadIdx.x & 1)) {
-        const Entry<Acc> entry = entries[row];
-        const int present = static_cast<int>(count - word * kWord < kWord ? count - word * kWord : kWord);
-        // sorted by group: often the whole word is of others
-        if (columns[0].group <= entry.group && entry.group <= columns[present - 1].group) {
-          for (int k = word == row_word ? static_cast<int>(threadIdx.x) + 1 : 0; k < present; ++k) {
-            if (suppresses(entry, columns[k], threshold, offset)) {
-              found |= 1ULL << k;
-            }
-          }
+  const int64_t word = row_word + blockIdx.x;
+  if (word >= words) {
+    return;  // for all threads alike
+  }
+  const int64_t column = word * kWord + threadIdx.x;
+  if (column < count) {
+    columns[threadIdx.x] = entries[column];
+  }
+  __syncthreads();
+  if (row >= count) {
+    return;
+  }
+  unsigned long long found = 0;
+  if (!(gone[row_word] >> threadIdx.x & 1)) {
+    const Entry<Acc> entry = entries[row];
+    const int present = static_cast<int>(count - word * kWord < kWord ? count - word * kWord : kWord);
+    // sorted by group: often the whole word is of others
+    if (columns[0].group <= entry.group && entry.group <= columns[present - 1].group) {
+      if (word == row_word) {
+        for (int k = 0; k < static_cast<int>(threadIdx.x); ++k) {
+          found |= suppresses(columns[k], entry, threshold, offset) ? 1ULL << k : 0;
+        }
+      } else {
+        for (int k = 0; k < present; ++k) {
+          found |= suppresses(entry, columns[k], threshold, offset) ? 1ULL << k : 0;
         }
       }
-      bits[(row - first_row) * words + word] = found;
     }
   }
+  bits[(row - first_row) * words + word] = found;
+}
+
+// The boxes of a word that survive among its candidates; all lanes of a warp call it. Lane i brings which earlier boxes would
+// suppress boxes i and i + 32. Each round is right for at least one box more than the round before, so that a round without
+// change is right for all; chains of suppression are short, and so are the rounds few.
+__device__ unsigned long long survivors_of_word(unsigned long long candidates, const unsigned long long (&earlier)[2]) {
+  unsigned long long kept = candidates, before;
+  do {
+    before = kept;
+    const unsigned int low = __ballot_sync(0xffffffffu, (earlier[0] & before) == 0);
+    const unsigned int high = __ballot_sync(0xffffffffu, (earlier[1] & before) == 0);
+    kept = candidates & (static_cast<unsigned long long>(high) << 32 | low);
+  } while (kept != before);
+  return kept;
 }
 
 // One block. Goes through the rows [first_row, last_row) in order, completes `gone` and marks the kept boxes by rank.
 __global__ void __launch_bounds__(kWideThreads) collect(
-    const unsigned long long* bits, int64_t first_row, int64_t last_row, int64_t count, int64_t words,
-    const int64_t* ranks, unsigned long long* gone, uint8_t* kept_by_rank) {
-  __shared__ unsigned long long within[kWord];  // what the rows of this word suppress in it
+    const unsigned long long* __restrict__ bits, int64_t first_row, int64_t last_row, int64_t words, const int64_t* ranks,
+    unsigned long long* gone, uint8_t* kept_by_rank) {
+  constexpr int kColumns = 128;  // later words at a time; the threads of each share the rows, to have many loads under way
   __shared__ unsigned long long kept;
+  __shared__ int rows[kWord];  // the kept ones, from the first of the word
   for (int64_t word = first_row / kWord; word * kWord < last_row; ++word) {
     const int64_t base = word * kWord;
-    if (threadIdx.x < kWord) {
-      const int64_t row = base + threadIdx.x;
-      within[threadIdx.x] = row < last_row ? bits[(row - first_row) * words + word] : 0;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      unsigned long long lost = gone[word];
-      unsigned long long survivors = 0;
-      for (int k = 0; k < kWord; ++k) {
-        if (!(lost >> k & 1)) {
-          survivors |= 1ULL << k;
-          lost |= within[k];
-        }
+    if (threadIdx.x < 32) {
+      unsigned long long earlier[2];
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = base + threadIdx.x + 32 * half;
+        earlier[half] = row < last_row ? bits[(row - first_row) * words + word] : 0;
       }
-      kept = survivors;
+      const unsigned long long found = survivors_of_word(~gone[word], earlier);
+      if (threadIdx.x == 0) {
+        kept = found;
+      }
     }
     __syncthreads();
     const unsigned long long survivors = kept;
     if (threadIdx.x < kWord && (survivors >> threadIdx.x & 1)) {
       const int64_t row = base + threadIdx.x;
       kept_by_rank[ranks == nullptr ? row : ranks[row]] = 1;
+      rows[__popcll(survivors & ((1ULL << threadIdx.x) - 1))] = static_cast<int>(threadIdx.x);
     }
-    for (int64_t later = word + 1 + threadIdx.x; later < words; later += blockDim.x) {
-      unsigned long long lost = gone[later];
-      for (unsigned long long rest = survivors; rest != 0; rest &= rest - 1) {
-        const int64_t row = base + __ffsll(static_cast<long long>(rest)) - 1;
-        lost |= bits[(row - first_row) * words + later];
+    __syncthreads();
+    const int count = __popcll(survivors);
+    for (int64_t later = word + 1 + threadIdx.x % kColumns; later < words; later += kColumns) {
+      unsigned long long lost = 0;
+#pragma unroll
+      for (int i = 0; i < kWord / (kWideThreads / kColumns); ++i) {
+        const int k = static_cast<int>(threadIdx.x) / kColumns + i * (kWideThreads / kColumns);
+        lost |= k < count ? bits[(base - first_row + rows[k]) * words + later] : 0;
       }
-      gone[later] = lost;
+      if (lost != 0) {
+        atomicOr(gone + later, lost);
+      }
     }
     __syncthreads();  // `gone` of the next word is complete, and the shared memory free
   }
@@ -282,13 +305,12 @@ void suppress(
   for (int64_t first = 0; first < count; first += kRowsAtATime) {
     const int64_t last = std::min(count, first + kRowsAtATime);
     const int64_t row_words = (last - first + kWord - 1) / kWord;
-    const dim3 grid(
-        static_cast<unsigned int>(std::min<int64_t>(words - first / kWord, 1 << 16)), static_cast<unsigned int>(row_words));
+    const dim3 grid(static_cast<unsigned int>(words - first / kWord), static_cast<unsigned int>(row_words));
     find_overlaps<Acc><<<grid, kWord, 0, stream>>>(
         entries, count, first, threshold, static_cast<int>(offset), gone, words, bits);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     collect<<<1, kWideThreads, 0, stream>>>(
-        bits, first, last, count, words, ranks_data, gone, static_cast<uint8_t*>(kept_by_rank.data_ptr()));
+        bits, first, last, words, ranks_data, gone, static_cast<uint8_t*>(kept_by_rank.data_ptr()));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 }

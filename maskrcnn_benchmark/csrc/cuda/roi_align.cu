@@ -3,6 +3,9 @@
 // A block of threads takes a region and a run of its channels. It finds the region's level, tabulates the samples along both
 // axes in shared memory, and then computes outputs: neighbouring threads take neighbouring bins of planar maps and
 // neighbouring channels of channels-last ones, so that they read and write neighbouring memory.
+//
+// Gradients meet in the cells of the maps, in an order that nobody knows. Sums of floating-point numbers are rounded as the
+// order has it; where the caller asks for the same bits every time, sums are of whole numbers (see FixedPoint).
 #include "common.h"
 
 #include <torch/csrc/stable/library.h>
@@ -71,22 +74,29 @@ struct Region {
   // All threads of the block call this together.
   __device__ void load(const Pooling& pooling, const Pyramid& pyramid, const double* roi) {
     __syncthreads();  // the previous region is done with
-    if (threadIdx.x == 0) {
-      image = roi[0] >= 0 && roi[0] < static_cast<double>(pooling.images) ? static_cast<int64_t>(roi[0]) : -1;
-      level = 0;
+    if (threadIdx.x % 32 == 0 && threadIdx.x < 64) {  // a warp for each axis
+      int own_level = 0;
       if (pyramid.count > 1) {
-        level = assign_level(
-                    {roi[1], roi[2], roi[3], roi[4]}, pooling.offset, pooling.canonical_size, pooling.canonical_level,
-                    pooling.lowest, pooling.highest) -
+        own_level = assign_level(
+                        {roi[1], roi[2], roi[3], roi[4]}, pooling.offset, pooling.canonical_size,
+                        pooling.canonical_level, pooling.lowest, pooling.highest) -
             pooling.lowest;
       }
-      const double scale = pyramid.levels[level].scale;
-      y = RoiAxis(roi[2], roi[4], scale, pooling.bins_h, pooling.samples, pooling.aligned);
-      x = RoiAxis(roi[1], roi[3], scale, pooling.bins_w, pooling.samples, pooling.aligned);
-      tabulated = y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
+      const double scale = pyramid.levels[own_level].scale;
+      if (threadIdx.x == 0) {
+        image = roi[0] >= 0 && roi[0] < static_cast<double>(pooling.images) ? static_cast<int64_t>(roi[0]) : -1;
+        level = own_level;
+        y = RoiAxis(roi[2], roi[4], scale, pooling.bins_h, pooling.samples, pooling.aligned);
+      } else {
+        x = RoiAxis(roi[1], roi[3], scale, pooling.bins_w, pooling.samples, pooling.aligned);
+      }
     }
     __syncthreads();
-    if (tabulated) {
+    const bool fits = y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
+    if (threadIdx.x == 0) {
+      tabulated = fits;
+    }
+    if (fits) {
       const Map& map = pyramid.levels[level];
       const int rows = static_cast<int>(y.samples) * pooling.bins_h, columns = static_cast<int>(x.samples) * pooling.bins_w;
       for (int k = threadIdx.x; k < rows + columns; k += blockDim.x) {
@@ -196,14 +206,79 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Adds to maps of the accumulators' type, which start at zero. The order of the additions, and so their rounding, varies.
-template <typename T, typename Acc, bool kChannelsLast>
+// Gradients as whole numbers: a gradient times 2^shift, rounded. Their sums do not depend on the order. `largest` is the largest
+// magnitude among the gradients of a call, as the bits of a double, which order as the numbers do, infinities and NaN last. A
+// cell gets at most one gradient from each bin of each region, all weights taken together; for fewer than 2^spare_bits bins no
+// sum passes 2^62, and rounding has as much again. Everything happens on the device: the host does not wait.
+struct FixedPoint {
+  const unsigned long long* largest;
+  int spare_bits;
+
+  static constexpr unsigned long long kInfinity = 0x7ffULL << 52;
+
+  // False when a gradient is infinite or NaN.
+  __device__ bool finite() const {
+    return *largest < kInfinity;
+  }
+
+  __device__ int shift() const {
+    const int exponent = static_cast<int>(*largest >> 52) - 1022;  // the largest is below 2^exponent
+    return 62 - spare_bits - exponent;  // 2^shift need not be a number itself: ldexp
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) find_largest(const T* values, int64_t count, unsigned long long* largest) {
+  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  __shared__ unsigned long long of_block;
+  if (threadIdx.x == 0) {
+    of_block = 0;
+  }
+  __syncthreads();
+  unsigned long long own = 0;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const double magnitude = fabs(static_cast<double>(static_cast<Acc>(values[i])));
+    const unsigned long long bits = static_cast<unsigned long long>(__double_as_longlong(magnitude));
+    own = own < bits ? bits : own;
+  }
+  atomicMax(&of_block, own);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    atomicMax(largest, of_block);
+  }
+}
+
+// NaN in all cells when a gradient was not finite.
+template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    spread_kernel(Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, const T* grad) {
+    from_fixed_point(const int64_t* sums, int64_t count, FixedPoint fixed_point, T* values) {
+  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const bool finite = fixed_point.finite();
+  const int shift = fixed_point.shift();
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const Acc value = static_cast<Acc>(ldexp(static_cast<double>(sums[i]), -shift));
+    values[i] = static_cast<T>(finite ? value : static_cast<Acc>(NAN));
+  }
+}
+
+// Adds to maps that start at zero: of Acc, the sums' rounding then varying with the order, or of 64-bit whole numbers.
+template <typename T, typename Acc, typename Sum, bool kChannelsLast>
+__global__ void __launch_bounds__(kThreads) spread_kernel(
+    Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, const T* grad, FixedPoint fixed_point) {
+  constexpr bool kFixedPoint = std::is_integral_v<Sum>;
   __shared__ Region<Acc> region;
   const int bins = pooling.bins_h * pooling.bins_w;
   const int64_t channels = pooling.channels;
   const int64_t runs = (channels + channels_per_run - 1) / channels_per_run;
+  int shift = 0;
+  if constexpr (kFixedPoint) {
+    if (!fixed_point.finite()) {
+      return;  // for all threads alike
+    }
+    shift = fixed_point.shift();
+  }
   for (int64_t item = blockIdx.x; item < pooling.rois * runs; item += gridDim.x) {
     const int64_t roi = item / runs;
     const int64_t first_channel = (item % runs) * channels_per_run;
@@ -215,18 +290,27 @@ __global__ void __launch_bounds__(kThreads)
     const Map& map = pyramid.levels[region.level];
     const int64_t cell_stride = kChannelsLast ? channels : 1;
     const int64_t channel_stride = kChannelsLast ? 1 : map.height * map.width;
-    Acc* image = static_cast<Acc*>(map.data) + region.image * channels * map.height * map.width;
+    Sum* image = static_cast<Sum*>(map.data) + region.image * channels * map.height * map.width;
     for (int k = threadIdx.x; k < run * bins; k += blockDim.x) {
       const Place<kChannelsLast, 1> place(k, run, bins);
       const int64_t channel = first_channel + place.channel;
-      Acc* cells = image + channel * channel_stride;
+      Sum* cells = image + channel * channel_stride;
       const int64_t position = kChannelsLast ? (roi * bins + place.bin) * channels + channel
                                              : (roi * channels + channel) * bins + place.bin;
-      const Acc value = static_cast<Acc>(grad[position]);
+      Acc value = static_cast<Acc>(grad[position]);
+      if constexpr (kFixedPoint) {
+        value = static_cast<Acc>(ldexp(static_cast<double>(value), shift));
+      }
       region.visit_bin(
           place.bin / pooling.bins_w, place.bin % pooling.bins_w, map, [&](int64_t row, int64_t column, Acc weight) {
-            if (weight != 0) {
-              atomicAdd(cells + (row * map.width + column) * cell_stride, weight * value);
+            Sum* cell = cells + (row * map.width + column) * cell_stride;
+            if constexpr (kFixedPoint) {
+              const Sum part = static_cast<Sum>(llrint(weight * value));  // negative ones wrap round, and so do their sums
+              if (part != 0) {
+                atomicAdd(cell, part);
+              }
+            } else if (weight != 0) {
+              atomicAdd(cell, weight * value);
             }
           });
     }
@@ -237,13 +321,17 @@ MemoryFormat layout(bool channels_last) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// Channels that one block takes: some two thousand outputs, so that the table is soon paid for.
-int channels_per_run(const Pooling& pooling, bool channels_last) {
+// Channels that one block takes: some two thousand items of work, so that finding the samples is soon paid for, but fewer where
+// that makes too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines if there is a choice.
+int channels_per_run(const Pooling& pooling, bool channels_last, int width) {
+  constexpr int64_t kItems = 2048, kBlocks = 1024;
   const int64_t bins = static_cast<int64_t>(pooling.bins_h) * pooling.bins_w;
-  if (channels_last) {
-    return static_cast<int>(std::min<int64_t>(pooling.channels, 64));
-  }
-  return static_cast<int>(std::min<int64_t>(pooling.channels, std::max<int64_t>(1, 2048 / bins)));
+  const int64_t least = channels_last ? 64 : 8;
+  const int64_t most = std::max(kItems * width / bins, channels_last ? least : 1);
+  const auto parts = [&](int64_t size) { return (pooling.channels + size - 1) / size; };
+  const int64_t runs = std::max(parts(most), std::min((kBlocks + pooling.rois - 1) / pooling.rois, parts(least)));
+  const int64_t per_run = parts(runs);
+  return static_cast<int>((per_run + width - 1) / width * width);
 }
 
 bool aligned_to(const void* pointer, size_t bytes) {
@@ -253,7 +341,7 @@ bool aligned_to(const void* pointer, size_t bytes) {
 template <typename T, bool kChannelsLast, int kWidth>
 void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled) {
   using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
-  const int per_run = channels_per_run(pooling, kChannelsLast);
+  const int per_run = channels_per_run(pooling, kChannelsLast, kWidth);
   const int64_t runs = (pooling.channels + per_run - 1) / per_run;
   pool_kernel<T, Acc, kChannelsLast, kWidth>
       <<<grid_size(pooling.rois * runs), kThreads, 0, current_stream(pooled)>>>(
@@ -261,38 +349,76 @@ void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& r
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-template <typename T>
-void pool_maps(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled, bool channels_last) {
-  if (!channels_last) {
-    return launch_pool<T, false, 1>(pooling, pyramid, rois, pooled);
+// Channels-last maps in packs of kWidth channels, or of half as many where memory is not aligned to them.
+template <typename T, int kWidth>
+void pool_packs(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled) {
+  if constexpr (kWidth > 1) {
+    bool packs = pooling.channels % kWidth == 0 && aligned_to(pooled.data_ptr(), sizeof(T) * kWidth);
+    for (int level = 0; level < pyramid.count; ++level) {
+      packs = packs && aligned_to(pyramid.levels[level].data, sizeof(T) * kWidth);
+    }
+    if (!packs) {
+      return pool_packs<T, kWidth / 2>(pooling, pyramid, rois, pooled);
+    }
   }
-  constexpr int kWidth = 4;
-  bool packs = pooling.channels % kWidth == 0;
-  for (int level = 0; level < pyramid.count; ++level) {
-    packs = packs && aligned_to(pyramid.levels[level].data, sizeof(T) * kWidth);
-  }
-  if (packs) {
-    launch_pool<T, true, kWidth>(pooling, pyramid, rois, pooled);
-  } else {
-    launch_pool<T, true, 1>(pooling, pyramid, rois, pooled);
-  }
+  launch_pool<T, true, kWidth>(pooling, pyramid, rois, pooled);
 }
 
 template <typename T>
+void pool_maps(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled, bool channels_last) {
+  if (channels_last) {
+    pool_packs<T, 16 / sizeof(T)>(pooling, pyramid, rois, pooled);
+  } else {
+    launch_pool<T, false, 1>(pooling, pyramid, rois, pooled);
+  }
+}
+
+template <typename T, typename Sum>
 void spread_maps(
-    const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last) {
+    const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last,
+    const FixedPoint& fixed_point) {
   using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
-  const int per_run = channels_per_run(pooling, channels_last);
+  const int per_run = channels_per_run(pooling, channels_last, 1);
   const int64_t runs = (pooling.channels + per_run - 1) / per_run;
   const unsigned int grid = grid_size(pooling.rois * runs);
+  const cudaStream_t stream = current_stream(grad);
   const double* regions = rois.const_data_ptr<double>();
   const T* from = static_cast<const T*>(grad.data_ptr());
   if (channels_last) {
-    spread_kernel<T, Acc, true><<<grid, kThreads, 0, current_stream(grad)>>>(pooling, pyramid, regions, per_run, from);
+    spread_kernel<T, Acc, Sum, true>
+        <<<grid, kThreads, 0, stream>>>(pooling, pyramid, regions, per_run, from, fixed_point);
   } else {
-    spread_kernel<T, Acc, false><<<grid, kThreads, 0, current_stream(grad)>>>(pooling, pyramid, regions, per_run, from);
+    spread_kernel<T, Acc, Sum, false>
+        <<<grid, kThreads, 0, stream>>>(pooling, pyramid, regions, per_run, from, fixed_point);
   }
   STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// The maps' gradients in `grads`, each from its sums in `pyramid`.
+template <typename T>
+void spread_in_fixed_point(
+    const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last,
+    std::vector<Tensor>& grads) {
+  constexpr unsigned int kMostBlocks = 2048;  // more would queue for the one number that they share
+  const cudaStream_t stream = current_stream(grad);
+  Tensor largest_storage = torch::stable::empty({1}, ScalarType::Long, std::nullopt, grad.device());
+  torch::stable::zero_(largest_storage);
+  unsigned long long* largest = static_cast<unsigned long long*>(largest_storage.data_ptr());
+  const unsigned int blocks = std::min(grid_size(grad.numel(), kThreads), kMostBlocks);
+  find_largest<T><<<blocks, kThreads, 0, stream>>>(
+      static_cast<const T*>(grad.data_ptr()), grad.numel(), largest);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  FixedPoint fixed_point{largest, 0};
+  while (pooling.rois * pooling.bins_h * pooling.bins_w >> fixed_point.spare_bits > 0) {
+    ++fixed_point.spare_bits;
+  }
+  spread_maps<T, unsigned long long>(pooling, pyramid, rois, grad, channels_last, fixed_point);
+  for (size_t level = 0; level < grads.size(); ++level) {
+    const int64_t count = grads[level].numel();
+    from_fixed_point<T><<<grid_size(count, kThreads), kThreads, 0, stream>>>(
+        static_cast<const int64_t*>(pyramid.levels[level].data), count, fixed_point, static_cast<T*>(grads[level].data_ptr()));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
 }
 
 Pooling describe(
@@ -352,36 +478,55 @@ Tensor pool(
 std::vector<Tensor> spread(
     const char* op, const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
     const std::vector<double>& scales, int64_t samples, bool aligned, const std::optional<LevelRule>& rule,
-    bool channels_last) {
+    bool channels_last, bool deterministic) {
   check_levels_fit(op, scales.size());
   const torch::stable::accelerator::DeviceGuard guard(rois.get_device_index());
   const Pooling pooling =
       describe(op, sizes[0], sizes[1], rois.size(0), grad.size(2), grad.size(3), samples, aligned, rule);
-  const ScalarType sum_type = grad.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  std::vector<Tensor> sums;
+  const ScalarType type = grad.scalar_type();
+  const ScalarType sum_type =
+      deterministic ? ScalarType::Long : type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  std::vector<Tensor> sums, grads;
   Pyramid pyramid{};
   pyramid.count = static_cast<int>(scales.size());
   for (size_t level = 0; level < scales.size(); ++level) {
     const int64_t height = sizes[2 + 2 * level], width = sizes[3 + 2 * level];
     const std::vector<int64_t> size{sizes[0], sizes[1], height, width};
-    Tensor map = torch::stable::empty(
-        size, sum_type, std::nullopt, grad.device(), std::nullopt, layout(channels_last));
+    const auto new_map = [&](ScalarType of) {
+      return torch::stable::empty(size, of, std::nullopt, grad.device(), std::nullopt, layout(channels_last));
+    };
+    Tensor map = new_map(sum_type);
     torch::stable::zero_(map);
     sums.push_back(map);
+    grads.push_back(sum_type == type ? map : new_map(type));
     pyramid.levels[level] = {map.data_ptr(), height, width, scales[level]};
   }
-  if (grad.numel() > 0) {
-    const Tensor dense = torch::stable::contiguous(grad, layout(channels_last));
-    const Tensor regions = as_double(rois);
-    THO_DISPATCH_V2(
-        grad.scalar_type(), "ROIAlign backward",
-        AT_WRAP([&] { spread_maps<scalar_t>(pooling, pyramid, regions, dense, channels_last); }), AT_FLOATING_TYPES,
-        ScalarType::Half, ScalarType::BFloat16);
+  if (grad.numel() == 0) {
+    for (Tensor& map : grads) {
+      torch::stable::zero_(map);
+    }
+    return grads;
   }
-  for (Tensor& map : sums) {
-    map = torch::stable::to(map, grad.scalar_type());  // keeps the memory format
+  const Tensor dense = torch::stable::contiguous(grad, layout(channels_last));
+  const Tensor regions = as_double(rois);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    if (deterministic) {
+      spread_in_fixed_point<T>(pooling, pyramid, regions, dense, channels_last, grads);
+    } else {
+      spread_maps<T, Acc>(pooling, pyramid, regions, dense, channels_last, FixedPoint{});
+    }
+  };
+  THO_DISPATCH_V2(
+      type, "ROIAlign backward", AT_WRAP([&] { run(scalar_t{}); }), AT_FLOATING_TYPES, ScalarType::Half,
+      ScalarType::BFloat16);
+  if (!deterministic && sum_type != type) {
+    for (size_t level = 0; level < sums.size(); ++level) {
+      torch::stable::copy_(grads[level], sums[level]);
+    }
   }
-  return sums;
+  return grads;
 }
 
 Tensor roi_align_cuda(
@@ -396,13 +541,13 @@ Tensor roi_align_cuda(
 
 Tensor roi_align_backward_cuda(
     const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, double scale, int64_t samples, bool aligned,
-    bool channels_last) {
+    bool channels_last, bool deterministic) {
   const char* op = "roi_align_backward";
   check_rois(op, rois);
   check_features(op, grad, rois);
   check_pooling(op, grad.size(2), grad.size(3), samples, scale);
   check_grad(op, grad, rois, sizes, 1);
-  return spread(op, grad, rois, sizes, {scale}, samples, aligned, std::nullopt, channels_last)[0];
+  return spread(op, grad, rois, sizes, {scale}, samples, aligned, std::nullopt, channels_last, deterministic)[0];
 }
 
 Tensor multi_level_roi_align_cuda(
@@ -419,7 +564,7 @@ Tensor multi_level_roi_align_cuda(
 
 std::vector<Tensor> multi_level_roi_align_backward_cuda(
     const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, std::vector<double> scales, int64_t samples,
-    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last) {
+    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last, bool deterministic) {
   const char* op = "multi_level_roi_align_backward";
   check_rois(op, rois);
   check_features(op, grad, rois);
@@ -427,7 +572,7 @@ std::vector<Tensor> multi_level_roi_align_backward_cuda(
   const LevelRule rule(op, scales, levels, canonical_size, canonical_level, offset);
   check_pooling(op, grad.size(2), grad.size(3), samples, scales.front());
   check_grad(op, grad, rois, sizes, levels);
-  return spread(op, grad, rois, sizes, scales, samples, aligned, rule, channels_last);
+  return spread(op, grad, rois, sizes, scales, samples, aligned, rule, channels_last, deterministic);
 }
 
 }  // namespace
