@@ -1,8 +1,10 @@
+import pytest
 import torch
 
-from maskrcnn_benchmark.modeling.batching import cat_boxes, image_ids_of, pad_boxes, pad_labels
+from maskrcnn_benchmark.modeling.batching import HostCopy, cat_boxes, image_ids_of, pad_boxes, pad_labels
 from maskrcnn_benchmark.modeling.selection import rank_in_group, split_rows
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from tests.devices import DEVICES
 from tests.modeling.box_reference import random_boxes
 
 
@@ -29,6 +31,15 @@ def test_nothing_to_pad_leaves_one_empty_place():
 
 def test_pad_labels():
     assert pad_labels([torch.tensor([3, 1]), torch.tensor([2])], 4).tolist() == [[3, 1, 0, 0], [2, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_copy_for_the_host_holds_what_the_device_had_then(device):
+    values = torch.arange(1000, device=device)
+    copied = HostCopy(values)
+    later = values * 2  # work that comes after it
+    assert copied.wait().tolist() == list(range(1000)) and copied.wait().device.type == "cpu"
+    assert later[-1] == 1998
 
 
 def test_rank_in_group_counts_what_stands_before():

@@ -7,6 +7,7 @@ from maskrcnn_benchmark.modeling.matcher import Matcher
 from maskrcnn_benchmark.modeling.roi_heads.sampling import ProposalSampler
 from tests.devices import DEVICES
 from tests.modeling.box_reference import boxlist, encode_reference, iou_reference, random_boxes
+from tests.simulated_cuda import NO_SIMULATION, simulated_cuda
 
 SIZES = [(60, 44), (52, 48), (40, 40)]
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -57,6 +58,37 @@ def test_targets_equal_loops(device, offset):
             assert int(samples.labels[row]) == 0 and samples.regression_targets[row].eq(0).all()
     assert len(set(seen)) == len(seen)
     assert samples.num_positives == int((samples.labels > 0).sum()) >= 3
+
+
+def check_host_matches(samples):
+    """What the host knows of the foreground is what the device has."""
+    image_ids, matched_idxs, boxes = samples.positives().on_host()
+    count = samples.num_positives
+    assert image_ids.dtype == matched_idxs.dtype == torch.int64
+    assert image_ids.tolist() == samples.image_ids[:count].tolist()
+    assert matched_idxs.tolist() == samples.matched_idxs[:count].tolist()
+    assert boxes.tolist() == samples.boxes[:count].tolist()
+    assert all(tensor.device.type == "cpu" for tensor in (image_ids, matched_idxs, boxes))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("fraction", [0.25, 1.0, 0.0])
+def test_matches_on_the_host(device, fraction):
+    samples = sampler(16, fraction)(*sampling_case(device))
+    assert (samples.num_positives > 0) == (fraction > 0)
+    check_host_matches(samples)
+
+
+@pytest.mark.skipif(NO_SIMULATION is not None, reason=str(NO_SIMULATION))
+@pytest.mark.parametrize("fraction", [0.25, 1.0, 0.0])
+def test_matches_come_with_the_counts(fraction):
+    with simulated_cuda() as cuda:
+        proposals, targets = sampling_case("cuda")
+        cuda.waits.clear()
+        samples = sampler(16, fraction)(proposals, targets)
+        samples.positives().on_host()
+        assert cuda.waits.total() == 1
+        check_host_matches(samples)
 
 
 def test_positives_are_the_first_rows():
