@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
-from maskrcnn_benchmark.layers.mask_ops import paste_masks
+from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths, paste_masks
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from op_cases.case import IMAGE_HW, Case, Contenders, Peer, random_boxes
 
@@ -23,6 +24,7 @@ SIZE_WH = (IMAGE_HW[1], IMAGE_HW[0])
 def cases(device: str) -> Iterator[Case]:
     for cells in (28, 56):
         yield Case(f"mask pasting, 100 masks {cells}x{cells}", partial(pasting, device, 100, cells))
+    yield Case("masks to COCO's run lengths, 100 masks 28x28", partial(run_lengths, device, 100, 28))
     for cells in (28, 56):
         yield Case(
             f"mask targets from polygons, 2 x 128 rois, {cells}x{cells}", partial(polygon_targets, device, cells)
@@ -50,8 +52,16 @@ def blobs(count: int, cells: int) -> Tensor:
     return torch.sigmoid(4 * (0.8 + 0.6 * hills - (centres[:, None] ** 2 + centres**2)))
 
 
-def pasting(device: str, count: int, cells: int) -> Contenders:
-    masks, boxes = blobs(count, cells).to(device), random_boxes(count, small=32).to(device)
+class PastingPeers(NamedTuple):
+    """Other ways to paste the same masks: (R, height, width) of 0 and 1."""
+
+    torchvision: Callable[[], Tensor]
+    opencv: Callable[[], np.ndarray]
+    grid_sample: Callable[[], Tensor]
+
+
+def pasting_peers(masks: Tensor, boxes: Tensor) -> PastingPeers:
+    count, cells = masks.shape[:2]
     height, width = IMAGE_HW
 
     def opencv() -> np.ndarray:
@@ -69,24 +79,63 @@ def pasting(device: str, count: int, cells: int) -> Contenders:
 
     def grid_sample() -> Tensor:
         """As Detectron2 does it on a CPU: `grid_sample` one mask at a time, over the pixels it can reach."""
-        pasted = torch.zeros((count, height, width), dtype=torch.bool, device=device)
+        pasted = torch.zeros((count, height, width), dtype=torch.bool, device=masks.device)
         low, high = boxes[:, :2].floor().long() - 1, boxes[:, 2:].ceil().long() + 1
         windows = torch.cat([low.clamp(min=0), high.minimum(high.new_tensor([width, height]))], dim=1).tolist()
         for index, (left, top, right, bottom) in enumerate(windows):
             x1, y1, x2, y2 = boxes[index]
-            x = (torch.arange(left, right, device=device) + 0.5 - x1) / (x2 - x1) * 2 - 1
-            y = (torch.arange(top, bottom, device=device) + 0.5 - y1) / (y2 - y1) * 2 - 1
+            x = (torch.arange(left, right, device=masks.device) + 0.5 - x1) / (x2 - x1) * 2 - 1
+            y = (torch.arange(top, bottom, device=masks.device) + 0.5 - y1) / (y2 - y1) * 2 - 1
             grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
             values = F.grid_sample(masks[None, index, None], grid[None], align_corners=False)
             pasted[index, top:bottom, left:right] = values[0, 0] > 0.5
         return pasted
 
+    def torchvision() -> Tensor:
+        return paste_masks_in_image(masks[:, None], boxes, IMAGE_HW) > 0.5
+
+    return PastingPeers(torchvision, opencv, grid_sample)
+
+
+def pasting(device: str, count: int, cells: int) -> Contenders:
+    masks, boxes = blobs(count, cells).to(device), random_boxes(count, small=32).to(device)
+    peers = pasting_peers(masks, boxes)
     return Contenders(
         lambda: paste_masks(masks, boxes, IMAGE_HW),
         [
-            Peer("torchvision", lambda: paste_masks_in_image(masks[:, None], boxes, IMAGE_HW) > 0.5, agree(0.93)),
-            Peer("OpenCV", opencv, agree(0.93)),
-            Peer("grid_sample", grid_sample, agree(0.9999)),
+            Peer("torchvision", peers.torchvision, agree(0.93)),
+            Peer("OpenCV", peers.opencv, agree(0.93)),
+            Peer("grid_sample", peers.grid_sample, agree(0.9999)),
+        ],
+    )
+
+
+def run_lengths(device: str, count: int, cells: int) -> Contenders:
+    """What evaluation needs of the masks of an image; the peers paste them in their own way, then encode the images."""
+    masks, boxes = blobs(count, cells).to(device), random_boxes(count, small=32).to(device)
+    size = list(IMAGE_HW)
+
+    def ours() -> list[dict]:
+        runs = mask_run_lengths(masks, boxes, IMAGE_HW)
+        return coco_mask.frPyObjects([{"size": size, "counts": counts} for counts in runs], *size)
+
+    def encoded(paste: Callable[[], Any]) -> list[dict]:
+        images = torch.as_tensor(paste()).cpu().numpy().reshape(count, *size).view(np.uint8)
+        return [coco_mask.encode(np.asfortranarray(image[:, :, None]))[0] for image in images]
+
+    def drawn(rles: list[dict]) -> Tensor:
+        return torch.from_numpy(coco_mask.decode(rles).transpose(2, 0, 1))
+
+    def like(least: float) -> Callable[[list[dict], list[dict]], None]:
+        return lambda mine, theirs: agree(least)(drawn(mine), drawn(theirs))
+
+    peers = pasting_peers(masks, boxes)
+    return Contenders(
+        ours,
+        [
+            Peer("torchvision", lambda: encoded(peers.torchvision), like(0.93)),
+            Peer("OpenCV", lambda: encoded(peers.opencv), like(0.93)),
+            Peer("grid_sample", lambda: encoded(peers.grid_sample), like(0.9999)),
         ],
     )
 

@@ -25,6 +25,8 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   // For the CPU alone; on other devices the layers compute the same with PyTorch's own ops.
   m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()");
   m.def(
+      "mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)");
+  m.def(
       "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size) "
       "-> Tensor");
   m.def("decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)");

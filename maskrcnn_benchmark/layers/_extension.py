@@ -33,6 +33,7 @@ SCHEMAS = (
 # of the CPU alone; where they are missing, or for tensors elsewhere, their callers do the same with PyTorch's ops
 HOST_SCHEMAS = (
     "paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()",
+    "mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)",
     "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size)"
     " -> Tensor",
     "decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)",

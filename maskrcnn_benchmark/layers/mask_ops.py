@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.layers import _extension
 from maskrcnn_benchmark.layers.roi_align import roi_align
+from maskrcnn_benchmark.utils.allocator import RecycledMemory
 
 # Values that one step of a chunked loop holds at a time; 64 MiB in float32.
 _CHUNK_ELEMENTS = 1 << 24
@@ -20,6 +21,8 @@ _CHUNK_ELEMENTS = 1 << 24
 _FAR_CELLS = 4096.0
 # Areas are sums of rounded products: a cell that is exactly half covered must not depend on the last bit.
 _AREA_TOLERANCE = 1e-9
+# To clear pages that were used before takes a third of the time that the system takes to map new ones.
+_pasted_memory = RecycledMemory(most_bytes=256 << 20)
 
 
 def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor, size: int) -> Tensor:
@@ -153,16 +156,17 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
         extents: (R, 4), what each mask spans; a region without extent stays empty.
         image_size_hw: (height, width) in pixels.
         threshold: a pixel is set where its probability exceeds this; negative to get the probabilities themselves.
-    Returns: (R, height, width) bool; uint8, probability * 255 rounded down, when the threshold is negative.
+    Returns: (R, height, width) bool; uint8, probability * 255 rounded down, when the threshold is negative. On a CPU it
+        may lie in the memory of a result that is gone, of which up to 256 MiB are kept.
     """
     _check_masks(masks, extents)
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
     dtype = torch.bool if threshold >= 0 else torch.uint8
     if masks.device.type == "cpu" and _extension.has_host_kernels():
-        # NumPy's zeros are pages that the system clears when they are touched; PyTorch's are written
-        pasted = torch.from_numpy(np.zeros((len(masks), height, width), dtype=np.uint8)).view(dtype)
+        block, zeroed = _pasted_memory.take((len(masks), height, width))
+        pasted = torch.from_numpy(block).view(dtype)
         masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
-        torch.ops.maskrcnn_benchmark.paste_masks_(pasted, masks, extents.detach().double(), float(threshold))
+        torch.ops.maskrcnn_benchmark.paste_masks_(pasted, masks, extents.detach().double(), float(threshold), zeroed)
         return pasted
     pasted = masks.new_zeros((len(masks), height, width), dtype=dtype)
     if masks.device.type == "cpu":
@@ -177,6 +181,36 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
         chunk = slice(first, first + step)
         pasted[chunk] = _paste(masks[chunk], regions[chunk], (0, height), (0, width), threshold)
     return pasted
+
+
+def mask_run_lengths(
+    masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5
+) -> list[np.ndarray]:
+    """The run lengths of what `paste_masks` draws, without drawing whole images: COCO's form of a mask, uncompressed.
+
+    Args:
+        masks: (R, M, M) probabilities. On a GPU they are copied to the host: they are much smaller than what they make.
+        extents: (R, 4), what each mask spans.
+        image_size_hw: (height, width) in pixels.
+        threshold: a pixel is set where its probability exceeds this; not negative.
+    Returns: for each mask the lengths, int64, of its runs of equal pixels down the columns, the first one of zeros; it
+        is 0 where the first pixel is set.
+    """
+    _check_masks(masks, extents)
+    if len(masks) == 0:
+        return []
+    height, width = int(image_size_hw[0]), int(image_size_hw[1])
+    masks = masks.detach().cpu()
+    masks, regions = masks.to(torch.promote_types(masks.dtype, torch.float32)), extents.detach().cpu().double()
+    if _extension.has_host_kernels():
+        lengths, starts = torch.ops.maskrcnn_benchmark.mask_run_lengths(masks, regions, height, width, float(threshold))
+        return np.split(lengths.numpy(), starts[1:-1].numpy())
+    runs = []
+    for mask, region in zip(masks.split(1), regions.split(1), strict=True):
+        columns = paste_masks(mask, region, (height, width), threshold)[0].t().reshape(-1).numpy()
+        changes = np.flatnonzero(np.diff(columns, prepend=False))
+        runs.append(np.diff(changes, prepend=0, append=height * width))
+    return runs
 
 
 def paste_windows(
@@ -368,9 +402,12 @@ def _touched_pixels(regions: Tensor, shape: torch.Size, height: int, width: int)
 
 
 def _pixel_range(low: Tensor, high: Tensor, count: int) -> Tensor:
-    """(R, 2) int64: the first of `count` pixels whose centre may lie in [low, high], and one after the last."""
-    first = (low - 0.5).floor().clamp(0, count)
-    last = (high + 0.5).ceil().clamp(0, count).maximum(first)
+    """(R, 2) int64: the first of `count` pixels whose centre may lie in [low, high], and one after the last.
+
+    Where an end is NaN there is none.
+    """
+    first = (low - 0.5).floor().clamp(0, count).nan_to_num(nan=0.0)
+    last = (high + 0.5).ceil().clamp(0, count).nan_to_num(nan=0.0).maximum(first)
     return torch.stack((first, last), dim=1).long()
 
 
@@ -421,8 +458,15 @@ def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: s
 if _extension.has_host_kernels():
 
     @torch.library.register_fake("maskrcnn_benchmark::paste_masks_")
-    def _paste_masks_fake(pasted: Tensor, masks: Tensor, extents: Tensor, threshold: float) -> None:
+    def _paste_masks_fake(pasted: Tensor, masks: Tensor, extents: Tensor, threshold: float, zeroed: bool) -> None:
         return None
+
+    @torch.library.register_fake("maskrcnn_benchmark::mask_run_lengths")
+    def _mask_run_lengths_fake(
+        masks: Tensor, extents: Tensor, height: int, width: int, threshold: float
+    ) -> tuple[Tensor, Tensor]:
+        lengths = masks.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+        return lengths, masks.new_empty(masks.shape[0] + 1, dtype=torch.int64)
 
     @torch.library.register_fake("maskrcnn_benchmark::rasterize_polygons")
     def _rasterize_polygons_fake(

@@ -1,10 +1,15 @@
-"""What the C library does with memory that a program frees."""
+"""What becomes of memory that a program frees: kept by the C library, or for results of one kind."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
@@ -26,3 +31,45 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+class RecycledMemory:
+    """Bytes for large results of one kind; those of results that are gone are lent again.
+
+    Args:
+        most_bytes: how much memory, that nobody uses, is kept at most.
+    """
+
+    SMALLEST = 1 << 22  # below this the C library has memory at hand
+    STEP = (
+        1 << 25
+    )  # sizes are rounded up to this, so that results of varying size fit; what is not touched costs nothing
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        # by identity, oldest first; single operations of a dictionary need no lock
+        self._free: dict[int, np.ndarray] = {}
+
+    def take(self, shape: Sequence[int]) -> tuple[np.ndarray, bool]:
+        """Memory until the array, and every tensor and array that shares its memory, is gone.
+
+        Returns: uint8 of that shape, and whether all of it is known to be zero.
+        """
+        size = math.prod(shape)
+        if size < self.SMALLEST:
+            return np.zeros(shape, dtype=np.uint8), True
+        for key, block in list(self._free.items()):
+            if len(block) >= size and self._free.pop(key, None) is not None:
+                return self._lend(block, shape), False
+        # NumPy's zeros are pages that the system clears when they are touched; PyTorch's would be written
+        return self._lend(np.zeros(-(-size // self.STEP) * self.STEP, dtype=np.uint8), shape), True
+
+    def _lend(self, block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        lent = block[: math.prod(shape)].reshape(shape)
+        weakref.finalize(lent, self._give_back, block).atexit = False
+        return lent
+
+    def _give_back(self, block: np.ndarray) -> None:
+        self._free[id(block)] = block
+        while sum(len(free) for free in list(self._free.values())) > self.most_bytes:
+            self._free.pop(next(iter(self._free), 0), None)

@@ -63,7 +63,9 @@ def test_threads_do_not_change_results():
 def test_registration():
     pasted = torch.zeros(2, 9, 8, dtype=torch.bool)
     extents = torch.tensor([[1.0, 1, 6, 7], [0, 0, 20, 20]], dtype=torch.float64)
-    torch.library.opcheck(ops.paste_masks_.default, (pasted, torch.rand(2, 4, 4), extents, 0.5))
+    for zeroed in (True, False):
+        torch.library.opcheck(ops.paste_masks_.default, (pasted, torch.rand(2, 4, 4), extents, 0.5, zeroed))
+    torch.library.opcheck(ops.mask_run_lengths.default, (torch.rand(2, 4, 4), extents, 9, 8, 0.5))
     points = torch.tensor([[1.0, 1.0], [6.0, 2.0], [3.0, 7.0]], dtype=torch.float64)
     starts = torch.tensor([0, 3]), torch.tensor([0, 1])
     torch.library.opcheck(ops.rasterize_polygons.default, (points, *starts, torch.tensor([0, 0]), extents, 5))
@@ -73,9 +75,11 @@ def test_registration():
 def test_errors():
     extents = torch.zeros(2, 4, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"masks must be \(R, M, M\) and extents \(R, 4\); got 3 and 2 dimensions"):
-        ops.paste_masks_(torch.zeros(2, 5, 5, dtype=torch.bool), torch.rand(2, 4, 4), extents[:1], 0.5)
+        ops.paste_masks_(torch.zeros(2, 5, 5, dtype=torch.bool), torch.rand(2, 4, 4), extents[:1], 0.5, True)
     with pytest.raises(RuntimeError, match=r"output must be contiguous \(2, height, width\) of bool or uint8"):
-        ops.paste_masks_(torch.zeros(2, 5, 5), torch.rand(2, 4, 4), extents, 0.5)
+        ops.paste_masks_(torch.zeros(2, 5, 5), torch.rand(2, 4, 4), extents, 0.5, True)
+    with pytest.raises(RuntimeError, match="the image must have pixels; got 0 x 5"):
+        ops.mask_run_lengths(torch.rand(2, 4, 4), extents, 0, 5, 0.5)
     points, starts = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([0, 3])
     with pytest.raises(RuntimeError, match="region 1 is of instance 4, there are 1"):
         ops.rasterize_polygons(points, starts, torch.tensor([0, 1]), torch.tensor([0, 4]), extents, 7)

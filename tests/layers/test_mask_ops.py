@@ -13,6 +13,7 @@ from maskrcnn_benchmark.layers.mask_ops import (
     at_least_half,
     cover_fractions,
     crop_bitmaps,
+    mask_run_lengths,
     paste_masks,
     paste_windows,
     rasterize_polygons,
@@ -400,3 +401,54 @@ def test_resampling_edges():
         resample_grids(values, REGIONS[:1], REGIONS[:1], 6, mode="cubic")
     with pytest.raises(ValueError, match=r"not \(1, 1, 4, 4\), \(2, 4\), \(1, 4\)"):
         resample_grids(values, REGIONS[:2], REGIONS[:1], 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_run_lengths_are_those_of_the_pasted_masks(dtype):
+    torch.manual_seed(0)
+    extents = torch.tensor(
+        [
+            [3.0, 4, 20, 30],
+            [-30, -20, 90, 80],  # over all of the image and more
+            [0, 0, 40, 33],  # to every border
+            [12.2, 5, 12.6, 6],  # less than a pixel
+            [25, 30, 60, 50],  # over a corner
+            [50, 50, 70, 80],  # off the image
+            [9, 9, 9, 20],  # without extent
+            [torch.nan, 0, 9, 9],
+            [0, 7, 40, 8],  # one row
+        ]
+    )
+    for masks in (torch.rand(9, 7, 7), torch.zeros(9, 7, 7), torch.ones(9, 7, 7)):
+        masks = masks.to(dtype)
+        runs = mask_run_lengths(masks, extents, (33, 40))
+        pasted = paste_masks(masks, extents, (33, 40))
+        columns = np.asfortranarray(pasted.byte().numpy().transpose(1, 2, 0))
+        ours = coco_mask.frPyObjects([{"size": [33, 40], "counts": counts} for counts in runs], 33, 40)
+        assert ours == coco_mask.encode(columns)
+        assert all(counts.sum() == 33 * 40 and (counts[1:] > 0).all() for counts in runs)
+    assert mask_run_lengths(torch.rand(0, 7, 7), torch.rand(0, 4), (33, 40)) == []
+
+
+def test_pasting_into_the_memory_of_a_result_that_is_gone():
+    size = (1500, 1500)  # large enough to be kept
+    extents = torch.tensor([[100.0, 100, 900, 900], [0, 0, 1500, 1500], [700, 20, 720, 30]])
+    first = paste_masks(torch.ones(3, 4, 4), extents, size)
+    assert first[0, 500, 500] and first[1, 9, 700] and first[2, 25, 710]
+    alive = first[1:].numpy()  # a part of the first result, whose memory therefore is not free
+    del first
+    second = paste_masks(torch.zeros(3, 4, 4), extents, size)
+    assert not second.any() and alive[0].mean() > 0.9
+    second.fill_(True)
+    del second
+    for threshold, dtype in ((0.5, torch.bool), (-1.0, torch.uint8)):
+        for masks in (torch.zeros(3, 4, 4), torch.rand(3, 4, 4), torch.zeros(3, 0, 0)):
+            again = paste_masks(masks, extents, size, threshold)
+            fresh = torch.zeros(3, *size, dtype=dtype)
+            if masks.numel():
+                for index, (left, top, window) in enumerate(paste_windows(masks, extents, size, threshold)):
+                    fresh[index, top : top + window.shape[0], left : left + window.shape[1]] = window
+            assert torch.equal(again, fresh)
+            again.fill_(1)
+            del again
+    assert alive[0].mean() > 0.9 and alive[1, 25, 710] and alive[1].sum() < 1000

@@ -25,3 +25,19 @@ void quantize_row(const Acc* upper, const Acc* lower, Acc part, int64_t count, u
     pixels[x] = static_cast<uint8_t>(static_cast<int32_t>(level > 0 ? (level < 255 ? level : 255) : 0));
   }
 }
+
+// to[x * rows + y] = from[y * columns + x], in tiles that stay in the cache.
+inline void transpose_bytes(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) {
+  constexpr int64_t kTile = 32;
+  for (int64_t y = 0; y < rows; y += kTile) {
+    const int64_t y_end = y + kTile < rows ? y + kTile : rows;
+    for (int64_t x = 0; x < columns; x += kTile) {
+      const int64_t x_end = x + kTile < columns ? x + kTile : columns;
+      for (int64_t i = x; i < x_end; ++i) {
+        for (int64_t j = y; j < y_end; ++j) {
+          to[i * rows + j] = from[j * columns + i];
+        }
+      }
+    }
+  }
+}

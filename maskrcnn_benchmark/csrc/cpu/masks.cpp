@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "per_isa.h"
@@ -55,76 +58,201 @@ struct Axis {
   }
 };
 
+// Draws masks of one size into images of one size; holds what that needs.
 template <typename Acc>
-void paste(
-    const Acc* masks, const double* extents, int64_t count, int64_t cells_h, int64_t cells_w, int64_t height,
-    int64_t width, double threshold, uint8_t* pasted) {
-  const auto widen = MRB_PICK(widen_row<Acc>);
-  const auto binary = MRB_PICK(threshold_row<Acc>);
-  const auto levels = MRB_PICK(quantize_row<Acc>);
-  torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
-    Axis<Acc> rows, columns;
-    std::vector<Acc> padded(cells_w + 2, Acc(0)), widened;
-    for (int64_t r = begin; r < end; ++r) {
-      const double* extent = extents + 4 * r;
-      columns.set(extent[0], extent[2], cells_w, width);
-      rows.set(extent[1], extent[3], cells_h, height);
-      if (rows.size() == 0 || columns.size() == 0) {
+class Paster {
+ public:
+  Paster(int64_t cells_h, int64_t cells_w, int64_t height, int64_t width, double threshold)
+      : cells_h_(cells_h), cells_w_(cells_w), height_(height), width_(width), threshold_(threshold),
+        padded_(cells_w + 2, Acc(0)) {}
+
+  // Chooses the mask and its extents. Returns whether it can reach a pixel.
+  bool set(const Acc* mask, const double* extent) {
+    mask_ = mask;
+    columns.set(extent[0], extent[2], cells_w_, width_);
+    rows.set(extent[1], extent[3], cells_h_, height_);
+    return rows.size() > 0 && columns.size() > 0;
+  }
+
+  // Writes the pixels that it can reach, those of `rows` and `columns`; consecutive rows are `stride` bytes apart.
+  void draw(uint8_t* window, int64_t stride) {
+    const int64_t wide = columns.size();
+    widened_.assign((cells_h_ + 2) * wide, Acc(0));  // the first and the last row stay zero
+    for (int64_t row = rows.before.front(); row <= std::min<int64_t>(rows.before.back() + 1, cells_h_); ++row) {
+      if (row == 0) {
         continue;
       }
-      const int64_t wide = columns.size();
-      widened.assign((cells_h + 2) * wide, Acc(0));  // the first and the last row stay zero
-      for (int64_t row = rows.before.front(); row <= std::min<int64_t>(rows.before.back() + 1, cells_h); ++row) {
-        if (row == 0) {
-          continue;
-        }
-        std::copy_n(masks + (r * cells_h + row - 1) * cells_w, cells_w, padded.begin() + 1);
-        widen(padded.data(), columns.before.data(), columns.part.data(), wide, widened.data() + row * wide);
-      }
-      for (int64_t y = 0; y < rows.size(); ++y) {
-        const Acc* upper = widened.data() + rows.before[y] * wide;
-        uint8_t* pixels = pasted + (r * height + rows.first + y) * width + columns.first;
-        if (threshold >= 0) {
-          binary(upper, upper + wide, rows.part[y], static_cast<Acc>(threshold), wide, pixels);
-        } else {
-          levels(upper, upper + wide, rows.part[y], wide, pixels);
-        }
+      std::copy_n(mask_ + (row - 1) * cells_w_, cells_w_, padded_.begin() + 1);
+      widen_(padded_.data(), columns.before.data(), columns.part.data(), wide, widened_.data() + row * wide);
+    }
+    for (int64_t y = 0; y < rows.size(); ++y) {
+      const Acc* upper = widened_.data() + rows.before[y] * wide;
+      uint8_t* pixels = window + y * stride;
+      if (threshold_ >= 0) {
+        binary_(upper, upper + wide, rows.part[y], static_cast<Acc>(threshold_), wide, pixels);
+      } else {
+        levels_(upper, upper + wide, rows.part[y], wide, pixels);
       }
     }
-  });
+  }
+
+  Axis<Acc> rows, columns;
+
+ private:
+  int64_t cells_h_, cells_w_, height_, width_;
+  double threshold_;
+  const Acc* mask_ = nullptr;
+  std::vector<Acc> padded_, widened_;
+  decltype(MRB_PICK(widen_row<Acc>)) widen_ = MRB_PICK(widen_row<Acc>);
+  decltype(MRB_PICK(threshold_row<Acc>)) binary_ = MRB_PICK(threshold_row<Acc>);
+  decltype(MRB_PICK(quantize_row<Acc>)) levels_ = MRB_PICK(quantize_row<Acc>);
+};
+
+void check_masks(const char* op, const Tensor& masks, const Tensor& extents) {
+  STD_TORCH_CHECK(
+      masks.dim() == 3 && extents.dim() == 2 && extents.size(0) == masks.size(0) && extents.size(1) == 4, op,
+      ": masks must be (R, M, M) and extents (R, 4); got ", masks.dim(), " and ", extents.dim(), " dimensions of ",
+      masks.numel(), " and ", extents.numel(), " values");
+  STD_TORCH_CHECK(
+      extents.scalar_type() == ScalarType::Double, op, ": extents must be float64; got ", extents.scalar_type());
+  const ScalarType type = masks.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Float || type == ScalarType::Double, op, ": masks must be float32 or float64; got ", type);
 }
 
-// Writes into `pasted`, which the caller has zeroed, and only where masks reach: memory that is zero because nobody touched
-// it yet stays that way.
-void paste_masks_cpu(Tensor pasted, const Tensor& masks, const Tensor& extents, double threshold) {
-  STD_TORCH_CHECK(
-      masks.dim() == 3 && extents.dim() == 2 && extents.size(0) == masks.size(0) && extents.size(1) == 4,
-      "paste_masks: masks must be (R, M, M) and extents (R, 4); got ", masks.dim(), " and ", extents.dim(),
-      " dimensions of ", masks.numel(), " and ", extents.numel(), " values");
+// Calls work(cells of all masks) with a pointer of the masks' type.
+template <typename Work>
+void with_cells(const Tensor& masks, const Work& work) {
+  if (masks.scalar_type() == ScalarType::Double) {
+    work(masks.const_data_ptr<double>());
+  } else {
+    work(masks.const_data_ptr<float>());
+  }
+}
+
+// Where `pasted` is zero already, which the caller knows, writes only where masks reach: memory that is zero because nobody
+// touched it yet stays that way.
+void paste_masks_cpu(Tensor pasted, const Tensor& masks, const Tensor& extents, double threshold, bool zeroed) {
+  check_masks("paste_masks", masks, extents);
   STD_TORCH_CHECK(
       pasted.dim() == 3 && pasted.size(0) == masks.size(0) && pasted.is_contiguous() &&
           (pasted.scalar_type() == ScalarType::Bool || pasted.scalar_type() == ScalarType::Byte),
       "paste_masks: the output must be contiguous (", masks.size(0), ", height, width) of bool or uint8");
-  STD_TORCH_CHECK(
-      extents.scalar_type() == ScalarType::Double, "paste_masks: extents must be float64; got ", extents.scalar_type());
-  const ScalarType type = masks.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Float || type == ScalarType::Double, "paste_masks: masks must be float32 or float64; got ", type);
-  if (masks.numel() == 0 || pasted.numel() == 0) {
+  if (pasted.numel() == 0) {
     return;
   }
   const Tensor values = torch::stable::contiguous(masks), rectangles = torch::stable::contiguous(extents);
+  const double* corners = rectangles.const_data_ptr<double>();
   uint8_t* pixels = static_cast<uint8_t*>(pasted.mutable_data_ptr());
-  const auto run = [&](const auto* cells) {
-    paste(
-        cells, rectangles.const_data_ptr<double>(), masks.size(0), masks.size(1), masks.size(2), pasted.size(1),
-        pasted.size(2), threshold, pixels);
-  };
-  if (type == ScalarType::Double) {
-    run(values.const_data_ptr<double>());
-  } else {
-    run(values.const_data_ptr<float>());
+  const int64_t cells_h = masks.size(1), cells_w = masks.size(2), height = pasted.size(1), width = pasted.size(2);
+  with_cells(values, [&](const auto* cells) {
+    using Acc = std::remove_cv_t<std::remove_pointer_t<decltype(cells)>>;
+    torch::stable::parallel_for(0, masks.size(0), 4, [&](int64_t begin, int64_t end) {
+      Paster<Acc> paster(cells_h, cells_w, height, width, threshold);
+      for (int64_t r = begin; r < end; ++r) {
+        uint8_t* plane = pixels + r * height * width;
+        if (!zeroed) {  // plane by plane: the mask then falls on memory that is in the cache
+          std::memset(plane, 0, height * width);
+        }
+        if (paster.set(cells + r * cells_h * cells_w, corners + 4 * r)) {
+          paster.draw(plane + paster.rows.first * width + paster.columns.first, width);
+        }
+      }
+    });
+  });
+}
+
+// Lengths of the runs of equal pixels of one image, column by column, of zeros and of ones in turn; the first are zeros.
+class Runs {
+ public:
+  explicit Runs(std::vector<int64_t>& lengths) : lengths_(lengths) {}
+
+  // `count` pixels, zero or one, from place `first` on; those since the last call are zeros.
+  void add(const uint8_t* pixels, int64_t count, int64_t first) {
+    if (first > seen_) {
+      become(0, seen_);
+    }
+    int64_t i = 0;
+    while (i < count) {
+      const uint64_t alike = current_ * 0x0101010101010101u;
+      uint64_t eight;
+      while (i + 8 <= count && (std::memcpy(&eight, pixels + i, 8), eight == alike)) {
+        i += 8;
+      }
+      for (const int64_t stop = std::min(i + 8, count); i < stop; ++i) {
+        become(pixels[i], first + i);
+      }
+    }
+    seen_ = first + count;
   }
+
+  void finish(int64_t total) {
+    if (total > seen_) {
+      become(0, seen_);
+    }
+    lengths_.push_back(total - start_);
+  }
+
+ private:
+  void become(uint8_t value, int64_t place) {
+    if (value != current_) {
+      lengths_.push_back(place - start_);
+      start_ = place;
+      current_ = value;
+    }
+  }
+
+  std::vector<int64_t>& lengths_;
+  uint8_t current_ = 0;
+  int64_t start_ = 0, seen_ = 0;
+};
+
+// The run lengths of each mask as paste_masks draws it on an image: the lengths of all masks, one after the other, and where
+// those of each begin, (R + 1,). Only the pixels that a mask can reach are drawn.
+std::tuple<Tensor, Tensor> mask_run_lengths_cpu(
+    const Tensor& masks, const Tensor& extents, int64_t height, int64_t width, double threshold) {
+  check_masks("mask_run_lengths", masks, extents);
+  STD_TORCH_CHECK(
+      height > 0 && width > 0, "mask_run_lengths: the image must have pixels; got ", height, " x ", width);
+  STD_TORCH_CHECK(threshold >= 0, "mask_run_lengths: the threshold must not be negative; got ", threshold);
+  const Tensor values = torch::stable::contiguous(masks), rectangles = torch::stable::contiguous(extents);
+  const double* corners = rectangles.const_data_ptr<double>();
+  const int64_t count = masks.size(0), cells_h = masks.size(1), cells_w = masks.size(2);
+  std::vector<std::vector<int64_t>> lengths(count);
+  with_cells(values, [&](const auto* cells) {
+    using Acc = std::remove_cv_t<std::remove_pointer_t<decltype(cells)>>;
+    const auto transpose = MRB_PICK(transpose_bytes);
+    torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+      Paster<Acc> paster(cells_h, cells_w, height, width, threshold);
+      std::vector<uint8_t> window, turned;
+      for (int64_t r = begin; r < end; ++r) {
+        Runs runs(lengths[r]);
+        if (paster.set(cells + r * cells_h * cells_w, corners + 4 * r)) {
+          const int64_t rows = paster.rows.size(), columns = paster.columns.size();
+          window.resize(rows * columns);
+          turned.resize(rows * columns);
+          paster.draw(window.data(), columns);
+          transpose(window.data(), rows, columns, turned.data());
+          for (int64_t x = 0; x < columns; ++x) {
+            runs.add(turned.data() + x * rows, rows, (paster.columns.first + x) * height + paster.rows.first);
+          }
+        }
+        runs.finish(height * width);
+      }
+    });
+  });
+  Tensor starts = torch::stable::empty({count + 1}, ScalarType::Long, std::nullopt, masks.device());
+  int64_t* start = starts.mutable_data_ptr<int64_t>();
+  start[0] = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    start[r + 1] = start[r] + static_cast<int64_t>(lengths[r].size());
+  }
+  Tensor all = torch::stable::empty({start[count]}, ScalarType::Long, std::nullopt, masks.device());
+  int64_t* to = all.mutable_data_ptr<int64_t>();
+  for (const std::vector<int64_t>& of_mask : lengths) {
+    to = std::copy(of_mask.begin(), of_mask.end(), to);
+  }
+  return {all, starts};
 }
 
 // The outlines of polygons as pycocotools sees them. Points are rounded to a grid of five by five per cell and joined by
@@ -300,5 +428,6 @@ Tensor rasterize_polygons_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CPU, m) {
   m.impl("paste_masks_", TORCH_BOX(&maskrcnn_benchmark::paste_masks_cpu));
+  m.impl("mask_run_lengths", TORCH_BOX(&maskrcnn_benchmark::mask_run_lengths_cpu));
   m.impl("rasterize_polygons", TORCH_BOX(&maskrcnn_benchmark::rasterize_polygons_cpu));
 }

@@ -12,7 +12,7 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskrcnn_benchmark.layers.mask_ops import paste_masks
+from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -29,8 +29,8 @@ SCORE_FIELDS = {
     "keypoints_coarse": fields.COARSE_KEYPOINT_SCORES,
 }
 
-# Masks drawn at image size take one byte a pixel: this many pixels at once bound that to 64 MiB.
-_PIXELS_PER_PASTE = 1 << 26
+# Masks of the image's size take one byte a pixel: so many pixels at once bound what encoding takes to 64 MiB.
+_PIXELS_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,9 @@ def encode_detected_masks(
         return []
     masks = masks[:, 0]
     width, height = int(size_wh[0]), int(size_wh[1])
-    rows = max(1, _PIXELS_PER_PASTE // (height * width))
-    rles: list[RLE] = []
     if masks.dtype in (torch.bool, torch.uint8):
-        for chunk in masks.split(rows):
+        rles: list[RLE] = []
+        for chunk in masks.split(max(1, _PIXELS_AT_ONCE // (height * width))):
             rles += encode_masks(resize_drawn_masks(chunk, (height, width)))
         return rles
     spanned = detections
@@ -152,15 +151,19 @@ def encode_detected_masks(
     ratios = (width / detections.size[0], height / detections.size[1])
     extents = spanned.extents()
     extents = extents * torch.tensor(ratios * 2, dtype=extents.dtype).to(extents.device, non_blocking=True)
-    for chunk, chunk_extents in zip(masks.split(rows), extents.split(rows), strict=True):
-        rles += encode_masks(paste_masks(chunk, chunk_extents, (height, width), 0.5))
-    return rles
+    runs = mask_run_lengths(masks, extents, (height, width))
+    size = [height, width]
+    return _plain(mask_utils.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width))
 
 
 def encode_masks(masks: Tensor) -> list[RLE]:
     """(R, H, W) bool -> R run lengths. COCO's runs go down the columns; masks are transposed on their own device."""
     columns = masks.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()  # (R, W, H)
-    rles = mask_utils.encode(columns.transpose(2, 1, 0))  # a Fortran-ordered (H, W, R) view, no copy
+    return _plain(mask_utils.encode(columns.transpose(2, 1, 0)))  # a Fortran-ordered (H, W, R) view, no copy
+
+
+def _plain(rles: list[RLE]) -> list[RLE]:
+    """pycocotools' run lengths, as JSON can hold them."""
     for rle in rles:
         rle["size"] = [int(side) for side in rle["size"]]
         rle["counts"] = rle["counts"].decode("ascii")
