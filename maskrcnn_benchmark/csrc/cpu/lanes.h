@@ -109,26 +109,32 @@ struct Lanes {
     return lanes;
   }
 
-  // Is a lane of this greater than the other's?
-  inline bool any_greater(const Lanes& other) const {
+  // A bit for each lane of this that is greater than the other's.
+  inline unsigned greater(const Lanes& other) const {
 #if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {
-      return _mm512_cmp_ps_mask(values, other.values, _CMP_GT_OQ) != 0;
+      return _mm512_cmp_ps_mask(values, other.values, _CMP_GT_OQ);
     } else {
-      return _mm512_cmp_pd_mask(values, other.values, _CMP_GT_OQ) != 0;
+      return _mm512_cmp_pd_mask(values, other.values, _CMP_GT_OQ);
     }
 #elif defined(MRB_X86) && MRB_VECTOR_BYTES == 32
     if constexpr (std::is_same_v<Acc, float>) {
-      return _mm256_movemask_ps(_mm256_cmp_ps(values, other.values, _CMP_GT_OQ)) != 0;
+      return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(values, other.values, _CMP_GT_OQ)));
     } else {
-      return _mm256_movemask_pd(_mm256_cmp_pd(values, other.values, _CMP_GT_OQ)) != 0;
+      return static_cast<unsigned>(_mm256_movemask_pd(_mm256_cmp_pd(values, other.values, _CMP_GT_OQ)));
+    }
+#elif defined(MRB_X86)
+    if constexpr (std::is_same_v<Acc, float>) {
+      return static_cast<unsigned>(_mm_movemask_ps(_mm_cmpgt_ps(values, other.values)));
+    } else {
+      return static_cast<unsigned>(_mm_movemask_pd(_mm_cmpgt_pd(values, other.values)));
     }
 #else
-    bool any = false;
+    unsigned bits = 0;
     for (int k = 0; k < kCount; ++k) {
-      any |= values[k] > other.values[k];
+      bits |= static_cast<unsigned>(values[k] > other.values[k]) << k;
     }
-    return any;
+    return bits;
 #endif
   }
 

@@ -20,8 +20,8 @@
 
 namespace maskrcnn_benchmark {
 
-// Boxes whose intersection over union exceeds a threshold have areas whose ratio exceeds it too. Kept boxes are therefore
-// filed by the octave of their area, four drawers each, and a candidate looks into the few drawers that matter.
+// Boxes whose intersection over union exceeds a threshold have areas whose ratio exceeds it too. Boxes are therefore filed by
+// the octave of their area, four drawers each, and a box meets those of the few drawers that matter.
 struct Drawers {
   static constexpr int kCount = 256;
   static constexpr int kFirstOctave = -12;  // smaller areas share the first drawer, those above octave 52 the last
@@ -74,44 +74,107 @@ struct Candidate {
   }
 };
 
-// Boxes of one drawer that survived, coordinate by coordinate. Places that are not used hold boxes that overlap nothing.
+// log2 of how many drawers are taken as one, where `count` boxes are to be filed: a few are soon looked through.
+inline int drawer_shift(int64_t count) {
+  return count <= 128 ? 8 : count <= 2048 ? 1 : 0;
+}
+
+// Boxes side by side, coordinate by coordinate. Places that are not used hold boxes that overlap nothing.
 template <typename Acc>
-struct KeptChunk {
+struct BoxLanes {
   static constexpr int kLanes = 64 / static_cast<int>(sizeof(Acc));
   alignas(64) Acc x1[kLanes];
   Acc y1[kLanes], x2[kLanes], y2[kLanes], bound[kLanes];
-  int32_t drawer, next, used;
 
-  KeptChunk(int32_t drawer, int32_t next) : drawer(drawer), next(next), used(0) {
+  BoxLanes() {
     std::fill_n(x1, kLanes, Acc(3e38));
     std::fill_n(y1, kLanes, Acc(3e38));
     std::fill_n(x2, kLanes, Acc(-3e38));
     std::fill_n(y2, kLanes, Acc(-3e38));
     std::fill_n(bound, kLanes, Acc(0));
   }
+
+  void set(int lane, const Candidate<Acc>& candidate) {
+    x1[lane] = candidate.box.x1;
+    y1[lane] = candidate.box.y1;
+    x2[lane] = candidate.box.x2;
+    y2[lane] = candidate.box.y2;
+    bound[lane] = candidate.bound;
+  }
 };
 
-// All chunks in one list, by drawer: a candidate goes through a stretch of it. One loop, for its end can hardly be predicted,
-// and a second one inside would be as costly as several chunks.
+// The candidates of a block, drawer by drawer. A kept one strikes out those that it overlaps, without looking which of them
+// come after it: what has been decided is not asked again. Unlike a search for a box that suppresses a candidate, that takes
+// hardly a branch that a processor could predict wrongly.
+template <typename Acc>
+struct Block {
+  static constexpr int kLanes = BoxLanes<Acc>::kLanes;
+  std::vector<Candidate<Acc>> candidates;  // by rank
+  std::vector<int32_t> places;             // of the candidates, in `lanes`
+  std::vector<BoxLanes<Acc>> lanes;
+  std::vector<uint16_t> struck;            // a bit for each place
+  std::array<int32_t, Drawers::kCount + 1> first_of_drawer;
+  int shift = 0;
+
+  // Files the candidates.
+  void arrange() {
+    const size_t count = candidates.size();
+    shift = drawer_shift(static_cast<int64_t>(count));
+    const int drawers = Drawers::kCount >> shift;
+    std::fill_n(first_of_drawer.begin(), drawers + 1, 0);
+    for (const Candidate<Acc>& candidate : candidates) {
+      ++first_of_drawer[(candidate.drawer >> shift) + 1];
+    }
+    for (int drawer = 0; drawer < drawers; ++drawer) {
+      first_of_drawer[drawer + 1] += first_of_drawer[drawer];
+    }
+    const size_t groups = (count + kLanes - 1) / kLanes;
+    lanes.assign(groups, BoxLanes<Acc>());
+    struck.assign(groups, 0);
+    places.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t place = first_of_drawer[candidates[i].drawer >> shift]++;
+      places[i] = place;
+      if (candidates[i].overlaps) {
+        lanes[place / kLanes].set(place % kLanes, candidates[i]);
+      }
+    }
+    // filing has moved every start to its drawer's end, the next one's start
+    std::copy_backward(first_of_drawer.begin(), first_of_drawer.begin() + drawers, first_of_drawer.begin() + drawers + 1);
+    first_of_drawer[0] = 0;
+  }
+
+  bool is_struck(size_t candidate) const {
+    return struck[places[candidate] / kLanes] >> (places[candidate] % kLanes) & 1;
+  }
+};
+
+// Boxes of one drawer that survived.
+template <typename Acc>
+struct KeptChunk {
+  BoxLanes<Acc> boxes;
+  int32_t drawer, next, used = 0;
+
+  KeptChunk(int32_t drawer, int32_t next) : drawer(drawer), next(next) {}
+};
+
+// What earlier blocks kept: all chunks in one list, by drawer, a stretch of which a candidate goes through.
 template <typename Acc>
 struct KeptBoxes {
-  std::vector<KeptChunk<Acc>> chunks;                // chunks[0] ends the list
-  std::array<int32_t, Drawers::kCount + 1> first_from;  // the first chunk of this drawer or a later one
-  std::array<int32_t, Drawers::kCount> open;         // the chunk that is being filled; only of drawers that are not empty
+  std::vector<KeptChunk<Acc>> chunks;                   // chunks[0] ends the list
+  std::array<int32_t, Drawers::kCount> first_from;      // the first chunk of this drawer or a later one
+  std::array<int32_t, Drawers::kCount> open;            // the chunk that is being filled; of drawers that are not empty
   int64_t count = 0;
-  int shift = 0;  // log2 of how many drawers of Drawers are one here
 
-  // most: how many boxes there can be. A few are soon looked through, and would only scatter over drawers.
-  void clear(int64_t most) {
-    shift = most <= 128 ? 8 : most <= 2048 ? 2 : 0;
-    std::fill_n(first_from.begin(), (Drawers::kCount >> shift) + 1, 0);
+  void clear() {
+    first_from.fill(0);
     chunks.clear();
     chunks.emplace_back(INT32_MAX, 0);
     count = 0;
   }
 
-  void add(int drawer_of_area, const Box<Acc>& box, Acc bound) {
-    const int drawer = drawer_of_area >> shift;
+  void add(const Candidate<Acc>& candidate) {
+    const int drawer = candidate.drawer;
     const int32_t fresh = static_cast<int32_t>(chunks.size());
     if (chunks[first_from[drawer]].drawer != drawer) {
       const int32_t after = first_from[drawer];
@@ -124,28 +187,14 @@ struct KeptBoxes {
         chunks[open[before]].next = fresh;
       }
       open[drawer] = fresh;
-    } else if (chunks[open[drawer]].used == KeptChunk<Acc>::kLanes) {
+    } else if (chunks[open[drawer]].used == BoxLanes<Acc>::kLanes) {
       chunks.emplace_back(drawer, chunks[open[drawer]].next);
       chunks[open[drawer]].next = fresh;
       open[drawer] = fresh;
     }
     KeptChunk<Acc>& chunk = chunks[open[drawer]];
-    const int lane = chunk.used++;
-    chunk.x1[lane] = box.x1;
-    chunk.y1[lane] = box.y1;
-    chunk.x2[lane] = box.x2;
-    chunk.y2[lane] = box.y2;
-    chunk.bound[lane] = bound;
+    chunk.boxes.set(chunk.used++, candidate);
     ++count;
-  }
-
-  void add_all(const KeptBoxes& others) {  // of the same drawers
-    for (int32_t at = others.first_from[0]; at != 0; at = others.chunks[at].next) {
-      const KeptChunk<Acc>& chunk = others.chunks[at];
-      for (int lane = 0; lane < chunk.used; ++lane) {
-        add(chunk.drawer << shift, {chunk.x1[lane], chunk.y1[lane], chunk.x2[lane], chunk.y2[lane]}, chunk.bound[lane]);
-      }
-    }
   }
 };
 
@@ -256,40 +305,41 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
 template <typename Acc>
 void suppress_run(
     const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count,
-    const OverlapRule& rule, KeptBoxes<Acc>& earlier, KeptBoxes<Acc>& recent, uint8_t* keep) {
+    const OverlapRule& rule, KeptBoxes<Acc>& earlier, Block<Acc>& block, uint8_t* keep) {
   constexpr int64_t kBlock = 2048;
   constexpr int64_t kWorthAThread = 1 << 25;  // boxes kept times candidates; some milliseconds, for a barrier may cost one
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
-  const auto candidate_at = [&](int64_t i) {
-    return Candidate<Acc>(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), rule);
-  };
-  earlier.clear(count);
+  const auto strike_out = MRB_PICK(strike_out<Acc>);
+  if (count > kBlock) {
+    earlier.clear();
+  }
   std::vector<uint8_t> gone(std::min(kBlock, count), 0);
-  for (int64_t block = 0; block < count; block += kBlock) {
-    const int64_t block_end = std::min(count, block + kBlock);
-    if (earlier.count > 0) {
-      const int64_t grain = std::max<int64_t>(1, kWorthAThread / earlier.count);
-      torch::stable::parallel_for(block, block_end, grain, [&](int64_t begin, int64_t end) {
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t in_block = std::min(count - first, kBlock);
+    block.candidates.clear();
+    for (int64_t i = first; i < first + in_block; ++i) {
+      block.candidates.emplace_back(boxes + 4 * static_cast<int64_t>(order[ranks[i]]), rule);
+    }
+    if (first > 0) {
+      const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, earlier.count));
+      torch::stable::parallel_for(0, in_block, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          gone[i - block] = overlaps_any(earlier, candidate_at(i), rule);
+          gone[i] = overlaps_any(earlier, block.candidates[i], rule);
         }
       });
     }
-    recent.clear(count);
-    for (int64_t i = block; i < block_end; ++i) {
-      if (gone[i - block]) {
+    block.arrange();
+    for (int64_t i = 0; i < in_block; ++i) {
+      if (gone[i] || block.is_struck(i)) {
         continue;
       }
-      const Candidate<Acc> candidate = candidate_at(i);
-      if (!overlaps_any(recent, candidate, rule)) {
-        keep[ranks[i]] = 1;
-        if (candidate.overlaps) {
-          recent.add(candidate.drawer, candidate.box, candidate.bound);
+      keep[ranks[first + i]] = 1;
+      if (block.candidates[i].overlaps) {
+        strike_out(block, block.candidates[i], rule);
+        if (first + in_block < count) {
+          earlier.add(block.candidates[i]);
         }
       }
-    }
-    if (block_end < count) {
-      earlier.add_all(recent);
     }
   }
 }
@@ -311,11 +361,12 @@ std::vector<int64_t> survivors(
       longest = std::max(longest, runs.starts[run + 1] - runs.starts[run]);
     }
     const auto suppress_runs = [&](int64_t begin, int64_t end) {
-      KeptBoxes<Acc> earlier, recent;
+      KeptBoxes<Acc> earlier;
+      Block<Acc> block;
       for (int64_t run = begin; run < end; ++run) {
         const int64_t start = runs.starts[run];
         suppress_run(
-            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, rule, earlier, recent,
+            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, rule, earlier, block,
             keep.data());
       }
     };

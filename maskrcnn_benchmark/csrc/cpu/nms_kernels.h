@@ -1,38 +1,36 @@
-// The inner loop of NMS, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The inner loops of NMS, compiled once per instruction set (see per_isa.h), hence without an include guard.
 
 #include "lanes.h"
 
-// Whether any box of a chunk overlaps the candidate too much. A vector at a time, in the boxes' own precision and with slack
-// for its rounding; where that leaves it open, boxes_overlap, in double, decides.
+// Which boxes of a group the candidate overlaps too much, a bit each. A vector at a time, in the boxes' own precision and
+// with slack for its rounding; where that leaves it open, boxes_overlap, in double, decides.
 template <typename Acc>
-inline bool overlaps_chunk(const KeptChunk<Acc>& chunk, const Candidate<Acc>& candidate, const OverlapRule& rule) {
+inline unsigned overlapped(const BoxLanes<Acc>& boxes, const Candidate<Acc>& candidate, const OverlapRule& rule) {
   using V = Lanes<Acc>;
-  constexpr int kLanes = KeptChunk<Acc>::kLanes;
   const V x1 = V::of(candidate.box.x1), y1 = V::of(candidate.box.y1);
   const V x2 = V::of(candidate.box.x2), y2 = V::of(candidate.box.y2);
-  const V bound = V::of(candidate.bound), pixel = V::of(static_cast<Acc>(rule.offset)), zero = V::zero();
-  bool unclear = false;
-  for (int k = 0; k < kLanes; k += V::kCount) {
-    const V width = V::smaller(V::load(chunk.x2 + k), x2) - V::larger(V::load(chunk.x1 + k), x1) + pixel;
-    const V height = V::smaller(V::load(chunk.y2 + k), y2) - V::larger(V::load(chunk.y1 + k), y1) + pixel;
+  const V bound = V::of(candidate.bound), certain = V::of(candidate.certain);
+  const V pixel = V::of(static_cast<Acc>(rule.offset)), zero = V::zero();
+  unsigned may = 0, must = 0;
+  for (int k = 0; k < BoxLanes<Acc>::kLanes; k += V::kCount) {
+    const V width = V::smaller(V::load(boxes.x2 + k), x2) - V::larger(V::load(boxes.x1 + k), x1) + pixel;
+    const V height = V::smaller(V::load(boxes.y2 + k), y2) - V::larger(V::load(boxes.y1 + k), y1) + pixel;
     const V shared = V::larger(width, zero) * V::larger(height, zero);
-    const V limit = V::load(chunk.bound + k) + bound;
-    if (shared.any_greater(limit)) {
-      if (shared.any_greater(limit * V::of(candidate.certain))) {
-        return true;
+    const V limit = V::load(boxes.bound + k) + bound;
+    may |= shared.greater(limit) << k;
+    must |= shared.greater(limit * certain) << k;
+  }
+  if (may != must) {
+    const Box<double> exact{candidate.box.x1, candidate.box.y1, candidate.box.x2, candidate.box.y2};
+    for (int k = 0; k < BoxLanes<Acc>::kLanes; ++k) {
+      if ((may & ~must) >> k & 1) {
+        must |= static_cast<unsigned>(boxes_overlap(
+                    {boxes.x1[k], boxes.y1[k], boxes.x2[k], boxes.y2[k]}, exact, rule.threshold, rule.offset))
+            << k;
       }
-      unclear = true;
     }
   }
-  if (!unclear) {
-    return false;
-  }
-  const Box<double> exact{candidate.box.x1, candidate.box.y1, candidate.box.x2, candidate.box.y2};
-  int overlaps = 0;
-  for (int k = 0; k < kLanes; ++k) {
-    overlaps |= boxes_overlap({chunk.x1[k], chunk.y1[k], chunk.x2[k], chunk.y2[k]}, exact, rule.threshold, rule.offset);
-  }
-  return overlaps != 0;
+  return must;
 }
 
 // Whether any kept box overlaps the candidate too much.
@@ -42,11 +40,22 @@ bool overlaps_any(const KeptBoxes<Acc>& kept, const Candidate<Acc>& candidate, c
     return false;
   }
   const KeptChunk<Acc>* chunks = kept.chunks.data();
-  const int32_t last = candidate.last_drawer >> kept.shift;
-  for (int32_t at = kept.first_from[candidate.first_drawer >> kept.shift]; chunks[at].drawer <= last; at = chunks[at].next) {
-    if (overlaps_chunk(chunks[at], candidate, rule)) {
+  for (int32_t at = kept.first_from[candidate.first_drawer]; chunks[at].drawer <= candidate.last_drawer;
+       at = chunks[at].next) {
+    if (overlapped(chunks[at].boxes, candidate, rule) != 0) {
       return true;
     }
   }
   return false;
+}
+
+// Strikes out all candidates of the block, itself among them, that a kept one overlaps too much.
+template <typename Acc>
+void strike_out(Block<Acc>& block, const Candidate<Acc>& kept, const OverlapRule& rule) {
+  constexpr int32_t kLanes = BoxLanes<Acc>::kLanes;
+  const int32_t first = block.first_of_drawer[kept.first_drawer >> block.shift];
+  const int32_t last = block.first_of_drawer[(kept.last_drawer >> block.shift) + 1];
+  for (int32_t group = first / kLanes; group * kLanes < last; ++group) {
+    block.struck[group] = static_cast<uint16_t>(block.struck[group] | overlapped(block.lanes[group], kept, rule));
+  }
 }
