@@ -37,13 +37,16 @@ sys.exit(pytest.main(sys.argv[1:]))" \
 }
 
 ops=(tests/layers/test_roi_align.py tests/layers/test_multi_level_roi_align.py tests/layers/test_nms.py)
+of_the_host=(tests/layers/test_{candidates,host_kernels,mask_ops,keypoint_ops}.py)
 if [ $# -gt 0 ]; then
   run avx512 "$@"
   exit
 fi
 # Not here: what tests PyTorch's tracing, and what is large.
-run avx512 "${ops[@]}" -m "not slow" -k "not registration and not compiles and not numerically and not ten_thousand"
+run avx512 "${ops[@]}" "${of_the_host[@]}" -m "not slow" \
+  -k "not registration and not compiles and not numerically and not ten_thousand and not fallback and not PyTorch"
 for capability in avx2 default; do
   run "$capability" "${ops[@]}" -m "not slow" \
     -k "every_type or many or plain_loops or greedy_loop or groups or harmless or nothing or other_types"
+  run "$capability" "${of_the_host[@]}" -m "not slow" -k "not registration and not compiles and not fallback and not PyTorch"
 done

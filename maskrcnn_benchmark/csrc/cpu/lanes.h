@@ -55,18 +55,18 @@ struct Lanes {
   }
 
 #if defined(__GNUC__)
-#define MRB_LANEWISE(op)                                    \
-  friend inline Lanes operator op(Lanes a, const Lanes& b) { \
-    a.values = a.values op b.values;                        \
-    return a;                                               \
+#define MRB_LANEWISE(op)                                           \
+  friend inline Lanes operator op(const Lanes& a, const Lanes& b) { \
+    return {a.values op b.values};                                 \
   }
 #else
-#define MRB_LANEWISE(op)                                    \
-  friend inline Lanes operator op(Lanes a, const Lanes& b) { \
-    for (int k = 0; k < kCount; ++k) {                      \
-      a.values[k] = a.values[k] op b.values[k];             \
-    }                                                       \
-    return a;                                               \
+#define MRB_LANEWISE(op)                                           \
+  friend inline Lanes operator op(const Lanes& a, const Lanes& b) { \
+    Lanes lanes;                                                   \
+    for (int k = 0; k < kCount; ++k) {                             \
+      lanes.values[k] = a.values[k] op b.values[k];                \
+    }                                                              \
+    return lanes;                                                  \
   }
 #endif
   MRB_LANEWISE(+)
