@@ -4,6 +4,7 @@
 
 PyTorch reports each synchronising call (`torch.cuda.set_sync_debug_mode`); the table names the line of this package
 that made it, forward and backward apart. Images and targets are random; the optimizer's step is left out.
+docs/GPU_STATUS.md has the list to expect, counted without a GPU on the simulated device of tests/simulated_cuda.py.
 """
 
 from __future__ import annotations
