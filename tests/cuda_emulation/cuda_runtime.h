@@ -15,7 +15,8 @@
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(threads)  // transform.py hands it to the launch
+#define __noinline__
+#define __launch_bounds__(...)  // transform.py hands it to the launch
 
 struct uint3 {
   unsigned int x, y, z;

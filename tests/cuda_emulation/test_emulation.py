@@ -70,7 +70,7 @@ __global__ void divergent(int way) {
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(32) nothing() {}
+__global__ void __launch_bounds__(32, 4) nothing() {}
 
 __global__ void greedy() {
   __shared__ double first[4000];

@@ -7,7 +7,7 @@ from pathlib import Path
 
 LAUNCH = re.compile(r"(?P<kernel>(?P<name>\w+)(?:<[^;{}()]*>)?)\s*<<<(?P<configuration>.*?)>>>\s*\(", re.DOTALL)
 SHARED = re.compile(r"__shared__\s+(?P<type>[^;]+?)\s+(?P<name>\w+)(?P<extent>(?:\[[^\]]*\])*)\s*;")
-BOUNDED_KERNEL = re.compile(r"__launch_bounds__\((?P<threads>\w+)\)\s*(?P<name>\w+)\(")
+BOUNDED_KERNEL = re.compile(r"__launch_bounds__\((?P<threads>\w+)[^)]*\)\s*(?P<name>\w+)\(")
 REGISTRATION = re.compile(r"(STABLE_TORCH_LIBRARY_IMPL\(\w+, )CUDA,")
 
 

@@ -49,6 +49,19 @@ def test_matches_the_greedy_loop(threshold, offset, device):
         assert nms(boxes.to(device), scores.to(device), threshold, offset).tolist() == expected
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_chains_match_the_greedy_loop(shuffled, device):
+    # each box overlaps its neighbours, so whether one survives depends on all before it
+    boxes = torch.arange(300.0)[:, None] * torch.tensor([4.0, 0.0, 4.0, 0.0]) + torch.tensor([0.0, 0.0, 9.0, 9.0])
+    scores = torch.rand(300) if shuffled else torch.arange(300.0, 0, -1)
+    expected = greedy_reference(boxes, scores, 0.3, 0)
+    assert shuffled or expected == list(range(0, 300, 2))
+    assert nms(boxes.to(device), scores.to(device), 0.3, 0).tolist() == expected
+    one_group = torch.zeros(300, dtype=torch.int64, device=device)
+    assert batched_nms(boxes.to(device), scores.to(device), one_group, 0.3, 0).tolist() == expected
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(

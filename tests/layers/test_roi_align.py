@@ -197,8 +197,8 @@ def crowded_rois(count: int = 200) -> torch.Tensor:
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_deterministic_gradients_have_the_same_bits_every_time(dtype, layout, device, deterministic_algorithms):
-    maps = torch.randn(2, 40, 30, 30).to(device, dtype).contiguous(memory_format=layout).requires_grad_()
-    rois, weights = crowded_rois().to(device), torch.randn(200, 40, 7, 7).to(device, dtype)
+    maps = torch.randn(2, 10, 30, 30).to(device, dtype).contiguous(memory_format=layout).requires_grad_()
+    rois, weights = crowded_rois(100).to(device), torch.randn(100, 10, 7, 7).to(device, dtype)
     pooled = roi_align(maps, rois, 7, 0.5, 2)
     grads = [torch.autograd.grad(pooled, maps, weights, retain_graph=True)[0] for _ in range(3)]
     assert grads[0].dtype == dtype and grads[0].is_contiguous(memory_format=layout)
@@ -210,7 +210,7 @@ def test_deterministic_gradients_have_the_same_bits_every_time(dtype, layout, de
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.float64, 2**-40), (torch.float32, 2**-20)])
-@pytest.mark.parametrize("power", [-1074, -1020, -140, -126, -40, 0, 40, 115, 980, 1010])
+@pytest.mark.parametrize("power", [-1074, -1020, -140, 0, 115, 1010])
 def test_deterministic_gradients_of_every_magnitude(power, dtype, precision, device):
     if dtype == torch.float32 and not -140 <= power <= 115:
         pytest.skip("beyond float32")

@@ -21,6 +21,7 @@ namespace maskrcnn_benchmark {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kBlocksPerSm = 4;  // at least: 64 registers a thread, which the loops over tabulated samples can do with
 constexpr int kMostLevels = 8;
 constexpr int kTableSize = 256;  // samples per axis that are tabulated; more are computed where they are needed
 
@@ -56,10 +57,17 @@ struct alignas(sizeof(T) * kWidth) Pack {
   T values[kWidth];
 };
 
+// Not inlined: arithmetic in double would take registers from the loops that hardly ever need it.
 template <typename Acc>
-__device__ Sample<Acc> sample_axis(const RoiAxis& axis, int bin, int64_t i, int64_t cells) {
+__device__ __noinline__ Sample<Acc> sample_axis(const RoiAxis& axis, int bin, int64_t i, int64_t cells) {
   const LinearSample sample(axis.position(bin, i), cells);
   return {sample.low, sample.high, static_cast<Acc>(sample.weight_low), static_cast<Acc>(sample.weight_high)};
+}
+
+// As RoiAxis has it; not inlined for the same reason.
+__device__ __noinline__ void samples_on_map(
+    const RoiAxis& axis, int bin, int64_t cells, int64_t* first, int64_t* last) {
+  axis.samples_on_map(bin, cells, first, last);
 }
 
 // One region, as all threads of a block see it.
@@ -69,6 +77,7 @@ struct Region {
   int64_t image;  // -1 for an index that is not there
   RoiAxis y, x;
   bool tabulated;
+  Acc share;  // of one sample in a bin
   Sample<Acc> table_y[kTableSize], table_x[kTableSize];
 
   // All threads of the block call this together.
@@ -95,6 +104,7 @@ struct Region {
     const bool fits = y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
     if (threadIdx.x == 0) {
       tabulated = fits;
+      share = Acc(1) / (static_cast<Acc>(y.samples) * static_cast<Acc>(x.samples));
     }
     if (fits) {
       const Map& map = pyramid.levels[level];
@@ -112,37 +122,45 @@ struct Region {
     __syncthreads();
   }
 
-  __device__ Sample<Acc> sample_y(int bin, int64_t i, int64_t cells) const {
-    return tabulated ? table_y[bin * y.samples + i] : sample_axis<Acc>(y, bin, i, cells);
-  }
-
-  __device__ Sample<Acc> sample_x(int bin, int64_t i, int64_t cells) const {
-    return tabulated ? table_x[bin * x.samples + i] : sample_axis<Acc>(x, bin, i, cells);
-  }
-
   // Calls visit(row, column, weight) for every cell that a bin averages.
   template <typename Visit>
   __device__ void visit_bin(int ph, int pw, const Map& map, const Visit& visit) const {
+    if (tabulated) {
+      const int rows = static_cast<int>(y.samples), columns = static_cast<int>(x.samples);
+      for (int i = ph * rows; i < (ph + 1) * rows; ++i) {
+        const Sample<Acc> row = table_y[i];
+        if (row.weight_low == 0 && row.weight_high == 0) {
+          continue;
+        }
+        for (int j = pw * columns; j < (pw + 1) * columns; ++j) {
+          visit_cells(row, table_x[j], visit);
+        }
+      }
+      return;
+    }
     int64_t first_y, last_y, first_x, last_x;
-    y.samples_on_map(ph, map.height, &first_y, &last_y);
-    x.samples_on_map(pw, map.width, &first_x, &last_x);
-    const Acc share = Acc(1) / (static_cast<Acc>(y.samples) * static_cast<Acc>(x.samples));
+    samples_on_map(y, ph, map.height, &first_y, &last_y);
+    samples_on_map(x, pw, map.width, &first_x, &last_x);
     for (int64_t i = first_y; i < last_y; ++i) {
-      const Sample<Acc> row = sample_y(ph, i, map.height);
+      const Sample<Acc> row = sample_axis<Acc>(y, ph, i, map.height);
       if (row.weight_low == 0 && row.weight_high == 0) {
         continue;
       }
       for (int64_t j = first_x; j < last_x; ++j) {
-        const Sample<Acc> column = sample_x(pw, j, map.width);
-        if (column.weight_low == 0 && column.weight_high == 0) {
-          continue;
-        }
-        visit(row.low, column.low, share * row.weight_low * column.weight_low);
-        visit(row.low, column.high, share * row.weight_low * column.weight_high);
-        visit(row.high, column.low, share * row.weight_high * column.weight_low);
-        visit(row.high, column.high, share * row.weight_high * column.weight_high);
+        visit_cells(row, sample_axis<Acc>(x, pw, j, map.width), visit);
       }
     }
+  }
+
+  template <typename Visit>
+  __device__ void visit_cells(const Sample<Acc>& row, const Sample<Acc>& column, const Visit& visit) const {
+    if (column.weight_low == 0 && column.weight_high == 0) {
+      return;
+    }
+    visit(row.low, column.low, share * row.weight_low * column.weight_low);
+    visit(row.low, column.high, share * row.weight_low * column.weight_high);
+    visit(row.high, column.low, share * row.weight_high * column.weight_low);
+    visit(row.high, column.high, share * row.weight_high * column.weight_high);
   }
 };
 
@@ -165,7 +183,7 @@ struct Place {
 };
 
 template <typename T, typename Acc, bool kChannelsLast, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     pool_kernel(Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, T* pooled) {
   __shared__ Region<Acc> region;
   const int bins = pooling.bins_h * pooling.bins_w;
@@ -265,7 +283,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Adds to maps that start at zero: of Acc, the sums' rounding then varying with the order, or of 64-bit whole numbers.
 template <typename T, typename Acc, typename Sum, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads) spread_kernel(
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
     Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, const T* grad, FixedPoint fixed_point) {
   constexpr bool kFixedPoint = std::is_integral_v<Sum>;
   __shared__ Region<Acc> region;
