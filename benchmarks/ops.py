@@ -3,7 +3,8 @@
 The results of all contenders are compared, then each takes its turn, many times; the table gives the median and the
 minimum of ours and of the fastest peer, and the median of their paired ratios. "Fresh" is how the ops run by default:
 large outputs come from pages that the system has to map and clear first. "Warm" is a second process in which the C
-library keeps freed memory, so outputs reuse pages (CPU only).
+library keeps freed memory, so outputs reuse pages (CPU only). "Times the floor" compares our time with what it takes to
+read and write all that has to be touched, once, at the bandwidth measured in the same process.
 
     python benchmarks/ops.py                                    all cases on the CPU, fresh and warm
     python benchmarks/ops.py --device cuda --filter NMS         some of them on a GPU
@@ -26,12 +27,14 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import torch
 import torchvision
 from op_cases import kernels, keypoints, masks, selection
-from op_cases.case import Contenders
+from op_cases.case import Contenders, Traffic
 from op_cases.matching import extra_memory
 
 from maskrcnn_benchmark.layers import extension_status
@@ -43,17 +46,65 @@ BEGIN, END = "<!-- begin: benchmarks/ops.py -->", "<!-- end: benchmarks/ops.py -
 
 @dataclass(frozen=True)
 class Row:
-    """One case measured: the baseline's name, (median, minimum) in ms of ours and of it, and the paired ratio."""
+    """One case measured: the baseline's name, (median, minimum) in ms of ours and of it, and the paired ratio.
+
+    floor: ms that reading and writing what has to be touched takes at the bandwidth measured; 0 where it is not known.
+    """
 
     case: str
     peer: str
     ours: tuple[float, float]
     theirs: tuple[float, float]
     ratio: float
+    floor: float
 
     def columns(self) -> list[str]:
         times = [f"{middle:.2f} ({least:.2f})" for middle, least in (self.ours, self.theirs)]
-        return [*times, f"{self.ratio:.1f}"]
+        return [*times, f"{self.ratio:.1f}", f"{self.ours[0] / self.floor:.1f}" if self.floor else ""]
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes per second, all threads together."""
+
+    read: float
+    write: float  # to memory as results get it: new pages, or used ones
+
+    @classmethod
+    def measure(cls, device: str) -> Bandwidth:
+        size = 1 << 28
+
+        def result() -> torch.Tensor:
+            # NumPy asks for huge pages, as the kernels do for their results
+            array = torch.from_numpy(np.empty(size // 4, dtype=np.float32))
+            return array if device == "cpu" else torch.empty(size // 4, device=device)
+
+        source = result().fill_(1)
+        seconds = [float("inf")] * 2
+        for _ in range(10):
+            # the C library clears with instructions that fetch nothing first, in one thread; PyTorch fills in all
+            for index, runs in enumerate(([source.sum], [lambda: result().fill_(1), lambda: result().zero_()])):
+                seconds[index] = min([seconds[index], *(once(run, device, time.perf_counter) for run in runs)])
+        return cls(size / seconds[0], size / seconds[1])
+
+    def milliseconds(self, traffic: Traffic | None) -> float:
+        return 0.0 if traffic is None else (traffic.read / self.read + traffic.written / self.write) * 1e3
+
+    def __str__(self) -> str:
+        return f"{self.read / 1e9:.0f} GB/s read and {self.write / 1e9:.0f} GB/s written"
+
+
+def once(run: Callable[[], Any], device: str, clock: Callable[[], float]) -> float:
+    """Seconds of one run; its result is freed outside of them."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    result = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds = clock() - start
+    del result
+    return seconds
 
 
 def measure(contenders: Contenders, device: str, seconds: float, clock: Callable[[], float]) -> list[list[float]]:
@@ -63,14 +114,7 @@ def measure(contenders: Contenders, device: str, seconds: float, clock: Callable
     deadline = time.perf_counter() + seconds
     while len(times[0]) < 5 or (time.perf_counter() < deadline and len(times[0]) < 200):
         for run, taken in zip(runs, times, strict=True):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = clock()
-            result = run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            taken.append(clock() - start)
-            del result
+            taken.append(once(run, device, clock))
     return times
 
 
@@ -78,7 +122,7 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def run_case(name: str, contenders: Contenders, arguments: argparse.Namespace) -> Row:
+def run_case(name: str, contenders: Contenders, bandwidth: Bandwidth, arguments: argparse.Namespace) -> Row:
     result = contenders.ours()
     for peer in contenders.peers:
         try:
@@ -89,19 +133,22 @@ def run_case(name: str, contenders: Contenders, arguments: argparse.Namespace) -
     fastest = min(range(len(others)), key=lambda index: median(others[index]))
     ratio = median([their / our for our, their in zip(ours, others[fastest], strict=True)])
     summary = [(median(times) * 1e3, min(times) * 1e3) for times in (ours, others[fastest])]
-    return Row(name, contenders.peers[fastest].name, summary[0], summary[1], ratio)
+    floor = bandwidth.milliseconds(contenders.traffic)
+    return Row(name, contenders.peers[fastest].name, summary[0], summary[1], ratio, floor)
 
 
 def run_all(arguments: argparse.Namespace) -> list[Row]:
     """The cases that the filter admits, each printed when it is done."""
-    print(f"\n{machine(arguments)}, {arguments.memory} memory\n", flush=True)
-    print("| case | ours, median (min) ms | peer, median (min) ms | times faster | peer |\n|---|---|---|---|---|")
+    bandwidth = Bandwidth.measure(arguments.device)
+    print(f"\n{machine(arguments)}, {arguments.memory} memory, {bandwidth}\n", flush=True)
+    print("| case | ours, median (min) ms | peer, median (min) ms | times faster | times the floor | peer |")
+    print("|---|---|---|---|---|---|")
     rows = []
     families = (module.cases(arguments.device) for module in (kernels, selection, masks, keypoints))
     for case in chain.from_iterable(families):
         if re.search(arguments.filter, case.name):
             torch.manual_seed(0)
-            rows.append(run_case(case.name, case.build(), arguments))
+            rows.append(run_case(case.name, case.build(), bandwidth, arguments))
             print(f"| {case.name} | {' | '.join(rows[-1].columns())} | {rows[-1].peer} |", flush=True)
     return rows
 
@@ -137,7 +184,7 @@ def markdown_table(fresh: Sequence[Row], warm: Sequence[Row], arguments: argpars
     lines = [f"{date.today()}; {machine(arguments)}.", ""]
     header = ["case", "fastest peer"]
     for memory in ("fresh", "warm") if warm else ("fresh",):
-        header += [f"{memory}: ours, ms", "peer, ms", "times faster"]
+        header += [f"{memory}: ours, ms", "peer, ms", "times faster", "times the floor"]
     lines += ["| " + " | ".join(header) + " |", "|---|---" + "|--:" * (len(header) - 2) + "|"]
     again = {row.case: row.columns() for row in warm}
     for row in fresh:

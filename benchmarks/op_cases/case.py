@@ -23,11 +23,20 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """Bytes that whoever computes a result has to read and to write, once each."""
+
+    read: int
+    written: int
+
+
+@dataclass(frozen=True)
 class Contenders:
     """Closures over inputs; the fastest of the peers is the baseline."""
 
     ours: Callable[[], Any]
     peers: Sequence[Peer]
+    traffic: Traffic | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,7 +11,8 @@ import torchvision
 from torch import Tensor
 
 from maskrcnn_benchmark.layers import batched_nms, multi_level_roi_align, nms, roi_align
-from op_cases.case import IMAGE_HW, Case, Contenders, Peer, random_boxes, same_survivors, same_values
+from maskrcnn_benchmark.layers._fallback import assign_levels
+from op_cases.case import IMAGE_HW, Case, Contenders, Peer, Traffic, random_boxes, same_survivors, same_values
 
 SCALES = (0.25, 0.125, 0.0625, 0.03125)
 CHANNELS = 256
@@ -50,6 +52,16 @@ def crowd(count: int, device: str) -> tuple[Tensor, Tensor]:
     return (boxes + torch.randn(count, 4) * 0.15 * sides).to(device), torch.rand(count).to(device)
 
 
+def touched_bytes(maps: Tensor, rois: Tensor, scale: float) -> int:
+    """Bytes of the cells that lie under some region, all channels."""
+    images, channels, height, width = maps.shape
+    touched = torch.zeros(images, height, width, dtype=torch.bool)
+    for image, x1, y1, x2, y2 in rois.tolist():
+        rows, columns = (slice(int(low * scale), int(high * scale) + 2) for low, high in ((y1, y2), (x1, x2)))
+        touched[int(image), rows, columns] = True
+    return int(touched.sum()) * channels * maps.element_size()
+
+
 def forward(device: str, layout: torch.memory_format, size: int, samples: int) -> Contenders:
     maps, rois = feature_map(1, 0, device, layout), random_rois(1000, 1, device, large=112 * 2)
     return Contenders(
@@ -61,6 +73,7 @@ def forward(device: str, layout: torch.memory_format, size: int, samples: int) -
                 same_values,
             )
         ],
+        Traffic(touched_bytes(maps, rois, 0.25), 1000 * CHANNELS * size**2 * maps.element_size()),
     )
 
 
@@ -73,6 +86,7 @@ def backward(device: str, layout: torch.memory_format) -> Contenders:
     return Contenders(
         lambda: ours(grad, rois, sizes, 0.25, 2, False, channels_last, False),
         [Peer("torchvision", lambda: theirs(grad, rois, 0.25, 7, 7, *sizes, 2, False), same_values)],
+        Traffic(grad.nbytes, math.prod(sizes) * grad.element_size()),
     )
 
 
@@ -90,7 +104,11 @@ def multi_level(device: str, layout: torch.memory_format) -> Contenders:
     def theirs() -> tuple[Tensor, ...]:
         return torch.autograd.grad(pooler(named, boxes, [IMAGE_HW] * 2), maps, grad)
 
-    return Contenders(ours, [Peer("torchvision", theirs, same_values)])
+    # forward reads cells and writes the pooled, backward reads its gradient and writes that of the maps
+    of_level = assign_levels(rois, SCALES, 224.0, 4.0, 0)
+    cells = sum(touched_bytes(maps[level], rois[of_level == level], SCALES[level]) for level in range(4))
+    traffic = Traffic(cells + grad.nbytes, grad.nbytes + sum(level.nbytes for level in maps))
+    return Contenders(ours, [Peer("torchvision", theirs, same_values)], traffic)
 
 
 def plain_nms(device: str, count: int) -> Contenders:
