@@ -53,6 +53,22 @@ def test_values_and_gradients_match_plain_loops(samples, aligned, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize(("size", "samples"), [((128, 1), 2), ((129, 1), 2), ((9, 1), 29), ((1, 300), 1)])
+def test_grids_of_many_samples_match_plain_loops(size, samples, layout, device):
+    # a GPU tabulates up to 256 samples per axis and works out more as it goes
+    maps, rois = feature_maps(2).contiguous(memory_format=layout).requires_grad_(), ROIS[[1, 3, 8]]
+    expected = roi_align_reference(maps, rois, size, 0.5, samples, False)
+    weights = torch.randn_like(expected)
+    (expected_grad,) = torch.autograd.grad(expected, maps, weights)
+    on_device = maps.detach().to(device).requires_grad_()
+    pooled = roi_align(on_device, rois.to(device), size, 0.5, samples, False)
+    torch.testing.assert_close(pooled.cpu(), expected)
+    (grad,) = torch.autograd.grad(pooled, on_device, weights.to(device))
+    torch.testing.assert_close(grad.cpu(), expected_grad)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("channels", [1, 15, 16, 75, 130])
 def test_every_type_format_and_number_of_channels(channels, dtype, device):

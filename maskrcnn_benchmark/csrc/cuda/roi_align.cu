@@ -1,7 +1,7 @@
 // ROIAlign and multi-level ROIAlign on CUDA, forward and backward. Twin of cpu/roi_align.cpp.
 //
-// A block of threads takes a region and a run of its channels. It finds the region's level, tabulates the samples along both
-// axes in shared memory, and then computes outputs: neighbouring threads take neighbouring bins of planar maps and
+// A block of threads takes a region and a run of its channels. It finds the region's level, tabulates in shared memory which
+// cells along either axis each bin averages with which weights, and then computes outputs: neighbouring threads take neighbouring bins of planar maps and
 // neighbouring channels of channels-last ones, so that they read and write neighbouring memory.
 //
 // Gradients meet in the cells of the maps, in an order that nobody knows. Sums of floating-point numbers are rounded as the
@@ -23,7 +23,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSm = 4;  // at least: 64 registers a thread, which the loops over tabulated samples can do with
 constexpr int kMostLevels = 8;
-constexpr int kTableSize = 256;  // samples per axis that are tabulated; more are computed where they are needed
+constexpr int kTableSize = 256;  // samples per axis that are tabulated; more are computed where they are needed, and as many bins
 
 struct Map {
   void* data;
@@ -52,6 +52,13 @@ struct Sample {
   Acc weight_low, weight_high;  // both zero off the map
 };
 
+// A cell along one axis, and its weight in the average of a bin.
+template <typename Acc>
+struct Tap {
+  int32_t cell;
+  Acc weight;
+};
+
 template <typename T, int kWidth>
 struct alignas(sizeof(T) * kWidth) Pack {
   T values[kWidth];
@@ -70,6 +77,28 @@ __device__ __noinline__ void samples_on_map(
   axis.samples_on_map(bin, cells, first, last);
 }
 
+// Makes one tap of those of the same cell, and none of those without weight, at the start of the same memory: what is written
+// was read before. Returns how many there are now. Samples come in order, so that a cell that was seen is one of the last two.
+// A bin of two by two samples that are a cell apart then takes 9 reads, or atomic additions, and not 16.
+template <typename Acc>
+__device__ int merge_taps(Tap<Acc>* taps, int count) {
+  int used = 0;
+  for (int i = 0; i < count; ++i) {
+    const Tap<Acc> tap = taps[i];
+    if (tap.weight == 0) {
+      continue;
+    }
+    if (used > 0 && taps[used - 1].cell == tap.cell) {
+      taps[used - 1].weight += tap.weight;
+    } else if (used > 1 && taps[used - 2].cell == tap.cell) {
+      taps[used - 2].weight += tap.weight;
+    } else {
+      taps[used++] = tap;
+    }
+  }
+  return used;
+}
+
 // One region, as all threads of a block see it.
 template <typename Acc>
 struct Region {
@@ -77,8 +106,9 @@ struct Region {
   int64_t image;  // -1 for an index that is not there
   RoiAxis y, x;
   bool tabulated;
-  Acc share;  // of one sample in a bin
-  Sample<Acc> table_y[kTableSize], table_x[kTableSize];
+  // The taps of bin b begin at b * samples * 2, as many as could be.
+  Tap<Acc> taps_y[2 * kTableSize], taps_x[2 * kTableSize];
+  uint16_t count_y[kTableSize], count_x[kTableSize];
 
   // All threads of the block call this together.
   __device__ void load(const Pooling& pooling, const Pyramid& pyramid, const double* roi) {
@@ -101,43 +131,59 @@ struct Region {
       }
     }
     __syncthreads();
-    const bool fits = y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
+    const bool fits = pooling.bins_h <= kTableSize && pooling.bins_w <= kTableSize &&
+        y.samples * pooling.bins_h <= kTableSize && x.samples * pooling.bins_w <= kTableSize;
     if (threadIdx.x == 0) {
       tabulated = fits;
-      share = Acc(1) / (static_cast<Acc>(y.samples) * static_cast<Acc>(x.samples));
     }
     if (fits) {
       const Map& map = pyramid.levels[level];
-      const int rows = static_cast<int>(y.samples) * pooling.bins_h, columns = static_cast<int>(x.samples) * pooling.bins_w;
+      const int samples_y = static_cast<int>(y.samples), samples_x = static_cast<int>(x.samples);
+      const int rows = samples_y * pooling.bins_h, columns = samples_x * pooling.bins_w;
       for (int k = threadIdx.x; k < rows + columns; k += blockDim.x) {
         if (k < rows) {
-          const int samples = static_cast<int>(y.samples);
-          table_y[k] = sample_axis<Acc>(y, k / samples, k % samples, map.height);
+          store_taps(sample_axis<Acc>(y, k / samples_y, k % samples_y, map.height), samples_y, taps_y + 2 * k);
         } else {
-          const int samples = static_cast<int>(x.samples), j = k - rows;
-          table_x[j] = sample_axis<Acc>(x, j / samples, j % samples, map.width);
+          const int j = k - rows;
+          store_taps(sample_axis<Acc>(x, j / samples_x, j % samples_x, map.width), samples_x, taps_x + 2 * j);
+        }
+      }
+      __syncthreads();
+      for (int k = threadIdx.x; k < pooling.bins_h + pooling.bins_w; k += blockDim.x) {
+        if (k < pooling.bins_h) {
+          count_y[k] = static_cast<uint16_t>(merge_taps(taps_y + k * samples_y * 2, samples_y * 2));
+        } else {
+          const int j = k - pooling.bins_h;
+          count_x[j] = static_cast<uint16_t>(merge_taps(taps_x + j * samples_x * 2, samples_x * 2));
         }
       }
     }
     __syncthreads();
   }
 
+  static __device__ void store_taps(const Sample<Acc>& sample, int samples, Tap<Acc>* taps) {
+    const Acc share = Acc(1) / static_cast<Acc>(samples);
+    taps[0] = {sample.low, sample.weight_low * share};
+    taps[1] = {sample.high, sample.weight_high * share};
+  }
+
   // Calls visit(row, column, weight) for every cell that a bin averages.
   template <typename Visit>
   __device__ void visit_bin(int ph, int pw, const Map& map, const Visit& visit) const {
     if (tabulated) {
-      const int rows = static_cast<int>(y.samples), columns = static_cast<int>(x.samples);
-      for (int i = ph * rows; i < (ph + 1) * rows; ++i) {
-        const Sample<Acc> row = table_y[i];
-        if (row.weight_low == 0 && row.weight_high == 0) {
-          continue;
-        }
-        for (int j = pw * columns; j < (pw + 1) * columns; ++j) {
-          visit_cells(row, table_x[j], visit);
+      const Tap<Acc>* rows = taps_y + ph * static_cast<int>(y.samples) * 2;
+      const Tap<Acc>* columns = taps_x + pw * static_cast<int>(x.samples) * 2;
+      const int row_count = count_y[ph], column_count = count_x[pw];
+      for (int i = 0; i < row_count; ++i) {
+        const Tap<Acc> row = rows[i];
+        for (int j = 0; j < column_count; ++j) {
+          const Tap<Acc> column = columns[j];
+          visit(row.cell, column.cell, row.weight * column.weight);
         }
       }
       return;
     }
+    const Acc share = Acc(1) / (static_cast<Acc>(y.samples) * static_cast<Acc>(x.samples));
     int64_t first_y, last_y, first_x, last_x;
     samples_on_map(y, ph, map.height, &first_y, &last_y);
     samples_on_map(x, pw, map.width, &first_x, &last_x);
@@ -147,20 +193,16 @@ struct Region {
         continue;
       }
       for (int64_t j = first_x; j < last_x; ++j) {
-        visit_cells(row, sample_axis<Acc>(x, pw, j, map.width), visit);
+        const Sample<Acc> column = sample_axis<Acc>(x, pw, j, map.width);
+        if (column.weight_low == 0 && column.weight_high == 0) {
+          continue;
+        }
+        visit(row.low, column.low, share * row.weight_low * column.weight_low);
+        visit(row.low, column.high, share * row.weight_low * column.weight_high);
+        visit(row.high, column.low, share * row.weight_high * column.weight_low);
+        visit(row.high, column.high, share * row.weight_high * column.weight_high);
       }
     }
-  }
-
-  template <typename Visit>
-  __device__ void visit_cells(const Sample<Acc>& row, const Sample<Acc>& column, const Visit& visit) const {
-    if (column.weight_low == 0 && column.weight_high == 0) {
-      return;
-    }
-    visit(row.low, column.low, share * row.weight_low * column.weight_low);
-    visit(row.low, column.high, share * row.weight_low * column.weight_high);
-    visit(row.high, column.low, share * row.weight_high * column.weight_low);
-    visit(row.high, column.high, share * row.weight_high * column.weight_high);
   }
 };
 
