@@ -21,8 +21,8 @@ struct RoiAxis {
   // A region with an infinite or NaN end has no samples.
   MRB_HOST_DEVICE RoiAxis(double low, double high, double scale, int64_t bins, int64_t requested, bool aligned) {
     const double shift = aligned ? 0.5 : 0.0;
-    start = low * scale - shift;
-    double size = high * scale - shift - start;
+    start = product(low, scale) - shift;
+    double size = product(high, scale) - shift - start;
     if (!aligned && size < 1) {
       size = 1;
     }
@@ -37,7 +37,7 @@ struct RoiAxis {
 
   MRB_HOST_DEVICE double position(int64_t bin, int64_t sample) const {
     const double within = (static_cast<double>(sample) + 0.5) / static_cast<double>(samples);
-    return start + (static_cast<double>(bin) + within) * bin_size;
+    return start + product(static_cast<double>(bin) + within, bin_size);
   }
 
   // The samples of a bin that can lie on a map of `cells` cells: [first, last), a little generous. Keeps the work bounded by
