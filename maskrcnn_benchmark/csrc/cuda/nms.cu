@@ -241,11 +241,10 @@ __global__ void __launch_bounds__(kWideThreads) compact(
     if (keep && position < limit) {
       indices[position] = order[rank];
     }
-    __syncthreads();
+    __syncthreads();  // all have read; the next round reads behind its own barrier
     if (threadIdx.x == 0) {
       total += in_tile;
     }
-    __syncthreads();
   }
   if (threadIdx.x == 0) {
     *written = total < limit ? total : limit;
