@@ -53,7 +53,7 @@ for entry in "$@"; do
   # the package alone: its other requirements pin nothing, and what the ops need is PyTorch
   # shellcheck disable=SC2086
   if "$interpreter" -m venv --clear "$environment" &&
-    "$in_environment" -m pip install --quiet $requirements numpy pytest hypothesis &&
+    "$in_environment" -m pip install --quiet $requirements numpy pycocotools pytest hypothesis &&
     "$in_environment" -m pip install --quiet --no-deps "$wheel" &&
     (
       cd "$output/tests_only"
@@ -69,7 +69,7 @@ assert layers.extension_status().startswith("compiled"), layers.extension_status
 PYTHON
       "$in_environment" -m pytest -q -rs --import-mode=importlib -p no:cacheprovider -o pythonpath=. \
         -o "markers=slow: takes more than about ten seconds" \
-        tests/layers/test_roi_align.py tests/layers/test_multi_level_roi_align.py tests/layers/test_nms.py
+        tests/layers/test_{roi_align,multi_level_roi_align,nms,candidates,host_kernels,mask_ops}.py
     )
   then
     result=passed
