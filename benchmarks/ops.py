@@ -81,7 +81,7 @@ class Bandwidth:
 
         source = result().fill_(1)
         seconds = [float("inf")] * 2
-        for _ in range(10):
+        for _ in range(20):
             # the C library clears with instructions that fetch nothing first, in one thread; PyTorch fills in all
             for index, runs in enumerate(([source.sum], [lambda: result().fill_(1), lambda: result().zero_()])):
                 seconds[index] = min([seconds[index], *(once(run, device, time.perf_counter) for run in runs)])

@@ -41,3 +41,27 @@ inline void transpose_bytes(const uint8_t* from, int64_t rows, int64_t columns, 
     }
   }
 }
+
+// Zeros past the cache: a result of many megabytes would drive everything else out of it, and its lines be read before they
+// are written.
+inline void clear_past_cache(uint8_t* bytes, int64_t count) {
+#if defined(MRB_X86)
+  constexpr int64_t kLine = 64;
+  const int64_t head = std::min<int64_t>(count, (kLine - reinterpret_cast<uintptr_t>(bytes) % kLine) % kLine);
+  std::memset(bytes, 0, head);
+  int64_t at = head;
+  for (; at + kLine <= count; at += kLine) {
+#if MRB_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(bytes + at), _mm512_setzero_si512());
+#else
+    for (int64_t part = 0; part < kLine; part += 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(bytes + at + part), _mm_setzero_si128());
+    }
+#endif
+  }
+  _mm_sfence();
+  std::memset(bytes + at, 0, count - at);
+#else
+  std::memset(bytes, 0, count);
+#endif
+}

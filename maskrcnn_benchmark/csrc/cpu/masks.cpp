@@ -145,14 +145,15 @@ void paste_masks_cpu(Tensor pasted, const Tensor& masks, const Tensor& extents, 
   const double* corners = rectangles.const_data_ptr<double>();
   uint8_t* pixels = static_cast<uint8_t*>(pasted.mutable_data_ptr());
   const int64_t cells_h = masks.size(1), cells_w = masks.size(2), height = pasted.size(1), width = pasted.size(2);
+  const auto clear = MRB_PICK(clear_past_cache);
   with_cells(values, [&](const auto* cells) {
     using Acc = std::remove_cv_t<std::remove_pointer_t<decltype(cells)>>;
     torch::stable::parallel_for(0, masks.size(0), 4, [&](int64_t begin, int64_t end) {
       Paster<Acc> paster(cells_h, cells_w, height, width, threshold);
       for (int64_t r = begin; r < end; ++r) {
         uint8_t* plane = pixels + r * height * width;
-        if (!zeroed) {  // plane by plane: the mask then falls on memory that is in the cache
-          std::memset(plane, 0, height * width);
+        if (!zeroed) {
+          clear(plane, height * width);
         }
         if (paster.set(cells + r * cells_h * cells_w, corners + 4 * r)) {
           paster.draw(plane + paster.rows.first * width + paster.columns.first, width);

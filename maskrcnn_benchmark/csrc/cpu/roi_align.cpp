@@ -35,6 +35,9 @@ struct PoolArguments {
 // Below this many multiply-adds a second thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 15;
 
+// Results of so many bytes are written past the caches: who reads them finds nothing there in any case.
+constexpr int64_t kLargerThanCaches = 32 << 20;
+
 template <typename Acc>
 PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels, const PoolArguments& arguments) {
   const Tensor coordinates = torch::stable::contiguous(torch::stable::to(rois, ScalarType::Double));
@@ -147,6 +150,7 @@ Tensor pool(
   Tensor pooled =
       new_tensor(features.front(), {rois.size(0), sizes.channels, sizes.bins_h, sizes.bins_w}, maps.channels_last);
   const int64_t threads = pooled.numel() < kGrain ? 1 : static_cast<int64_t>(torch::stable::get_num_threads());
+  const bool past_cache = pooled.numel() * static_cast<int64_t>(pooled.element_size()) >= kLargerThanCaches;
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const auto plan = make_plan<AccOf<T>>(rois, maps.levels, arguments);
@@ -155,9 +159,9 @@ Tensor pool(
     }
     T* out = static_cast<T*>(pooled.data_ptr());
     if (maps.channels_last) {
-      MRB_PICK(pool_channels_last<T>)(plan, maps.levels, sizes, out, threads);
+      MRB_PICK(pool_channels_last<T>)(plan, maps.levels, sizes, out, threads, past_cache);
     } else {
-      MRB_PICK(pool_planar<T>)(plan, maps.levels, sizes, out, threads);
+      MRB_PICK(pool_planar<T>)(plan, maps.levels, sizes, out, threads, past_cache);
     }
   };
   THO_DISPATCH_V2(
@@ -183,12 +187,6 @@ std::vector<Tensor> spread_back(
     using T = decltype(zero);
     const auto plan = make_plan<AccOf<T>>(rois, levels, arguments);
     const T* from = static_cast<const T*>(dense.data_ptr());
-    if constexpr (std::is_same_v<T, AccOf<T>>) {
-      if (channels_last) {
-        MRB_PICK(spread_in_place<T>)(plan, levels, sizes, from, torch::stable::get_num_threads());
-        return;
-      }
-    }
     if (channels_last) {
       MRB_PICK(spread<T, true>)(plan, levels, sizes, from);
     } else {

@@ -2,8 +2,8 @@
 //
 // Arithmetic runs over blocks of channels that lie side by side. Channels-last maps are read in place. Of planar maps, the
 // cells that the regions touch are first packed, a block of channels at a time, into a scratch that stays in the cache while
-// all regions of the map pool from it. Backward accumulates into such a scratch as well and writes each gradient once.
-// Threads own disjoint channels there, so the sums have one order and the result is deterministic.
+// all regions of the map pool from it. Backward, for maps of either format, accumulates into such a scratch as well and writes
+// each gradient once. Threads own disjoint channels there, so the sums have one order and the result is deterministic.
 
 #include "lanes.h"
 
@@ -189,10 +189,38 @@ inline void pack_planar(
   }
 }
 
+// Copies past the cache: lines of a large result would be read before they are written, and drive the maps out.
+template <typename T>
+inline void copy_past_cache(const T* from, int64_t count, T* to) {
+#if defined(MRB_X86)
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  if (reinterpret_cast<uintptr_t>(to) % 64 == 0) {
+    for (; count >= kLine; count -= kLine, from += kLine, to += kLine) {
+#if MRB_VECTOR_BYTES == 64
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
+#else
+      for (int64_t part = 0; part < 4; ++part) {
+        _mm_stream_si128(
+            reinterpret_cast<__m128i*>(to) + part, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + part));
+      }
+#endif
+    }
+  }
+#endif
+  std::copy_n(from, count, to);
+}
+
+// After which other threads may read what was copied past the cache.
+inline void finish_copies() {
+#if defined(MRB_X86)
+  _mm_sfence();
+#endif
+}
+
 template <typename T>
 void pool_planar(
     const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, T* pooled,
-    int64_t threads) {
+    int64_t threads, bool past_cache) {
   using Acc = AccOf<T>;
   constexpr int B = kBlock<Acc>;
   const int64_t bins = sizes.bins_h * sizes.bins_w;
@@ -203,7 +231,9 @@ void pool_planar(
   const int64_t run_length = (rois + runs - 1) / runs;
   torch::stable::parallel_for(0, blocks * runs, threads > 1 ? 1 : blocks * runs, [&](int64_t begin, int64_t end) {
     Scratch<Acc> scratch, block_of_bins;
+    Scratch<T> block_of_results;
     Acc* averages = block_of_bins.at_least(bins * B);
+    T* results = past_cache ? block_of_results.at_least(bins * B) : nullptr;
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t channel = (piece / runs) * B;
       const int64_t present = std::min<int64_t>(B, sizes.channels - channel);
@@ -234,32 +264,40 @@ void pool_planar(
                   grid, 0, bin_taps(roi, ph, pw), averages + (ph * sizes.bins_w + pw) * B);
             }
           }
-          transpose(averages, B, bins, present, pooled + (roi.row * sizes.channels + channel) * bins, bins);
+          T* out = pooled + (roi.row * sizes.channels + channel) * bins;
+          transpose(averages, B, bins, present, past_cache ? results : out, bins);
+          if (past_cache) {
+            copy_past_cache(results, present * bins, out);
+          }
         }
       }
     }
+    finish_copies();
   });
 }
 
 template <typename T>
 void pool_channels_last(
     const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, T* pooled,
-    int64_t threads) {
+    int64_t threads, bool past_cache) {
   using Acc = AccOf<T>;
   constexpr int64_t kLanes = Lanes<Acc>::kCount;
   const int64_t channels = sizes.channels;
   const int64_t rois = static_cast<int64_t>(plan.rois.size());
   torch::stable::parallel_for(0, rois, threads > 1 ? 1 : rois, [&](int64_t begin, int64_t end) {
+    Scratch<T> results_of_bin;
+    T* results = past_cache ? results_of_bin.at_least(channels) : nullptr;
     for (int64_t i = begin; i < end; ++i) {
       const PlannedRoi<Acc>& roi = plan.rois[i];
       const LevelMaps& level = levels[roi.level];
       const int64_t row_stride = level.width * channels;
       const CellGrid<const T> grid{
           static_cast<const T*>(level.data) + roi.image * level.height * row_stride, row_stride, channels, 0};
-      T* out = pooled + roi.row * sizes.bins_h * sizes.bins_w * channels;
+      T* of_bin = pooled + roi.row * sizes.bins_h * sizes.bins_w * channels;
       for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
-        for (int64_t pw = 0; pw < sizes.bins_w; ++pw, out += channels) {
+        for (int64_t pw = 0; pw < sizes.bins_w; ++pw, of_bin += channels) {
           const BinTaps<Acc> bin = bin_taps(roi, ph, pw);
+          T* out = past_cache ? results : of_bin;
           int64_t c = 0;
           for (; c + 8 * kLanes <= channels; c += 8 * kLanes) {
             pool_bin<8>(grid, c, bin, out + c);
@@ -270,9 +308,13 @@ void pool_channels_last(
           if (c < channels) {
             pool_few_channels(grid, c, channels - c, bin, out + c);
           }
+          if (past_cache) {
+            copy_past_cache(results, channels, of_bin);
+          }
         }
       }
     }
+    finish_copies();
   });
 }
 
@@ -318,8 +360,12 @@ void spread(
         if (kChannelsLast) {
           const T* from = grad + roi.row * bins * channels + channel;
           for (int64_t bin = 0; bin < bins; ++bin) {
-            for (int64_t k = 0; k < present; ++k) {
-              gradients[bin * B + k] = static_cast<Acc>(from[bin * channels + k]);
+            if (present == B) {
+              for (int64_t k = 0; k < B; k += Lanes<Acc>::kCount) {
+                Lanes<Acc>::load(from + bin * channels + k).store(gradients + bin * B + k);
+              }
+            } else {
+              std::copy_n(from + bin * channels, present, gradients + bin * B);
             }
           }
         } else {
@@ -344,8 +390,17 @@ void spread(
         const Acc* from = touched ? grid.at(grid.row(y), x_first) : nullptr;
         if (kChannelsLast) {
           for (int64_t x = 0; x < level.width; ++x) {
-            for (int64_t k = 0; k < present; ++k) {
-              row[x * channels + k] = x >= x_first && x < x_last ? static_cast<T>(from[(x - x_first) * B + k]) : T(0);
+            T* cell = row + x * channels;
+            if (x < x_first || x >= x_last) {
+              std::fill_n(cell, present, T(0));
+            } else if (present == B) {
+              for (int64_t k = 0; k < B; k += Lanes<Acc>::kCount) {
+                Lanes<Acc>::load(from + (x - x_first) * B + k).store(cell + k);
+              }
+            } else {
+              std::transform(from + (x - x_first) * B, from + (x - x_first) * B + present, cell, [](Acc sum) {
+                return static_cast<T>(sum);
+              });
             }
           }
         } else {
@@ -355,54 +410,6 @@ void spread(
           }
           if (touched) {
             transpose(from, B, columns, present, row + x_first, channel_stride);
-          }
-        }
-      }
-    }
-  });
-}
-
-// The same for channels-last maps whose type is that of the sums: they are their own scratch. Threads own runs of channels.
-template <typename T>
-void spread_in_place(
-    const PoolPlan<T>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, const T* grad,
-    int64_t threads) {
-  constexpr int64_t kLanes = Lanes<T>::kCount;
-  constexpr int64_t kLine = kBlock<T>;  // threads must not share cache lines
-  const int64_t channels = sizes.channels;
-  for (const LevelMaps& level : levels) {
-    T* maps = static_cast<T*>(level.data);
-    torch::stable::parallel_for(
-        0, sizes.images * level.height * level.width * channels, 1 << 20,
-        [&](int64_t begin, int64_t end) { std::fill(maps + begin, maps + end, T(0)); });
-  }
-  const int64_t lines = (channels + kLine - 1) / kLine;
-  const int64_t lines_per_thread = (lines + threads - 1) / threads;
-  torch::stable::parallel_for(0, lines, lines_per_thread, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kLine, last = std::min(channels, end * kLine);
-    for (const PlannedRoi<T>& roi : plan.rois) {
-      const LevelMaps& level = levels[roi.level];
-      const int64_t row_stride = level.width * channels;
-      const CellGrid<T> grid{
-          static_cast<T*>(level.data) + roi.image * level.height * row_stride, row_stride, channels, 0};
-      const T* from = grad + roi.row * sizes.bins_h * sizes.bins_w * channels;
-      for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
-        for (int64_t pw = 0; pw < sizes.bins_w; ++pw, from += channels) {
-          const BinTaps<T> bin = bin_taps(roi, ph, pw);
-          int64_t c = first;
-          for (; c + 8 * kLanes <= last; c += 8 * kLanes) {
-            spread_bin<8>(grid, c, bin, from + c);
-          }
-          for (; c + kLanes <= last; c += kLanes) {
-            spread_bin<1>(grid, c, bin, from + c);
-          }
-          for (const Tap<T>* y = bin.y; y != bin.y_end && c < last; ++y) {
-            for (int64_t x = 0; x < bin.x_count; ++x) {
-              T* cell = grid.at(grid.row(y->cell), bin.x[x].cell);
-              for (int64_t k = c; k < last; ++k) {
-                cell[k] += y->weight * bin.x[x].weight * from[k];
-              }
-            }
           }
         }
       }
