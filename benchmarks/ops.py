@@ -3,8 +3,8 @@
 The results of all contenders are compared, then each takes its turn, many times; the table gives the median and the
 minimum of ours and of the fastest peer, and the median of their paired ratios. "Fresh" is how the ops run by default:
 large outputs come from pages that the system has to map and clear first. "Warm" is a second process in which the C
-library keeps freed memory, so outputs reuse pages (CPU only). "Times the floor" compares our time with what it takes to
-read and write all that has to be touched, once, at the bandwidth measured in the same process.
+library keeps freed memory, so outputs reuse pages (CPU only). "Times the floor" compares our time with that of reading
+and writing as many bytes as have to be touched, once each, which takes its turn like a peer.
 
     python benchmarks/ops.py                                    all cases on the CPU, fresh and warm
     python benchmarks/ops.py --device cuda --filter NMS         some of them on a GPU
@@ -48,7 +48,7 @@ BEGIN, END = "<!-- begin: benchmarks/ops.py -->", "<!-- end: benchmarks/ops.py -
 class Row:
     """One case measured: the baseline's name, (median, minimum) in ms of ours and of it, and the paired ratio.
 
-    floor: ms that reading and writing what has to be touched takes at the bandwidth measured; 0 where it is not known.
+    floor: the paired ratio with reading and writing as many bytes as have to be touched; 0 where it is not known.
     """
 
     case: str
@@ -60,38 +60,20 @@ class Row:
 
     def columns(self) -> list[str]:
         times = [f"{middle:.2f} ({least:.2f})" for middle, least in (self.ours, self.theirs)]
-        return [*times, f"{self.ratio:.1f}", f"{self.ours[0] / self.floor:.1f}" if self.floor else ""]
+        return [*times, f"{self.ratio:.1f}", f"{self.floor:.1f}" if self.floor else ""]
 
 
-@dataclass(frozen=True)
-class Bandwidth:
-    """Bytes per second, all threads together."""
+def touch(traffic: Traffic, device: str) -> Callable[[], torch.Tensor]:
+    """Reads and writes so many bytes, with all threads, into memory as results get it."""
+    source = torch.ones(traffic.read // 4, device=device)
+    written = traffic.written // 4
 
-    read: float
-    write: float  # to memory as results get it: new pages, or used ones
+    def run() -> torch.Tensor:
+        # NumPy asks for huge pages, as the kernels do for their results
+        result = torch.from_numpy(np.empty(written, np.float32)) if device == "cpu" else source.new_empty(written)
+        return result.fill_(source.sum()) if device == "cuda" else result.fill_(source.sum().item())
 
-    @classmethod
-    def measure(cls, device: str) -> Bandwidth:
-        size = 1 << 28
-
-        def result() -> torch.Tensor:
-            # NumPy asks for huge pages, as the kernels do for their results
-            array = torch.from_numpy(np.empty(size // 4, dtype=np.float32))
-            return array if device == "cpu" else torch.empty(size // 4, device=device)
-
-        source = result().fill_(1)
-        seconds = [float("inf")] * 2
-        for _ in range(20):
-            # the C library clears with instructions that fetch nothing first, in one thread; PyTorch fills in all
-            for index, runs in enumerate(([source.sum], [lambda: result().fill_(1), lambda: result().zero_()])):
-                seconds[index] = min([seconds[index], *(once(run, device, time.perf_counter) for run in runs)])
-        return cls(size / seconds[0], size / seconds[1])
-
-    def milliseconds(self, traffic: Traffic | None) -> float:
-        return 0.0 if traffic is None else (traffic.read / self.read + traffic.written / self.write) * 1e3
-
-    def __str__(self) -> str:
-        return f"{self.read / 1e9:.0f} GB/s read and {self.write / 1e9:.0f} GB/s written"
+    return run
 
 
 def once(run: Callable[[], Any], device: str, clock: Callable[[], float]) -> float:
@@ -108,8 +90,10 @@ def once(run: Callable[[], Any], device: str, clock: Callable[[], float]) -> flo
 
 
 def measure(contenders: Contenders, device: str, seconds: float, clock: Callable[[], float]) -> list[list[float]]:
-    """Alternating times, in seconds, of ours and then of each peer."""
+    """Alternating times, in seconds, of ours, of each peer, and of touching memory where the case says how much."""
     runs = [contenders.ours, *(peer.run for peer in contenders.peers)]
+    if contenders.traffic is not None:
+        runs.append(touch(contenders.traffic, device))
     times: list[list[float]] = [[] for _ in runs]
     deadline = time.perf_counter() + seconds
     while len(times[0]) < 5 or (time.perf_counter() < deadline and len(times[0]) < 200):
@@ -122,7 +106,7 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def run_case(name: str, contenders: Contenders, bandwidth: Bandwidth, arguments: argparse.Namespace) -> Row:
+def run_case(name: str, contenders: Contenders, arguments: argparse.Namespace) -> Row:
     result = contenders.ours()
     for peer in contenders.peers:
         try:
@@ -130,17 +114,18 @@ def run_case(name: str, contenders: Contenders, bandwidth: Bandwidth, arguments:
         except AssertionError as error:
             raise AssertionError(f"{name}: ours and {peer.name} differ: {error}") from error
     ours, *others = measure(contenders, arguments.device, arguments.seconds, CLOCKS[arguments.clock])
+    floor = 0.0
+    if contenders.traffic is not None:
+        floor = median([our / least for our, least in zip(ours, others.pop(), strict=True)])
     fastest = min(range(len(others)), key=lambda index: median(others[index]))
     ratio = median([their / our for our, their in zip(ours, others[fastest], strict=True)])
     summary = [(median(times) * 1e3, min(times) * 1e3) for times in (ours, others[fastest])]
-    floor = bandwidth.milliseconds(contenders.traffic)
     return Row(name, contenders.peers[fastest].name, summary[0], summary[1], ratio, floor)
 
 
 def run_all(arguments: argparse.Namespace) -> list[Row]:
     """The cases that the filter admits, each printed when it is done."""
-    bandwidth = Bandwidth.measure(arguments.device)
-    print(f"\n{machine(arguments)}, {arguments.memory} memory, {bandwidth}\n", flush=True)
+    print(f"\n{machine(arguments)}, {arguments.memory} memory\n", flush=True)
     print("| case | ours, median (min) ms | peer, median (min) ms | times faster | times the floor | peer |")
     print("|---|---|---|---|---|---|")
     rows = []
@@ -148,7 +133,7 @@ def run_all(arguments: argparse.Namespace) -> list[Row]:
     for case in chain.from_iterable(families):
         if re.search(arguments.filter, case.name):
             torch.manual_seed(0)
-            rows.append(run_case(case.name, case.build(), bandwidth, arguments))
+            rows.append(run_case(case.name, case.build(), arguments))
             print(f"| {case.name} | {' | '.join(rows[-1].columns())} | {rows[-1].peer} |", flush=True)
     return rows
 
