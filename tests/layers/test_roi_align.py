@@ -407,3 +407,17 @@ def test_messages_about_images_that_are_not_there():
         roi_align(maps, ROIS - 1, 2, 0.5, 2)
     with pytest.raises(RuntimeError, match="roi 0 is of image nan"):
         roi_align(maps, ROIS * float("nan"), 2, 0.5, 2)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize(("channels", "bins"), [(256, 7), (130, 9)])  # whole cache lines, and not
+def test_a_result_larger_than_caches_equals_its_parts(channels, bins, layout):
+    size = 34 << 20
+    count = size // (4 * channels * bins**2) + 1
+    maps = torch.randn(2, channels, 20, 24).contiguous(memory_format=layout)
+    rois = torch.rand(count, 5) * torch.tensor([0.0, 60, 50, 40, 30])
+    rois[:, 0], rois[:, 3:] = torch.arange(count) % 2, rois[:, 3:] + rois[:, 1:3]
+    whole = roi_align(maps, rois, bins, 0.25, 2)
+    assert whole.nbytes > size
+    parts = [roi_align(maps, some, bins, 0.25, 2) for some in rois.split(count // 3)]
+    assert torch.equal(whole, torch.cat(parts))

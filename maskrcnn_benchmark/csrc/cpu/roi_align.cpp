@@ -187,10 +187,12 @@ std::vector<Tensor> spread_back(
     using T = decltype(zero);
     const auto plan = make_plan<AccOf<T>>(rois, levels, arguments);
     const T* from = static_cast<const T*>(dense.data_ptr());
-    if (channels_last) {
-      MRB_PICK(spread<T, true>)(plan, levels, sizes, from);
+    if (!channels_last) {
+      MRB_PICK(spread<T, false, 1>)(plan, levels, sizes, from);
+    } else if (sizes.channels * sizeof(AccOf<T>) <= 64) {
+      MRB_PICK(spread<T, true, 1>)(plan, levels, sizes, from);
     } else {
-      MRB_PICK(spread<T, false>)(plan, levels, sizes, from);
+      MRB_PICK(spread<T, true, 2>)(plan, levels, sizes, from);
     }
   };
   THO_DISPATCH_V2(
