@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.layers import batched_nms, multi_level_roi_align, nms, roi_align
 from maskrcnn_benchmark.layers._fallback import assign_levels
+from op_cases import detectron2_peers
 from op_cases.case import IMAGE_HW, Case, Contenders, Peer, Traffic, random_boxes, same_survivors, same_values
 
 SCALES = (0.25, 0.125, 0.0625, 0.03125)
@@ -108,7 +109,8 @@ def multi_level(device: str, layout: torch.memory_format) -> Contenders:
     of_level = assign_levels(rois, SCALES, 224.0, 4.0, 0)
     cells = sum(touched_bytes(maps[level], rois[of_level == level], SCALES[level]) for level in range(4))
     traffic = Traffic(cells + grad.nbytes, grad.nbytes + sum(level.nbytes for level in maps))
-    return Contenders(ours, [Peer("torchvision", theirs, same_values)], traffic)
+    others = detectron2_peers.pooling(maps, boxes, SCALES, grad, same_values)
+    return Contenders(ours, [Peer("torchvision", theirs, same_values), *others], traffic)
 
 
 def plain_nms(device: str, count: int) -> Contenders:

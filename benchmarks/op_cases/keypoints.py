@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
 from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps, encode_keypoints
+from op_cases import detectron2_peers
 from op_cases.case import Case, Contenders, Peer, random_boxes
 
 KEYPOINTS, CELLS = 17, 56
@@ -66,6 +67,7 @@ def decoding(device: str, count: int) -> Contenders:
                 lambda mine, theirs: compare(mine, theirs[0][..., :2]),
             ),
             Peer("OpenCV", opencv, lambda mine, theirs: compare(mine, torch.from_numpy(theirs))),
+            *detectron2_peers.keypoint_decoding(logits, frames, compare),
         ],
     )
 

@@ -16,6 +16,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 
 from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths, paste_masks
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from op_cases import detectron2_peers
 from op_cases.case import IMAGE_HW, Case, Contenders, Peer, random_boxes
 
 SIZE_WH = (IMAGE_HW[1], IMAGE_HW[0])
@@ -106,6 +107,7 @@ def pasting(device: str, count: int, cells: int) -> Contenders:
             Peer("torchvision", peers.torchvision, agree(0.93)),
             Peer("OpenCV", peers.opencv, agree(0.93)),
             Peer("grid_sample", peers.grid_sample, agree(0.9999)),
+            *detectron2_peers.pasting(masks, boxes, agree(0.99)),
         ],
     )
 
@@ -202,6 +204,9 @@ def polygon_targets(device: str, cells: int) -> Contenders:
         [
             Peer("torchvision", whole_image_masks, agree(0.85)),
             Peer("pycocotools per roi", region_by_region, lambda mine, theirs: same_masks(mine, theirs)),
+            *detectron2_peers.polygon_targets(
+                [(instances, matched, regions) for _, instances, matched, regions in images], cells, agree(0.99)
+            ),
         ],
     )
 
