@@ -114,6 +114,40 @@ inline void pool_bin(const CellGrid<const T>& grid, int64_t first, const BinTaps
   }
 }
 
+// Calls visit(ph, pw, taps of the bin, number of its columns) for every bin of a region. Bins above each other have the same
+// columns: a number of two to four, as two samples a side touch, is passed as a constant, which is looked up once for all of
+// them. Neither it nor the weights can then be mispredicted or are loaded again.
+template <typename Acc, typename Visit>
+inline void each_bin(const PlannedRoi<Acc>& roi, const PoolSizes& sizes, const Visit& visit) {
+  for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
+    const auto each_row = [&](auto columns) {
+      constexpr int kColumns = decltype(columns)::value;
+      Tap<Acc> own[kColumns > 0 ? kColumns : 1];  // the results, of the same type as weights, cannot change these
+      for (int k = 0; k < kColumns; ++k) {
+        own[k] = roi.x.taps[roi.x.starts[pw] + k];
+      }
+      for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
+        BinTaps<Acc> bin = bin_taps(roi, ph, pw);
+        bin.x = kColumns > 0 ? own : bin.x;
+        visit(ph, pw, bin, columns);
+      }
+    };
+    switch (roi.x.starts[pw + 1] - roi.x.starts[pw]) {
+      case 2:
+        each_row(std::integral_constant<int, 2>());
+        break;
+      case 3:
+        each_row(std::integral_constant<int, 3>());
+        break;
+      case 4:
+        each_row(std::integral_constant<int, 4>());
+        break;
+      default:
+        each_row(std::integral_constant<int, 0>());
+    }
+  }
+}
+
 // Fewer channels than a vector holds.
 template <typename T, typename Acc>
 inline void pool_few_channels(
@@ -156,20 +190,6 @@ inline void spread_columns(const CellGrid<Acc>& grid, int64_t first, const BinTa
         sum.store(cell + v * V::kCount);
       }
     }
-  }
-}
-
-template <int kVectors, typename Acc>
-inline void spread_bin(const CellGrid<Acc>& grid, int64_t first, const BinTaps<Acc>& bin, const Acc* grad) {
-  switch (bin.x_count) {
-    case 2:
-      return spread_columns<kVectors, 2>(grid, first, bin, grad);
-    case 3:
-      return spread_columns<kVectors, 3>(grid, first, bin, grad);
-    case 4:
-      return spread_columns<kVectors, 4>(grid, first, bin, grad);
-    default:
-      return spread_columns<kVectors, 0>(grid, first, bin, grad);
   }
 }
 
@@ -258,12 +278,10 @@ void pool_planar(
             grid = CellGrid<const Acc>::packed(
                 packed, roi.y.first_cell, roi.x.first_cell, roi.x.last_cell - roi.x.first_cell, B);
           }
-          for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
-            for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
-              pool_bin<B / Lanes<Acc>::kCount>(
-                  grid, 0, bin_taps(roi, ph, pw), averages + (ph * sizes.bins_w + pw) * B);
-            }
-          }
+          each_bin(roi, sizes, [&](int64_t ph, int64_t pw, const BinTaps<Acc>& bin, auto columns_of_bin) {
+            pool_columns<B / Lanes<Acc>::kCount, decltype(columns_of_bin)::value>(
+                grid, 0, bin, averages + (ph * sizes.bins_w + pw) * B);
+          });
           T* out = pooled + (roi.row * sizes.channels + channel) * bins;
           transpose(averages, B, bins, present, past_cache ? results : out, bins);
           if (past_cache) {
@@ -372,12 +390,10 @@ void spread(
         } else {
           transpose(grad + (roi.row * channels + channel) * bins, bins, present, bins, gradients, B);
         }
-        for (int64_t ph = 0; ph < sizes.bins_h; ++ph) {
-          for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
-            spread_bin<B / Lanes<Acc>::kCount>(
-                grid, 0, bin_taps(roi, ph, pw), gradients + (ph * sizes.bins_w + pw) * B);
-          }
-        }
+        each_bin(roi, sizes, [&](int64_t ph, int64_t pw, const BinTaps<Acc>& bin, auto columns_of_bin) {
+          spread_columns<B / Lanes<Acc>::kCount, decltype(columns_of_bin)::value>(
+              grid, 0, bin, gradients + (ph * sizes.bins_w + pw) * B);
+        });
       }
       const int64_t cell_stride = kChannelsLast ? channels : 1;
       const int64_t channel_stride = kChannelsLast ? 1 : level.height * level.width;
