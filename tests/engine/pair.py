@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maskrcnn_benchmark.engine.hooks import Hook, LogHook, LossGuard, NonFiniteLossError, StopHook
 from maskrcnn_benchmark.engine.train_loop import Trainer
 from maskrcnn_benchmark.structures.image_list import ImageList
-from tests.engine.toy import ToyDetector, ToyLoader
+from tests.engine.toy import Keep, ToyDetector, ToyLoader
 
 
 class Share(ToyLoader):
@@ -23,19 +23,6 @@ class Share(ToyLoader):
         for images, targets, indices in super().batches():
             half = slice(rank, None, 2)
             yield ImageList(images.tensors[half], images.image_sizes[half]), targets[half], indices[half]
-
-
-class Keep:
-    """A writer that remembers."""
-
-    def __init__(self):
-        self.losses = []
-
-    def write_progress(self, progress, meters):
-        self.losses.append(progress.scalars["loss"])
-
-    def close(self):
-        pass
 
 
 def make(model, loader, hooks, **kwargs):

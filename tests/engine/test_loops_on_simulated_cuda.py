@@ -15,6 +15,7 @@ from maskrcnn_benchmark.engine.trainer import EMAHook
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper, make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.image_list import to_image_list
+from tests.engine.toy import Keep
 from tests.modeling.test_on_simulated_cuda import WAITS_OF_TRAINING, batch, check_detections
 from tests.modeling.tiny import ALL_HEADS, tiny_cfg, tiny_detector
 from tests.simulated_cuda import NO_SIMULATION, simulated_cuda
@@ -39,19 +40,6 @@ class WaitsPerStep(Hook):
         self.device.waits.clear()
 
 
-class Lines:
-    """A writer that keeps what is logged."""
-
-    def __init__(self):
-        self.losses = []
-
-    def write_progress(self, progress, meters):
-        self.losses.append(progress.scalars["loss"])
-
-    def close(self):
-        pass
-
-
 def train(cfg, name, device=None, *, steps=4, precision="float32", accumulate=1):
     """Logged losses, weights and mean weights after some steps, and on the simulated device the waits of each."""
     torch.manual_seed(0)
@@ -62,7 +50,7 @@ def train(cfg, name, device=None, *, steps=4, precision="float32", accumulate=1)
     if device:
         images, targets = images.pin_memory(), [target.pin_memory() for target in targets]  # as the loader does
     batches = [(images, targets, (0, 1, 2))] * (steps * accumulate)
-    ema, lines, waits = ModelEMA(model, 0.9), Lines(), WaitsPerStep(device)
+    ema, lines, waits = ModelEMA(model, 0.9), Keep(), WaitsPerStep(device)
     hooks = [EMAHook(ema), LossGuard(LOG_PERIOD), LogHook(LOG_PERIOD, [lines]), StopHook()]
     trainer = Trainer(
         model,

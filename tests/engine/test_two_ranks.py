@@ -5,8 +5,8 @@ import torch
 import torch.multiprocessing as mp
 
 from maskrcnn_benchmark.engine.hooks import LogHook
-from tests.engine.pair import Keep, make, work
-from tests.engine.toy import ToyDetector, ToyLoader
+from tests.engine.pair import make, work
+from tests.engine.toy import Keep, ToyDetector, ToyLoader
 
 
 @pytest.mark.slow

@@ -61,3 +61,16 @@ class Recorder(Hook):
 
     def after_step(self, trainer) -> None:
         self.losses.append({name: loss.item() for name, loss in trainer.losses.items()})
+
+
+class Keep:
+    """A writer that remembers."""
+
+    def __init__(self):
+        self.losses = []
+
+    def write_progress(self, progress, meters):
+        self.losses.append(progress.scalars["loss"])
+
+    def close(self):
+        pass
