@@ -47,7 +47,8 @@ class RecycledMemory:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        # by identity, oldest first; single operations of a dictionary need no lock
+        # By identity, oldest first. Single operations of a dictionary need no lock; to look at all, a copy: memory may be
+        # given back at any moment, in a loop over the dictionary too.
         self._free: dict[int, np.ndarray] = {}
 
     def take(self, shape: Sequence[int]) -> tuple[np.ndarray, bool]:
@@ -58,7 +59,7 @@ class RecycledMemory:
         size = math.prod(shape)
         if size < self.SMALLEST:
             return np.zeros(shape, dtype=np.uint8), True
-        for key, block in list(self._free.items()):
+        for key, block in self._free.copy().items():
             if len(block) >= size and self._free.pop(key, None) is not None:
                 return self._lend(block, shape), False
         # NumPy's zeros are pages that the system clears when they are touched; PyTorch's would be written
@@ -71,5 +72,5 @@ class RecycledMemory:
 
     def _give_back(self, block: np.ndarray) -> None:
         self._free[id(block)] = block
-        while sum(len(free) for free in list(self._free.values())) > self.most_bytes:
+        while sum(len(free) for free in self._free.copy().values()) > self.most_bytes:
             self._free.pop(next(iter(self._free), 0), None)
