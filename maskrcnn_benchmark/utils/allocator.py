@@ -47,8 +47,8 @@ class RecycledMemory:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        # By identity, oldest first. Single operations of a dictionary need no lock; to look at all, a copy: memory may be
-        # given back at any moment, in a loop over the dictionary too.
+        # By identity, oldest first. Single operations of a dictionary need no lock; to look at all, a copy: memory may
+        # be given back at any moment, in a loop over the dictionary too.
         self._free: dict[int, np.ndarray] = {}
 
     def take(self, shape: Sequence[int]) -> tuple[np.ndarray, bool]:
