@@ -204,7 +204,12 @@ class Pipeline:
             try:
                 for thread in threads:
                     thread.start()
-                self._guarded(self._model, self._prepared, self._found)
+                try:
+                    self._guarded(self._model, self._prepared, self._found)
+                except WindowClosed:
+                    raise
+                except Exception as error:  # the frames before it are still on their way to the sinks
+                    self._errors.append(error)
                 while threads[-1].is_alive() and not self._stopped_by:
                     self._show(_POLL)
             except WindowClosed:

@@ -110,6 +110,17 @@ def test_an_error_anywhere_closes_everything(step):
     assert written == list(range(100 if step == "close" else 5))  # those before the error are out
 
 
+def test_frames_on_their_way_to_a_slow_sink_survive_an_error_of_the_model():
+    def fail(number):
+        if number == 5:
+            raise StreamError("broken: start")
+
+    sink = FakeSink(lambda result: time.sleep(0.02))
+    with pytest.raises(StreamError, match="broken: start"):
+        Pipeline(FakeSource(100), FakePredictor(None, fail), draw, [sink]).run()
+    assert [result.frame.index for result in sink.results] == list(range(5)) and sink.closed == 1
+
+
 def test_a_frozen_camera_is_given_up(monkeypatch):
     monkeypatch.setattr(pipeline_module, "_GIVE_UP", 0.2)
     frozen = threading.Event()
