@@ -31,12 +31,12 @@ step() {  # step NAME SECONDS COMMAND...: run with a time limit, keep the log, c
   exit 1
 }
 "$python" -m maskrcnn_benchmark.utils.collect_env | tee "$output/environment.txt"
-step build 140 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+step build 125 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
 step tests 110 "$python" -m pytest -q -x -k cuda tests/layers tests/structures tests/modeling
 if command -v compute-sanitizer >/dev/null; then
   step sanitizer 40 compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -k "cuda" tests/layers/test_nms.py
 fi
-step benchmark 60 "$python" benchmarks/ops.py --device cuda --seconds 1
+step benchmark 75 "$python" benchmarks/ops.py --device cuda --seconds 0.7
 step refine_cost 30 "$python" benchmarks/refine_cost.py --device cuda --dtype bfloat16 --repetitions 5
 step synchronisations 30 "$python" benchmarks/synchronisations.py
 step data 20 "$python" tools/make_people_dataset.py --output "$output/datasets/people" --train 200 --val 20

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision
@@ -28,6 +29,12 @@ def cases(device: str) -> Iterator[Case]:
         yield Case(f"ROIAlign backward, 512 rois, 7x7, sampling 2, {name}", partial(backward, device, layout))
     for name, layout in LAYOUTS.items():
         yield Case(f"multi-level forward + backward, 2 x 512 rois, {name}", partial(multi_level, device, layout))
+    if device == "cuda":
+        for dtype in (torch.float32, torch.bfloat16):
+            for name, layout in LAYOUTS.items():
+                for step in ("forward", "backward"):
+                    title = f"multi-level {step}, 8 x 1000 rois, {str(dtype).removeprefix('torch.')}, {name}"
+                    yield Case(title, partial(multi_level_step, device, layout, dtype, step))
     for count in (1000, 5000, 20000):
         yield Case(f"NMS, {count} boxes", partial(plain_nms, device, count))
     for count, groups in ((24000, 5), (2000, 80), (20000, 80)):
@@ -91,26 +98,84 @@ def backward(device: str, layout: torch.memory_format) -> Contenders:
     )
 
 
+class Pyramid:
+    """Maps of four levels, regions on them, ours and torchvision's way to pool, and what either has to touch."""
+
+    def __init__(
+        self, device: str, layout: torch.memory_format, images: int, rois: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.maps = [feature_map(images, level, device, layout).to(dtype).requires_grad_() for level in range(4)]
+        self.rois = random_rois(images * rois, images, device)
+        self.boxes = [self.rois[self.rois[:, 0] == image, 1:].contiguous() for image in range(images)]
+        self.grad = torch.randn(images * rois, CHANNELS, 7, 7, device=device).contiguous(memory_format=layout).to(dtype)
+        # torchvision's kernels do not know bfloat16: they get the same in float32
+        self.peer_name = "torchvision" if dtype == torch.float32 else "torchvision in float32"
+        self.peer_maps = [level.detach().float().requires_grad_() for level in self.maps]
+        self.peer_grad = self.grad.float()
+        self.pooler = torchvision.ops.MultiScaleRoIAlign([str(level) for level in range(4)], 7, 2)
+        of_level = assign_levels(self.rois, SCALES, 224.0, 4.0, 0)
+        self.cells = sum(
+            touched_bytes(self.maps[level], self.rois[of_level == level], SCALES[level]) for level in range(4)
+        )
+        self.bytes_of_maps = sum(level.nbytes for level in self.maps)
+
+    def pool(self) -> Tensor:
+        return multi_level_roi_align(self.maps, self.rois, 7, SCALES, 2, offset=0)
+
+    def pool_by_peer(self) -> Tensor:
+        named = {str(level): maps for level, maps in enumerate(self.peer_maps)}
+        return self.pooler(named, self.boxes, [IMAGE_HW] * len(self.boxes))
+
+
 def multi_level(device: str, layout: torch.memory_format) -> Contenders:
-    maps = [feature_map(2, level, device, layout).requires_grad_() for level in range(4)]
-    rois = random_rois(1024, 2, device)
-    boxes = [rois[rois[:, 0] == image, 1:].contiguous() for image in range(2)]
-    pooler = torchvision.ops.MultiScaleRoIAlign([str(level) for level in range(4)], 7, 2)
-    named = {str(level): maps[level] for level in range(4)}
-    grad = torch.randn(1024, CHANNELS, 7, 7, device=device).contiguous(memory_format=layout)
+    case = Pyramid(device, layout, 2, 512)
+    others = detectron2_peers.pooling(case.maps, case.boxes, SCALES, case.grad, same_values)
+    return Contenders(
+        lambda: torch.autograd.grad(case.pool(), case.maps, case.grad),
+        [
+            Peer(
+                "torchvision",
+                lambda: torch.autograd.grad(case.pool_by_peer(), case.peer_maps, case.peer_grad),
+                same_values,
+            ),
+            *others,
+        ],
+        # forward reads cells and writes the pooled, backward reads its gradient and writes that of the maps
+        Traffic(case.cells + case.grad.nbytes, case.grad.nbytes + case.bytes_of_maps),
+    )
 
-    def ours() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(multi_level_roi_align(maps, rois, 7, SCALES, 2, offset=0), maps, grad)
 
-    def theirs() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(pooler(named, boxes, [IMAGE_HW] * 2), maps, grad)
+def multi_level_step(device: str, layout: torch.memory_format, dtype: torch.dtype, step: str) -> Contenders:
+    """Forward or backward alone, as GPUs train: eight images, a thousand regions each."""
+    case = Pyramid(device, layout, 8, 1000, dtype)
 
-    # forward reads cells and writes the pooled, backward reads its gradient and writes that of the maps
-    of_level = assign_levels(rois, SCALES, 224.0, 4.0, 0)
-    cells = sum(touched_bytes(maps[level], rois[of_level == level], SCALES[level]) for level in range(4))
-    traffic = Traffic(cells + grad.nbytes, grad.nbytes + sum(level.nbytes for level in maps))
-    others = detectron2_peers.pooling(maps, boxes, SCALES, grad, same_values)
-    return Contenders(ours, [Peer("torchvision", theirs, same_values), *others], traffic)
+    def compare(ours: Any, theirs: Any) -> None:
+        tolerance = 1e-3 if dtype == torch.float32 else 2e-2  # eight bits, and sums of rounded gradients
+        for mine, other in zip(_as_sequence(ours), _as_sequence(theirs), strict=True):
+            torch.testing.assert_close(mine.float(), other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+    if step == "forward":
+        return Contenders(
+            torch.no_grad()(case.pool),
+            [Peer(case.peer_name, torch.no_grad()(case.pool_by_peer), compare)],
+            Traffic(case.cells, case.grad.nbytes),
+        )
+    ours, theirs = case.pool(), case.pool_by_peer()
+    return Contenders(
+        lambda: torch.autograd.grad(ours, case.maps, case.grad, retain_graph=True),
+        [
+            Peer(
+                case.peer_name,
+                lambda: torch.autograd.grad(theirs, case.peer_maps, case.peer_grad, retain_graph=True),
+                compare,
+            )
+        ],
+        Traffic(case.grad.nbytes, case.bytes_of_maps),
+    )
+
+
+def _as_sequence(values: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [values] if isinstance(values, Tensor) else values
 
 
 def plain_nms(device: str, count: int) -> Contenders:

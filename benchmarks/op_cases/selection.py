@@ -27,7 +27,7 @@ DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 def cases(device: str) -> Iterator[Case]:
     for phase, top_n in (("test", 1000), ("training", 2000)):
-        for images in (1, 8):
+        for images in (1, 8) if device == "cpu" else (1, 8, 16):
             yield Case(
                 f"RPN selection, {images} image{'s' * (images > 1)}, {phase} (best {top_n})",
                 partial(rpn_selection, device, images, top_n),

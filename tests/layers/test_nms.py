@@ -333,3 +333,19 @@ def test_messages():
         nms(boxes, scores.to("meta"), 0.5)
     with pytest.raises(RuntimeError, match="boxes and groups must be on one device"):
         batched_nms(boxes, scores, torch.zeros(4, dtype=torch.int64, device="meta"), 0.5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_padded_is_captured_by_a_cuda_graph():
+    boxes, scores, groups = crowd(300).cuda(), torch.rand(300).cuda(), torch.randint(0, 3, (300,)).cuda()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):  # what the first call allocates for good
+        nms_padded(boxes, scores, 0.5, 100, groups)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = nms_padded(boxes, scores, 0.5, 100, groups)
+    for _ in range(2):
+        boxes.copy_(crowd(300))
+        graph.replay()
+        assert torch.equal(kept, nms_padded(boxes, scores, 0.5, 100, groups)) and (kept >= 0).any()
