@@ -48,9 +48,9 @@ struct OverlapRule {
 template <typename Acc>
 struct Candidate {
   Box<Acc> box;
-  // Two boxes whose common area is at most the sum of their bounds do not overlap too much. If it is more than the sum times
-  // `certain`, they do. In between, rounding may have decided.
-  Acc bound, certain;
+  // Two boxes overlap too much where their common area, with what rounding does to it, is above the sum of their `upper`
+  // bounds, and do not where it is at most that of the `lower` ones. In between rounding may decide.
+  Acc lower, upper;
   bool overlaps;  // can it overlap anything? Not where it covers nothing, is infinite or not a number.
   int drawer, first_drawer, last_drawer;  // its own, and those of the boxes that it can overlap too much
 
@@ -61,10 +61,10 @@ struct Candidate {
     overlaps = width > 0 && height > 0 && area > 0 && std::isfinite(area);
     constexpr bool kSingle = sizeof(Acc) == 4;
     constexpr double kRounding = kSingle ? 1e-6 : 1e-14, kMost = kSingle ? 5e37 : 5e307;  // the sum of two is finite
-    bound = static_cast<Acc>(std::min(area * (rule.share - kRounding), kMost));
-    certain = rule.share > 4 * kRounding && area < kMost / 8
-        ? static_cast<Acc>((rule.share + kRounding) / (rule.share - kRounding))
-        : std::numeric_limits<Acc>::quiet_NaN();  // never
+    // a side may be small by cancellation against the pixel that an inclusive box has more, and is rounded before that
+    const double slack = kRounding * (std::abs(width) + rule.offset) * (std::abs(height) + rule.offset);
+    lower = static_cast<Acc>(std::min(area * rule.share - slack, kMost));
+    upper = area < kMost / 8 ? static_cast<Acc>(area * rule.share + slack) : std::numeric_limits<Acc>::infinity();
     drawer = first_drawer = last_drawer = 0;
     if (overlaps) {
       drawer = Drawers::of_area(area);
@@ -84,14 +84,15 @@ template <typename Acc>
 struct BoxLanes {
   static constexpr int kLanes = 64 / static_cast<int>(sizeof(Acc));
   alignas(64) Acc x1[kLanes];
-  Acc y1[kLanes], x2[kLanes], y2[kLanes], bound[kLanes];
+  Acc y1[kLanes], x2[kLanes], y2[kLanes], lower[kLanes], upper[kLanes];
 
   BoxLanes() {
     std::fill_n(x1, kLanes, Acc(3e38));
     std::fill_n(y1, kLanes, Acc(3e38));
     std::fill_n(x2, kLanes, Acc(-3e38));
     std::fill_n(y2, kLanes, Acc(-3e38));
-    std::fill_n(bound, kLanes, Acc(0));
+    std::fill_n(lower, kLanes, std::numeric_limits<Acc>::infinity());
+    std::fill_n(upper, kLanes, std::numeric_limits<Acc>::infinity());
   }
 
   void set(int lane, const Candidate<Acc>& candidate) {
@@ -99,7 +100,8 @@ struct BoxLanes {
     y1[lane] = candidate.box.y1;
     x2[lane] = candidate.box.x2;
     y2[lane] = candidate.box.y2;
-    bound[lane] = candidate.bound;
+    lower[lane] = candidate.lower;
+    upper[lane] = candidate.upper;
   }
 };
 

@@ -9,16 +9,15 @@ inline unsigned overlapped(const BoxLanes<Acc>& boxes, const Candidate<Acc>& can
   using V = Lanes<Acc>;
   const V x1 = V::of(candidate.box.x1), y1 = V::of(candidate.box.y1);
   const V x2 = V::of(candidate.box.x2), y2 = V::of(candidate.box.y2);
-  const V bound = V::of(candidate.bound), certain = V::of(candidate.certain);
+  const V lower = V::of(candidate.lower), upper = V::of(candidate.upper);
   const V pixel = V::of(static_cast<Acc>(rule.offset)), zero = V::zero();
   unsigned may = 0, must = 0;
   for (int k = 0; k < BoxLanes<Acc>::kLanes; k += V::kCount) {
     const V width = V::smaller(V::load(boxes.x2 + k), x2) - V::larger(V::load(boxes.x1 + k), x1) + pixel;
     const V height = V::smaller(V::load(boxes.y2 + k), y2) - V::larger(V::load(boxes.y1 + k), y1) + pixel;
     const V shared = V::larger(width, zero) * V::larger(height, zero);
-    const V limit = V::load(boxes.bound + k) + bound;
-    may |= shared.greater(limit) << k;
-    must |= shared.greater(limit * certain) << k;
+    may |= shared.greater(V::load(boxes.lower + k) + lower) << k;
+    must |= shared.greater(V::load(boxes.upper + k) + upper) << k;
   }
   if (may != must) {
     const Box<double> exact{candidate.box.x1, candidate.box.y1, candidate.box.x2, candidate.box.y2};
