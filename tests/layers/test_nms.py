@@ -190,7 +190,7 @@ def test_groups_do_not_meet(offset, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("threshold", [0.0, 1e-7, 0.3, 0.6])
 def test_inclusive_boxes_that_are_all_but_inverted(threshold, device):
-    # x2 - x1 is about -1 and rounded to multiples of 6e-8, and so is the width that the pixel more leaves, of the same size
+    # x2 - x1 is about -1 and rounded to multiples of 6e-8; so is the width, no larger, that the pixel more leaves
     x1, y1 = torch.full((400,), 1.1), torch.zeros(400)
     slivers = torch.stack([x1, y1, 0.1 + torch.randint(0, 60, (400,)) * 7.5e-9, 5 + torch.rand(400)], dim=1)
     scores = torch.rand(400)

@@ -100,15 +100,12 @@ __device__ bool suppresses(const Entry<Acc>& a, const Entry<Acc>& b, double thre
     return false;
   }
   const Acc shared = intersection_area(a.box, b.box, static_cast<Acc>(offset));
-  if (!(shared > 0)) {
-    return false;
-  }
   const Acc excess = shared - static_cast<Acc>(threshold) * (a.area + b.area - shared);
   const Acc slack = a.slack + b.slack;
   if (excess < -slack) {
     return false;
   }
-  if (excess > slack) {
+  if (shared > 0 && excess > slack) {  // an inverted box has a negative area, and an excess without sharing anything
     return true;
   }
   const Box<double> first{a.box.x1, a.box.y1, a.box.x2, a.box.y2}, second{b.box.x1, b.box.y1, b.box.x2, b.box.y2};
