@@ -123,7 +123,7 @@ if __name__ == "__main__":
         license="MIT",
         python_requires=">=3.10",
         packages=find_packages(include=["maskrcnn_benchmark", "maskrcnn_benchmark.*"]),
-        package_data={"maskrcnn_benchmark.engine.reporting": ["*.css", "*.js"]},
+        package_data={"maskrcnn_benchmark.reporting": ["*.css", "*.js"]},
         install_requires=REQUIREMENTS,
         extras_require={"dev": DEVELOPMENT},
         ext_modules=[extension()],

@@ -25,8 +25,8 @@ import torch
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.build import padding_multiple
 from maskrcnn_benchmark.data.synthetic_people import SceneSettings, render_scene
-from maskrcnn_benchmark.engine.streams import Pipeline, open_sink, open_source
-from maskrcnn_benchmark.engine.streams.identities import Identities
+from maskrcnn_benchmark.streams import Pipeline, open_sink, open_source
+from maskrcnn_benchmark.streams.identities import Identities
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 
+from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.data.synthetic_people import SceneSettings, render_scene
 from maskrcnn_benchmark.layers.mask_ops import crop_bitmaps
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.engine.defaults import errors_explained
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
 from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor, PreparedImage
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 BGRImage = NDArray[np.uint8]  # (H, W, 3), as OpenCV reads them

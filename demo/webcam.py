@@ -20,10 +20,11 @@ import cv2
 from predictor import COCODemo
 from tqdm import tqdm
 
+from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.config import get_cfg, load_config
 from maskrcnn_benchmark.engine.defaults import errors_explained
 from maskrcnn_benchmark.engine.startup import StartupError
-from maskrcnn_benchmark.engine.streams import (
+from maskrcnn_benchmark.streams import (
     Pipeline,
     PipelineReport,
     Result,
@@ -31,11 +32,10 @@ from maskrcnn_benchmark.engine.streams import (
     open_sink,
     open_source,
 )
-from maskrcnn_benchmark.engine.streams.identities import Identities
-from maskrcnn_benchmark.engine.streams.pipeline import Rate
-from maskrcnn_benchmark.engine.streams.sinks import JsonSink, Sink, WindowSink, why_no_window
-from maskrcnn_benchmark.engine.streams.sources import Source
-from maskrcnn_benchmark.structures import drawing
+from maskrcnn_benchmark.streams.identities import Identities
+from maskrcnn_benchmark.streams.pipeline import Rate
+from maskrcnn_benchmark.streams.sinks import JsonSink, Sink, WindowSink, why_no_window
+from maskrcnn_benchmark.streams.sources import Source
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.logger import setup_logger
 

@@ -14,10 +14,13 @@ ALLOWED = {
     "utils": set(),
     "layers": {"utils"},
     "structures": {"layers", "utils"},
-    "modeling": {"structures", "layers", "utils"},
-    "data": {"structures", "layers", "utils"},
-    "solver": {"structures", "layers", "utils"},
-    "engine": {"modeling", "data", "solver", "structures", "layers", "utils", "config"},
+    "drawing": {"structures", "layers", "utils"},
+    "modeling": {"drawing", "structures", "layers", "utils"},
+    "data": {"drawing", "structures", "layers", "utils"},
+    "solver": {"drawing", "structures", "layers", "utils"},
+    "engine": {"modeling", "data", "solver", "drawing", "structures", "layers", "utils", "config"},
+    "reporting": {"engine", "modeling", "data", "solver", "drawing", "structures", "layers", "utils", "config"},
+    "streams": {"engine", "modeling", "data", "solver", "drawing", "structures", "layers", "utils", "config"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

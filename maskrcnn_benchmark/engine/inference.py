@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from maskrcnn_benchmark.data.datasets.evaluation import EvaluationResults, build_evaluator, check_expected_results
+from maskrcnn_benchmark.data.evaluation import EvaluationResults, build_evaluator, check_expected_results
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.build import dataset_catalog, padding_multiple
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import resize_drawn_masks
 from maskrcnn_benchmark.data.datasets.image_files import read_image, to_rgb
+from maskrcnn_benchmark.data.evaluation.coco.image_results import resize_drawn_masks
 from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -74,7 +74,7 @@ class Predictor:
     the order "RGB" or "BGR" (OpenCV's); grey arrays (H, W) need not. Files are turned upright as their Exif data says.
 
     Results are BoxLists on the CPU, in pixels of the image as it was given, best scores first: SCORES, LABELS, and what
-    the model's heads add. MASK holds probabilities spanning MASK_BOXES; `structures.drawing.image_masks` lays them on
+    the model's heads add. MASK holds probabilities spanning MASK_BOXES; `drawing.image_masks` lays them on
     the image. `prepare` may run in other threads than the model.
 
     Args:

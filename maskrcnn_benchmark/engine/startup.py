@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from maskrcnn_benchmark.data.build import dataset_catalog
-from maskrcnn_benchmark.data.datasets.evaluation import build_evaluator
-from maskrcnn_benchmark.data.datasets.evaluation.results import TASK_METRICS
+from maskrcnn_benchmark.data.evaluation import build_evaluator
+from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
 
 from .inference import iou_types_of
 from .launch import Process

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from maskrcnn_benchmark.data.datasets.evaluation import EvaluationResults
+from maskrcnn_benchmark.data.evaluation import EvaluationResults
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import get_time_str

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.drawing import PANEL_STROKES, draw_instances, enlarge_small, side_by_side
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import PANEL_STROKES, draw_instances, enlarge_small, side_by_side
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from predictor import COCODemo
 
+from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.drawing import draw_instances
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import draw_instances
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 

@@ -17,11 +17,11 @@ import webcam
 from predictor import COCODemo
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.engine.streams import sinks, sources
+from maskrcnn_benchmark.streams import sinks, sources
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from tests.engine.streams.fakes import FakeCapture
-from tests.engine.streams.test_sinks import FakeScreen, read_video
+from tests.streams.fakes import FakeCapture
+from tests.streams.test_sinks import FakeScreen, read_video
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--min-image-size", "48", "--confidence-threshold", "0.3"]
@@ -223,7 +223,7 @@ def test_a_camera_that_freezes_leaves_a_playable_file(run, people, tmp_path, mon
             ]
 
     monkeypatch.setattr(sources.CameraSource.__init__, "__defaults__", (5.0, Camera))
-    monkeypatch.setattr("maskrcnn_benchmark.engine.streams.pipeline._GIVE_UP", 0.2)
+    monkeypatch.setattr("maskrcnn_benchmark.streams.pipeline._GIVE_UP", 0.2)
     try:
         status, printed = run("--source", "0", "--output", tmp_path / "live.mp4", "--json", tmp_path / "live.json",
                               "--timeout", "3")  # fmt: skip

@@ -179,7 +179,7 @@ def test_a_picture_shows_truth_left_and_prediction_right():
 
     class Keep:
         def process(self, indices, detections):
-            from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+            from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 
             evaluated.update(
                 {i: ImageResult.from_detections(d, SIZE) for i, d in zip(indices, detections, strict=True)}

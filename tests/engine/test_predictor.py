@@ -7,15 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data import make_data_loader
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.engine.inference import compute_on_dataset
 from maskrcnn_benchmark.engine.predictor import Predictor, detections_in_image, find_category_names
 from maskrcnn_benchmark.engine.startup import StartupError
 from maskrcnn_benchmark.layers.mask_ops import paste_masks
 from maskrcnn_benchmark.modeling.detector import build_detection_model
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.checkpoint import CheckpointError
 from tests.devices import DEVICES

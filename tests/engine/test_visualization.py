@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark import drawing
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.engine.visualization import draw_comparison
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 

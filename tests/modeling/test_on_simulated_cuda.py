@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask

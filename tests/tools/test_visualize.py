@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_benchmark.engine.reporting.pictures import COLOURS
+from maskrcnn_benchmark.reporting.pictures import COLOURS
 from tests.tools.report_cases import (
     CATEGORIES,
     annotation,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-from maskrcnn_benchmark.data.datasets.evaluation import build_evaluator, evaluate
-from maskrcnn_benchmark.data.datasets.evaluation.coco.boundary import BoundaryEval, boundary_of
-from maskrcnn_benchmark.data.datasets.evaluation.coco.coco_eval import headline_metrics, run_cocoeval
-from maskrcnn_benchmark.data.datasets.evaluation.coco.ground_truth import new_coco
+from maskrcnn_benchmark.data.evaluation import build_evaluator, evaluate
+from maskrcnn_benchmark.data.evaluation.coco.boundary import BoundaryEval, boundary_of
+from maskrcnn_benchmark.data.evaluation.coco.coco_eval import headline_metrics, run_cocoeval
+from maskrcnn_benchmark.data.evaluation.coco.ground_truth import new_coco
 from maskrcnn_benchmark.structures import fields
 
 

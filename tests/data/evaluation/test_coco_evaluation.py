@@ -12,11 +12,11 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_benchmark.data.datasets.evaluation import CocoEvaluator, EvaluationResults, build_evaluator, evaluate
-from maskrcnn_benchmark.data.datasets.evaluation.coco.ground_truth import build_ground_truth
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import encode_masks
-from maskrcnn_benchmark.data.datasets.evaluation.coco.proposal_recall import proposal_recall
-from maskrcnn_benchmark.data.datasets.evaluation.results import check_expected_results
+from maskrcnn_benchmark.data.evaluation import CocoEvaluator, EvaluationResults, build_evaluator, evaluate
+from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
+from maskrcnn_benchmark.data.evaluation.coco.image_results import encode_masks
+from maskrcnn_benchmark.data.evaluation.coco.proposal_recall import proposal_recall
+from maskrcnn_benchmark.data.evaluation.results import check_expected_results
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints

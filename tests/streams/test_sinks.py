@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn_benchmark.engine.streams import sinks
-from maskrcnn_benchmark.engine.streams.sinks import (
+from maskrcnn_benchmark.streams import sinks
+from maskrcnn_benchmark.streams.sinks import (
     FolderSink,
     ImageSink,
     JsonSink,
@@ -23,15 +23,15 @@ from maskrcnn_benchmark.engine.streams.sinks import (
     open_sink,
     why_no_window,
 )
-from maskrcnn_benchmark.engine.streams.sources import ImageSource, VideoSource
-from maskrcnn_benchmark.engine.streams.stream import Frame, Result, StreamError
+from maskrcnn_benchmark.streams.sources import ImageSource, VideoSource
+from maskrcnn_benchmark.streams.stream import Frame, Result, StreamError
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
-from tests.engine.streams.fakes import FakeSource, image_of
-from tests.engine.streams.test_sources import write_video
+from tests.streams.fakes import FakeSource, image_of
+from tests.streams.test_sources import write_video
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def result_of(picture, index=0, seconds=None, name="", detections=None):
@@ -139,9 +139,9 @@ def test_a_full_disk_is_noticed(tmp_path):
     code = f"""
 import resource, sys
 import numpy as np
-from maskrcnn_benchmark.engine.streams.sinks import FolderSink, VideoSink
-from maskrcnn_benchmark.engine.streams.stream import StreamError
-from tests.engine.streams.test_sinks import result_of
+from maskrcnn_benchmark.streams.sinks import FolderSink, VideoSink
+from maskrcnn_benchmark.streams.stream import StreamError
+from tests.streams.test_sinks import result_of
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 rng = np.random.default_rng(0)
 for sink in (VideoSink({str(tmp_path / "a.avi")!r}, 25), FolderSink({str(tmp_path / "folder")!r})):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 
 from .files import ReportError
 

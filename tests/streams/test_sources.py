@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_benchmark.engine.streams import sources
-from maskrcnn_benchmark.engine.streams.sources import CameraSource, ImageSource, VideoSource, open_source
-from maskrcnn_benchmark.engine.streams.stream import StreamError
-from tests.engine.streams.fakes import FakeCapture, image_of
+from maskrcnn_benchmark.streams import sources
+from maskrcnn_benchmark.streams.sources import CameraSource, ImageSource, VideoSource, open_source
+from maskrcnn_benchmark.streams.stream import StreamError
+from tests.streams.fakes import FakeCapture, image_of
 
 
 def write_video(path, count=30, codec="MJPG", size=(64, 48), fps=20.0):

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from maskrcnn_benchmark.drawing import image_masks
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import image_masks
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.label_layout import place_labels
 

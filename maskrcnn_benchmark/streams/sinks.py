@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.image_results import ImageResult
-from maskrcnn_benchmark.structures import drawing
+from maskrcnn_benchmark import drawing
+from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 
 from .sources import Source, quiet_opencv
 from .stream import IMAGE_SUFFIXES, Result, StreamError

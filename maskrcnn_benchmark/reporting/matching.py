@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from maskrcnn_benchmark.data.datasets.evaluation.coco.ground_truth import build_ground_truth
+from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 from .files import ReportError

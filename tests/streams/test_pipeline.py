@@ -8,12 +8,12 @@ import time
 import pytest
 import torch
 
-from maskrcnn_benchmark.engine.streams import pipeline as pipeline_module
-from maskrcnn_benchmark.engine.streams.pipeline import Channel, Pipeline, Rate
-from maskrcnn_benchmark.engine.streams.sinks import WindowClosed
-from maskrcnn_benchmark.engine.streams.sources import CameraSource
-from maskrcnn_benchmark.engine.streams.stream import StreamError
-from tests.engine.streams.fakes import FakeCapture, FakePredictor, FakeSink, FakeSource, draw, image_of
+from maskrcnn_benchmark.streams import pipeline as pipeline_module
+from maskrcnn_benchmark.streams.pipeline import Channel, Pipeline, Rate
+from maskrcnn_benchmark.streams.sinks import WindowClosed
+from maskrcnn_benchmark.streams.sources import CameraSource
+from maskrcnn_benchmark.streams.stream import StreamError
+from tests.streams.fakes import FakeCapture, FakePredictor, FakeSink, FakeSource, draw, image_of
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from maskrcnn_benchmark.engine.streams.stream import Frame
+from maskrcnn_benchmark.streams.stream import Frame
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn_benchmark import drawing
+from maskrcnn_benchmark.drawing import draw_instances, mask_montage, side_by_side
 from maskrcnn_benchmark.layers.mask_ops import paste_masks
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.drawing import draw_instances, mask_montage, side_by_side
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 

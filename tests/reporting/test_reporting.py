@@ -9,15 +9,15 @@ from PIL import Image
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.datasets import COCODataset
-from maskrcnn_benchmark.data.datasets.evaluation.coco.coco_eval import run_cocoeval
+from maskrcnn_benchmark.data.evaluation.coco.coco_eval import run_cocoeval
 from maskrcnn_benchmark.data.transforms import Normalize
-from maskrcnn_benchmark.engine.reporting import curves, dataset_report, refinement_report
-from maskrcnn_benchmark.engine.reporting.files import ReportError, ReportFolder
-from maskrcnn_benchmark.engine.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
-from maskrcnn_benchmark.engine.reporting.overlay import Mark
-from maskrcnn_benchmark.engine.reporting.predictions_report import rank
-from maskrcnn_benchmark.engine.reporting.results_files import PAYLOADS, read_results
 from maskrcnn_benchmark.engine.visualization import result_boxlist
+from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
+from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
+from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
+from maskrcnn_benchmark.reporting.overlay import Mark
+from maskrcnn_benchmark.reporting.predictions_report import rank
+from maskrcnn_benchmark.reporting.results_files import PAYLOADS, read_results
 from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.tools.report_cases import (

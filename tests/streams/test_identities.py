@@ -2,7 +2,7 @@
 
 import torch
 
-from maskrcnn_benchmark.engine.streams.identities import Identities
+from maskrcnn_benchmark.streams.identities import Identities
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskrcnn_benchmark.structures import drawing, fields
+from maskrcnn_benchmark import drawing
+from maskrcnn_benchmark.structures import fields
 
 from .matching import FALSE_POSITIVE, IGNORED, MISS, TRUE_POSITIVE
 from .overlay import Mark, Panel
