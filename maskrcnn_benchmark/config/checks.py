@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from maskrcnn_benchmark.utils.problems import ConfigError
+
 from .node import CfgNode
-from .yaml_files import ConfigError
 
 _NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 _DECODERS = ("bicubic", "argmax", "quarter", "dark")

@@ -11,7 +11,9 @@ from typing import Any
 
 from yacs.config import CfgNode as YacsNode
 
-from .yaml_files import ConfigError, Setting, flatten, read_config_file
+from maskrcnn_benchmark.utils.problems import ConfigError
+
+from .yaml_files import Setting, flatten, read_config_file
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from maskrcnn_benchmark.utils.problems import ConfigError
+
 BASE_KEY = "_BASE_"  # a path or a list of paths, each relative to the file that names it; later ones win
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used: the message names the key, where it was set, and what to do."""
 
 
 class Setting(NamedTuple):
