@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -40,3 +41,31 @@ def collect_config_problems() -> Iterator[list[str]]:
         yield problems
     finally:
         _collected.reset(token)
+
+
+def check_choice(key: str, value: object, choices: Iterable[object]) -> None:
+    """Report a value that is not one of `choices`; for a name, give the keys of its registry."""
+    choices = list(choices)
+    if value not in choices:
+        config_problem(f"{key} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_range(key: str, value: float, smallest: float, largest: float = math.inf) -> None:
+    """Report a number outside [smallest, largest]."""
+    if not smallest <= value <= largest:
+        limits = f"at least {smallest}" if largest == math.inf else f"between {smallest} and {largest}"
+        config_problem(f"{key} is {value}; expected {limits}.")
+
+
+@contextmanager
+def skip_after_problem() -> Iterator[None]:
+    """Skip the rest of the block if it fails while problems are collected and one has been reported.
+
+    A part of a model is built in such a block: with a key that is wrong it often cannot be built, and the error that
+    this raises says no more than the problem. The caller goes on with the next part.
+    """
+    try:
+        yield
+    except Exception:
+        if not _collected.get():
+            raise

@@ -3,7 +3,14 @@
 import pytest
 
 from maskrcnn_benchmark import config
-from maskrcnn_benchmark.utils.problems import ConfigError, collect_config_problems, config_problem
+from maskrcnn_benchmark.utils.problems import (
+    ConfigError,
+    check_choice,
+    check_range,
+    collect_config_problems,
+    config_problem,
+    skip_after_problem,
+)
 
 
 def test_a_problem_is_raised_where_nobody_collects():
@@ -39,3 +46,33 @@ def test_an_inner_block_has_a_list_of_its_own():
 def test_the_public_name_is_the_same_class():
     assert config.ConfigError is ConfigError
     assert issubclass(ConfigError, ValueError)
+
+
+def test_choices_and_ranges():
+    with collect_config_problems() as problems:
+        check_choice("A", "x", ("x", "y"))
+        check_choice("B", "z", {"x": 1, "y": 2})
+        check_range("C", 0, 0, 1)
+        check_range("D", 2, 0, 1)
+        check_range("E", 0, 1)
+        check_range("F", float("nan"), 1)
+    assert problems == [
+        "B is 'z'; expected one of 'x', 'y'.",
+        "D is 2; expected between 0 and 1.",
+        "E is 0; expected at least 1.",
+        "F is nan; expected at least 1.",
+    ]
+
+
+def test_an_error_that_follows_a_problem_is_skipped_only_while_collecting():
+    with collect_config_problems() as problems:
+        with pytest.raises(KeyError), skip_after_problem():
+            raise KeyError("nothing was reported")
+        with skip_after_problem():
+            config_problem("first")
+            raise KeyError("follows")
+        with skip_after_problem():
+            config_problem("second")
+    assert problems == ["first", "second"]
+    with pytest.raises(ConfigError, match="third"), skip_after_problem():
+        config_problem("third")
