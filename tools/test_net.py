@@ -17,7 +17,7 @@ from maskrcnn_benchmark.engine.inference import run_tests
 from maskrcnn_benchmark.engine.launch import launch, leave
 from maskrcnn_benchmark.engine.seed import be_deterministic
 from maskrcnn_benchmark.engine.weights import load_trained_weights
-from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.detector import build_detection_model, find_config_problems
 from maskrcnn_benchmark.utils import comm
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after an error, or where a result is not as TEST.EXPECTED_RESULTS has it."""
     args = parse_arguments(argv)
     with errors_explained() as status:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts, checks=[find_config_problems])
         process = launch(cfg.MODEL.DEVICE, args.local_rank)
         cfg.freeze()
         begin(cfg, process, args.config_file)

@@ -30,7 +30,7 @@ from maskrcnn_benchmark.engine.launch import Process, launch, leave
 from maskrcnn_benchmark.engine.resume import agreed, plan_resume
 from maskrcnn_benchmark.engine.seed import be_deterministic, choose_seed, seed_everything
 from maskrcnn_benchmark.engine.trainer import do_train
-from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.detector import build_detection_model, find_config_problems
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 an error that was explained, 143 stopped by a signal, to be continued."""
     args = parse_arguments(argv)
     with errors_explained() as status:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts, checks=[find_config_problems])
         process = launch(cfg.MODEL.DEVICE, args.local_rank)
         begin(cfg, process, args.config_file)
         tests = cfg.DATASETS.TEST if cfg.SOLVER.TEST_PERIOD > 0 or not args.skip_test else ()

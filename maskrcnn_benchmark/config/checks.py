@@ -6,7 +6,7 @@ strides of a backbone of your own, say) is checked where it is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from maskrcnn_benchmark.utils.problems import ConfigError
@@ -63,8 +63,14 @@ _RANGES: dict[str, tuple[float, float]] = {  # smallest and largest value that m
 }
 
 
-def check_config(cfg: CfgNode) -> None:
-    """Raises: ConfigError with one line per contradiction."""
+def check_config(cfg: CfgNode, *checks: Callable[[CfgNode], Iterable[str]]) -> None:
+    """Check what crosses sections, and what `checks` look at.
+
+    Args:
+        checks: functions that return the problems of a config, such as
+            `maskrcnn_benchmark.modeling.detector.find_config_problems`.
+    Raises: ConfigError with all problems, one per line.
+    """
     problems = [
         *_check_choices(cfg),
         *_check_ranges(cfg),
@@ -78,6 +84,8 @@ def check_config(cfg: CfgNode) -> None:
         *_check_keypoint_head(cfg),
         *_check_refine_head(cfg),
     ]
+    for check in checks:
+        problems += [problem for problem in check(cfg) if problem not in problems]
     if problems:
         raise ConfigError("\n".join(problems))
 

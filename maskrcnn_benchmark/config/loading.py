@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .checks import check_config
@@ -12,7 +12,11 @@ from .node import CfgNode
 
 
 def load_config(
-    config_file: str | os.PathLike[str] | None = None, opts: Sequence[Any] = (), *, lenient: bool = False
+    config_file: str | os.PathLike[str] | None = None,
+    opts: Sequence[Any] = (),
+    *,
+    lenient: bool = False,
+    checks: Sequence[Callable[[CfgNode], Iterable[str]]] = (),
 ) -> CfgNode:
     """Defaults, then the file (with its `_BASE_` files), then the overrides.
 
@@ -20,6 +24,7 @@ def load_config(
         config_file: YAML; None or "" for the defaults alone.
         opts: KEY, VALUE, KEY, VALUE, ... as left over on a command line.
         lenient: warn about unknown keys instead of refusing them, for files of other forks.
+        checks: more checks than those of `check_config`, whose problems are reported together with its own.
     Returns: a tree that is not frozen.
     Raises: ConfigError, with one line per bad key or impossible combination.
     """
@@ -27,5 +32,5 @@ def load_config(
     if config_file:
         cfg.merge_from_file(config_file, lenient=lenient)
     cfg.merge_from_list(opts, lenient=lenient)
-    check_config(cfg)
+    check_config(cfg, *checks)
     return cfg

@@ -1,6 +1,7 @@
 """Whole detectors: images to losses, or to detections."""
 
+from maskrcnn_benchmark.modeling.detector.check import find_config_problems
 from maskrcnn_benchmark.modeling.detector.detectors import build_detection_model
 from maskrcnn_benchmark.modeling.detector.generalized_rcnn import GeneralizedRCNN
 
-__all__ = ["GeneralizedRCNN", "build_detection_model"]
+__all__ = ["GeneralizedRCNN", "build_detection_model", "find_config_problems"]
