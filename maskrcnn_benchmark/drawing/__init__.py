@@ -8,6 +8,7 @@ Lines and text grow with the picture; where it will be shown smaller than it is,
 from .colours import CHANNEL_ORDERS, Colour, instance_colours, numbered_colours
 from .instances import as_canvas, best_last, draw_boxes, draw_instances
 from .masks import draw_masks, image_masks
+from .panels import draw_comparison
 from .sheets import PANEL_STROKES, enlarge_small, mask_montage, side_by_side
 from .skeletons import draw_skeletons
 from .strokes import line_width
@@ -21,6 +22,7 @@ __all__ = [
     "as_canvas",
     "best_last",
     "draw_boxes",
+    "draw_comparison",
     "draw_instances",
     "draw_labels",
     "draw_masks",

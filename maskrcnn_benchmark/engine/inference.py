@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.evaluation import EvaluationResults, build_evaluator, check_expected_results
+from maskrcnn_benchmark.data.evaluation.coco.pictures import write_pictures
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
 
 from .train_loop import PRECISIONS, autocast
-from .visualization import write_pictures
 
 logger = logging.getLogger(__name__)
 

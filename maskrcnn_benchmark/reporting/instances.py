@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskrcnn_benchmark.engine.visualization import result_boxlist
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -22,13 +21,13 @@ def detected_boxes(
 ) -> BoxList:
     """The matched detections of an image from the last to the first: the best score is drawn last, on top.
 
-    suffix: "_coarse" for what refinement started from, see `result_boxlist`.
+    suffix: "_coarse" for what refinement started from, see `ImageResult.to_boxlist`.
     """
     info = dataset.get_img_info(index)
     size_wh = (info["width"], info["height"])
     found = results.image_result(matches.rows, size_wh, dataset.json_category_id_to_contiguous_id)
     skeleton = type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
-    return result_boxlist(found, range(len(found) - 1, -1, -1), skeleton, suffix)
+    return found.to_boxlist(range(len(found) - 1, -1, -1), skeleton, suffix)
 
 
 def annotation_places(truth: BoxList, matches: ImageMatches) -> list[int]:

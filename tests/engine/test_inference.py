@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.data.evaluation.coco.pictures import SCORE_THRESHOLD, compare
 from maskrcnn_benchmark.engine.inference import compute_on_dataset, inference, iou_types_of, run_tests
-from maskrcnn_benchmark.engine.visualization import detections_of, draw_comparison
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
@@ -187,15 +187,15 @@ def test_a_picture_shows_truth_left_and_prediction_right():
 
     assert compute_on_dataset(model, Loader(dataset), "cpu", evaluator=Keep()) == {}
     image = np.asarray(dataset.read_image(0))
-    picture = draw_comparison(image, dataset.get_groundtruth(0), evaluated[0], dataset.class_names)
-    empty = draw_comparison(image, dataset.get_groundtruth(0), evaluated[4], dataset.class_names)
+    picture = compare(image, dataset.get_groundtruth(0), evaluated[0], dataset.class_names)
+    empty = compare(image, dataset.get_groundtruth(0), evaluated[4], dataset.class_names)
     height, width = picture.shape[:2]
     assert height > 400, "small images are enlarged"
     half = width // 2
     assert (picture[:, : half - 8] == empty[:, : half - 8]).all(), "the same ground truth"
     assert (picture[:, half + 8 :] != empty[:, half + 8 :]).any(), "another prediction"
 
-    found = detections_of(evaluated[0], PersonKeypoints)
+    found = evaluated[0].to_boxlist(evaluated[0].best_rows(SCORE_THRESHOLD, 100), PersonKeypoints)
     assert found.bbox.tolist() == [[10, 8, 40, 32]]
     assert isinstance(found.get_field(fields.KEYPOINTS), PersonKeypoints)
     drawn = found.get_field(fields.MASKS).get_mask_tensor()[0].nonzero()

@@ -11,7 +11,6 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.datasets import COCODataset
 from maskrcnn_benchmark.data.evaluation.coco.coco_eval import run_cocoeval
 from maskrcnn_benchmark.data.transforms import Normalize
-from maskrcnn_benchmark.engine.visualization import result_boxlist
 from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
 from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
 from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
@@ -171,7 +170,7 @@ def test_each_file_ranks_by_scores_of_its_own(case):
     scores = image.scores_of("segm")
     assert scores.tolist() == sorted(scores.tolist(), reverse=True) and len(scores) > 1
     assert (np.diff(image.scores) > 0).any()
-    picture = result_boxlist(image, [0])
+    picture = image.to_boxlist([0])
     assert picture.get_field(SCORES).item() == pytest.approx(image.scores[0]), "pictures show the box's score"
 
 

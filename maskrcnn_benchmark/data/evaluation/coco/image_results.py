@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
 RLE = dict[str, Any]  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
 
@@ -95,6 +97,40 @@ class ImageResult:
     def scores_of(self, name: str) -> np.ndarray:
         """(R,), what the detections are ranked by as "bbox", "segm", "keypoints", "segm_coarse", ..."""
         return self.own_scores.get(name, self.scores)
+
+    def best_rows(self, score_threshold: float, max_count: int) -> list[int]:
+        """Rows of the detections that score at least `score_threshold`, best first, at most `max_count`."""
+        best_first = np.argsort(-self.scores, kind="stable")[:max_count]
+        return [int(row) for row in best_first if self.scores[row] >= score_threshold]
+
+    def to_boxlist(
+        self, rows: Sequence[int] | None = None, keypoints_class: type[Keypoints] | None = None, suffix: str = ""
+    ) -> BoxList:
+        """Detections as a BoxList in the image's own pixels.
+
+        Args:
+            rows: the detections to take, in this order; None takes all.
+            keypoints_class: class of the keypoints, which knows the limbs; `Keypoints`, which has none, is used if this
+                is None or has another number of points.
+            suffix: "_coarse" takes masks and keypoints from before refinement, where they were refined.
+        """
+        rows = list(range(len(self)) if rows is None else rows)
+        # COCO's x, y, width, height: the far side does not depend on the convention that the model uses.
+        boxes = BoxList(torch.from_numpy(self.boxes[rows]).reshape(-1, 4), self.size_wh, mode="xywh", offset=0)
+        boxes = boxes.convert("xyxy")
+        boxes.add_field(fields.SCORES, torch.from_numpy(self.scores[rows]))
+        boxes.add_field(fields.LABELS, torch.from_numpy(self.labels[rows]))
+        masks = self.masks.get(f"segm{suffix}", self.masks.get("segm"))
+        if masks is not None:
+            boxes.add_field(fields.MASKS, SegmentationMask([masks[row] for row in rows], self.size_wh))
+        keypoints = self.keypoints.get(f"keypoints{suffix}", self.keypoints.get("keypoints"))
+        if keypoints is not None:
+            points = torch.from_numpy(keypoints[rows])
+            points[..., 2] = 2  # visible: a model predicts where a point is, not whether it is hidden
+            if keypoints_class is None or len(keypoints_class.NAMES) != points.shape[1]:
+                keypoints_class = Keypoints
+            boxes.add_field(fields.KEYPOINTS, keypoints_class(points, self.size_wh))
+        return boxes
 
     def coco_results(self, name: str, image_id: int, category_ids: Mapping[int, int]) -> Iterator[dict[str, Any]]:
         """Entries of COCO's result format; `category_ids` maps contiguous labels to the annotation file's ids."""

@@ -1,0 +1,55 @@
+"""Pictures that a test leaves: ground truth beside prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskrcnn_benchmark.drawing import Categories, draw_comparison
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from .image_results import ImageResult
+
+SCORE_THRESHOLD = 0.5  # detections with a lower score are not drawn
+_MAX_INSTANCES = 100  # drawn in one picture, best first
+
+
+def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
+    """Draw `count` images, spread over the data set, as <image id>.png; images with annotations are preferred.
+
+    Args:
+        dataset: has `read_image(index)`, `get_groundtruth(index)` and `get_img_info(index)`, like COCODataset.
+        results: detections by index into the data set.
+    Returns: the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = getattr(dataset, "class_names", None)
+    for index in _choose(dataset, sorted(results), count):
+        image = np.asarray(dataset.read_image(index))
+        picture = compare(image, dataset.get_groundtruth(index), results[index], names)
+        Image.fromarray(picture).save(folder / f"{dataset.get_img_info(index)['id']}.png")
+    return folder
+
+
+def compare(
+    image: NDArray[np.uint8], truth: BoxList, result: ImageResult, categories: Categories = None
+) -> NDArray[np.uint8]:
+    """An image (H, W, 3) uint8 RGB with its ground truth, beside the same image with the detections."""
+    keypoints_class = type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
+    found = result.to_boxlist(result.best_rows(SCORE_THRESHOLD, _MAX_INSTANCES), keypoints_class)
+    boxlists = {"ground truth": truth, f"prediction, score from {SCORE_THRESHOLD:g}": found}
+    return draw_comparison(image, boxlists, categories)
+
+
+def _choose(dataset: Any, indices: list[int], count: int) -> list[int]:
+    """Divide `indices` into `count` equal parts; of each the first with annotations, or else its first."""
+    count = min(count, len(indices))
+    bounds = [part * len(indices) // count for part in range(count + 1)] if count else []
+    parts = [indices[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [next((index for index in part if len(dataset.get_groundtruth(index))), part[0]) for part in parts]
