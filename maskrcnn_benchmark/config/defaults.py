@@ -298,6 +298,9 @@ _C.DATASETS = CN()
 _C.DATASETS.TRAIN = ()  # names in the DatasetCatalog, joined to one training set
 _C.DATASETS.TEST = ()  # names in the DatasetCatalog, evaluated one after the other
 _C.DATASETS.FILTER_EMPTY = True  # new: leave out training images without usable annotations; False: keep them
+# new: numbers of each annotation that targets carry, ((BoxList field, key in the JSON file), ...), such as
+# (("ages", "age"),): field "ages", (R,) float32, NaN where an annotation does not have the key
+_C.DATASETS.EXTRA_FIELDS = ()
 _C.DATASETS.MIN_KEYPOINTS = 10  # new: with keypoints on, leave out training images with fewer visible ones; 0 = off
 
 _C.DATALOADER = CN()

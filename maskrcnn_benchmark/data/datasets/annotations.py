@@ -70,8 +70,14 @@ class PackedSegmentations:
 class PackedAnnotations:
     """The usable annotations of a dataset, ordered by image; image i has rows `first[i]` to `first[i + 1]`.
 
-    boxes: (A, 4) float32 x, y, width, height in pixels, inside the image. labels: (A,) int64 from 1. ids: (A,) int64.
-    keypoints: (A, K, 3) float32. Masks and keypoints are None where they were not asked for.
+    Attributes:
+        first: (number of images + 1,) int64.
+        boxes: (A, 4) float32 x, y, width, height in pixels, inside the image.
+        labels: (A,) int64, contiguous from 1.
+        ids: (A,) int64, the ids in the file.
+        segmentations: None if masks were not requested.
+        keypoints: (A, K, 3) float32; None if keypoints were not requested.
+        extra: (A,) float32 for each extra field, by field name; NaN where an annotation has no value.
     """
 
     first: NDArray[np.int64]
@@ -80,6 +86,7 @@ class PackedAnnotations:
     ids: NDArray[np.int64]
     segmentations: PackedSegmentations | None
     keypoints: NDArray[np.float32] | None
+    extra: Mapping[str, NDArray[np.float32]]
 
     def rows(self, image: int) -> slice:
         return slice(int(self.first[image]), int(self.first[image + 1]))
@@ -93,7 +100,8 @@ class PackedAnnotations:
         if self.keypoints is None:
             return np.zeros(len(self.first) - 1, dtype=np.int64)
         totals = np.concatenate([[0], np.cumsum((self.keypoints[..., 2] > 0).sum(axis=1))])
-        return totals[self.first[1:]] - totals[self.first[:-1]]
+        visible: NDArray[np.int64] = totals[self.first[1:]] - totals[self.first[:-1]]
+        return visible
 
 
 def pack_annotations(
@@ -105,6 +113,7 @@ def pack_annotations(
     *,
     with_masks: bool,
     num_keypoints: int | None,
+    extra_fields: Mapping[str, str] | None = None,
 ) -> PackedAnnotations:
     """Check all annotations of a COCO file, leave out crowd regions and unusable ones, and pack the rest.
 
@@ -115,6 +124,7 @@ def pack_annotations(
         with_masks: read segmentations; an annotation whose segmentation is unusable is left out as a whole, so that
             boxes and masks stay aligned.
         num_keypoints: K; None reads no keypoints.
+        extra_fields: field name -> JSON key of a number of each annotation.
     """
     report.num_annotations += len(annotations)
     kept = _recognised(annotations, image_rows, labels, report)
@@ -140,6 +150,11 @@ def pack_annotations(
     if with_masks:
         segmentations, problems = _pack_segmentations([a.get("segmentation") for a in kept], sizes_wh[owners])
         note(problems)
+    extra = {}
+    for field, key in (extra_fields or {}).items():
+        extra[field], problems = validation.check_numbers([a.get(key) for a in kept], key)
+        note(problems)
+    if segmentations is not None:
         segmentations = _select_segmentations(segmentations, sound)
     return PackedAnnotations(
         first=np.searchsorted(owners[sound], np.arange(len(sizes_wh) + 1)),
@@ -148,6 +163,7 @@ def pack_annotations(
         ids=ids[sound],
         segmentations=segmentations,
         keypoints=None if keypoints is None else keypoints[sound],
+        extra={field: values[sound] for field, values in extra.items()},
     )
 
 
@@ -165,6 +181,7 @@ def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> 
         ids=annotations.ids[rows],
         segmentations=None if segmentations is None else _select_segmentations(segmentations, rows),
         keypoints=None if keypoints is None else keypoints[rows],
+        extra={field: values[rows] for field, values in annotations.extra.items()},
     )
 
 

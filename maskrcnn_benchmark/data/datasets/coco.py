@@ -7,7 +7,7 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,11 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.utils.problems import config_problem
 
 logger = logging.getLogger(__name__)
+
+_OWN_FIELDS = (fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.KEYPOINTS)
 
 Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
 
@@ -52,6 +55,8 @@ class COCODataset(Dataset):
         num_keypoints: K; None takes it from the file, or COCO's 17.
         min_keypoints: leave out images that have annotations but fewer labelled keypoints than this over all of them;
             only with keypoints, and only where the file has any.
+        extra_fields: field name -> JSON key; a number of each annotation becomes this field of the target, (R,) float32
+            with NaN where an annotation does not have the key. {"ages": "age"} reads `"age": 31` into "ages".
     Raises: FileNotFoundError for a missing file or missing images; ValueError for a file that is not of this format,
         and when no image is left. Both name the file.
     """
@@ -68,7 +73,9 @@ class COCODataset(Dataset):
         with_keypoints: bool | None = None,
         num_keypoints: int | None = None,
         min_keypoints: int = 0,
+        extra_fields: Mapping[str, str] | None = None,
     ) -> None:
+        self.extra_fields = dict(extra_fields or {})
         self.ann_file, self.root = os.fspath(ann_file), os.fspath(root)
         self.transforms = transforms
         self.offset = offset
@@ -97,6 +104,7 @@ class COCODataset(Dataset):
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
             num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
             min_keypoints=cfg.DATASETS.MIN_KEYPOINTS if is_train else 0,
+            extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS),
         )
 
     def __len__(self) -> int:
@@ -129,6 +137,8 @@ class COCODataset(Dataset):
         if packed.keypoints is not None:
             skeleton = PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
             target.add_field(fields.KEYPOINTS, skeleton(_tensor(packed.keypoints[rows]), size))
+        for field, values in packed.extra.items():
+            target.add_field(field, _tensor(values[rows]))
         return target
 
     def get_img_info(self, index: int) -> dict[str, Any]:
@@ -190,9 +200,18 @@ class COCODataset(Dataset):
             self.validation_report,
             with_masks=self.with_masks,
             num_keypoints=self.num_keypoints if self.with_keypoints else None,
+            extra_fields=self.extra_fields,
         )
         if summary := self.validation_report.summary():
             logger.warning("%s", summary)
+
+        for field, values in packed.extra.items():
+            if len(values) and np.isnan(values).all():
+                logger.warning(
+                    "no annotation of %s has a number under %r: the field %r is NaN everywhere. "
+                    "DATASETS.EXTRA_FIELDS names the key",
+                    self.ann_file, self.extra_fields[field], field,
+                )  # fmt: skip
 
         annotated = packed.counts() > 0
         removed = {"without a usable annotation": ~annotated & remove_empty}
@@ -221,6 +240,23 @@ class COCODataset(Dataset):
         if self.validation_report.crowd:
             text += f" {self.validation_report.crowd} annotations are crowd regions, which are not trained on."
         raise ValueError(text)
+
+
+def extra_fields_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    """DATASETS.EXTRA_FIELDS as {field name: JSON key}. Raises: ConfigError (see `utils.problems`)."""
+    extra: dict[str, str] = {}
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(name, str) and name for name in pair):
+            config_problem(
+                f"an entry of DATASETS.EXTRA_FIELDS is {pair!r}; expected (BoxList field, JSON key), "
+                "such as ('ages', 'age'). One entry is written with a comma: (('ages', 'age'),)."
+            )
+        elif pair[0] in extra or pair[0] in _OWN_FIELDS:
+            taken = "named twice" if pair[0] in extra else "a field that every target has already"
+            config_problem(f"DATASETS.EXTRA_FIELDS reads {pair[1]!r} into {pair[0]!r}, which is {taken}; rename it.")
+        else:
+            extra[pair[0]] = pair[1]
+    return extra
 
 
 def _tensor(rows: NDArray[Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ KEYPOINTS_LENGTH = "keypoints of the wrong length"
 KEYPOINTS_NOT_FINITE = "keypoints have NaN or infinite numbers"
 KEYPOINTS_VISIBILITY = "keypoint visibility other than 0, 1 or 2"
 
+_NUMBER_TYPES = {int, float, bool, type(None)}
 NUM_EXAMPLES = 5  # annotation ids that a report names for each reason
 
 
@@ -143,6 +145,33 @@ def check_keypoints(
         (KEYPOINTS_VISIBILITY, finite & ~visible_states),
     ]
     return points.reshape(-1, num_keypoints, 3), problems
+
+
+def check_numbers(values: Sequence[Any], key: str) -> tuple[NDArray[np.float32], list[tuple[str, NDArray[np.bool_]]]]:
+    """The numbers that R annotations have under `key` -> (R,) and the problems found, as `check_boxes`.
+
+    None, for an annotation without the key, becomes NaN. True and False are 1 and 0.
+    """
+    try:
+        is_number = np.ones(len(values), dtype=bool)
+        if not set(map(type, values)) <= _NUMBER_TYPES:
+            is_number = np.array([type(value) in _NUMBER_TYPES for value in values], dtype=bool)
+            values = [value if known else None for value, known in zip(values, is_number.tolist(), strict=True)]
+        numbers = np.array(values, dtype=np.float64)
+    except OverflowError:  # a whole number beyond float64
+        numbers = np.array([math.inf if _is_huge(value) else value for value in values], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        numbers32 = numbers.astype(np.float32)
+    given = np.array([value is not None for value in values], dtype=bool)
+    problems = [
+        (f"'{key}' is not a number", ~is_number),
+        (f"'{key}' is NaN, infinite or too large", given & ~np.isfinite(numbers32)),
+    ]
+    return numbers32, problems
+
+
+def _is_huge(value: Any) -> bool:
+    return type(value) is int and value.bit_length() > 1023
 
 
 def check_polygons(polygons: Any) -> str | None:
