@@ -13,18 +13,12 @@ from maskrcnn_benchmark.utils.problems import ConfigError
 
 from .node import CfgNode
 
-_NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 _DECODERS = ("bicubic", "argmax", "quarter", "dark")
 _DEFAULT_OUT_CHANNELS = 1024  # of MODEL.BACKBONE; HRNET-HR does not read it, so only another number is worth a word
 _COCO_KEYPOINTS = 17  # which have known sigmas
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "DTYPE": ("float32", "float16", "bfloat16"),
     "MODEL.BOX_OFFSET": (0, 1),
-    "MODEL.RESNETS.NORM": _NORMS,
-    "MODEL.FPN.NORM": _NORMS,
-    "MODEL.NECK.NORM": _NORMS,
-    "MODEL.HRNET.NORM": _NORMS[1:],
-    "MODEL.ROI_REFINE_HEAD.NORM": _NORMS,
     "MODEL.ROI_REFINE_HEAD.INDICATOR_FORM": ("probability", "logit", "features"),
     "MODEL.ROI_REFINE_HEAD.DECODE": _DECODERS,
     "MODEL.ROI_KEYPOINT_HEAD.DECODE": _DECODERS,

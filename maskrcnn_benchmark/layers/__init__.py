@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 from maskrcnn_benchmark.layers._extension import extension_status
 from maskrcnn_benchmark.layers.deform_conv import DFConv2d
 from maskrcnn_benchmark.layers.nms import batched_nms, nms, nms_padded
-from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d, make_norm
+from maskrcnn_benchmark.layers.norm import NORMS, FrozenBatchNorm2d, make_norm
 from maskrcnn_benchmark.layers.roi_align import ROIAlign, multi_level_roi_align, roi_align
 from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
 
@@ -18,6 +18,7 @@ __all__ = [
     "ConvTranspose2d",
     "DFConv2d",
     "FrozenBatchNorm2d",
+    "NORMS",
     "ROIAlign",
     "ROIPool",
     "batched_nms",

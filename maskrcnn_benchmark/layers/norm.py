@@ -1,6 +1,7 @@
-"""Normalisation layers, and the one function that builds them from the names that configurations use."""
+"""Normalisation layers, and the registry of the names that configs use for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -8,23 +9,25 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable_collectives
 from torch import Tensor, nn
 
-NormFactory = Callable[[int], nn.Module]
-"""Builds a norm layer for a number of channels. Layers take one, so that they need not know which norm it is."""
+from maskrcnn_benchmark.utils.registry import Registry
 
-# A group has to hold some channels for its statistics to differ from those of single channels.
+NormFactory = Callable[[int], nn.Module]
+"""Builds a norm layer for a number of channels. Modules take one as an argument and do not know which norm it is."""
+
+# Smaller groups have statistics close to those of single channels.
 _MIN_CHANNELS_PER_GROUP = 4
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine parameters are constants: one multiply-add per element.
+    """Batch norm with constant statistics and constant affine parameters: one multiply-add per element.
 
-    All four vectors are buffers, so no optimiser sees them and `.train()` changes nothing. Files of the HRNet family
-    also carry the epsilon that a layer was trained with, per channel; loading one folds the difference to this layer's
-    own epsilon into `running_var`, so the layer computes what the file meant and saves without the extra entry.
+    All four vectors are buffers. The optimiser does not update them, and `.train()` does not change them. Checkpoints
+    of the HRNet family also hold the epsilon of each channel. On loading, the difference to this layer's epsilon is
+    added to `running_var`, so the output is that of the checkpoint's model. The epsilon is not saved again.
 
     Args:
         channels: C of the input.
-        eps: added to the variance. The released Caffe2 and maskrcnn-benchmark weights mean 0.
+        eps: added to the variance; 0 for the released Caffe2 and maskrcnn-benchmark weights.
     Inputs: (N, C, H, W), any floating dtype. Returns: the same shape and dtype.
     """
 
@@ -52,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.channels}, eps={self.eps}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A trained batch norm counts its batches; a frozen one has no use for the count.
+        # Trained batch norms have this counter; a frozen one does not need it.
         state_dict.pop(prefix + "num_batches_tracked", None)
         eps_of_file = state_dict.pop(prefix + "eps", None)
         variance = state_dict.get(prefix + "running_var")
@@ -62,8 +65,14 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def fold_epsilon(running_var: Tensor, eps_of_file: Tensor, eps_of_layer: float) -> Tensor:
-    """The variance (C,) with which a layer of epsilon `eps_of_layer` computes what a file with `eps_of_file`, scalar or
-    (C,), meant. Where the two are the same number the variance comes back untouched, bit for bit."""
+    """Change a variance so that it gives the same output with another epsilon.
+
+    Args:
+        running_var: (C,) variance of the file.
+        eps_of_file: epsilon of the file, scalar or (C,).
+        eps_of_layer: epsilon of the layer that loads the variance.
+    Returns: (C,); where both epsilons are equal, the exact bits of `running_var`.
+    """
     difference = eps_of_file.double() - torch.tensor(eps_of_layer, dtype=eps_of_file.dtype).double()
     return torch.where(difference == 0, running_var.double(), running_var.double() + difference).to(running_var.dtype)
 
@@ -71,8 +80,8 @@ def fold_epsilon(running_var: Tensor, eps_of_file: Tensor, eps_of_layer: float) 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
     """Batch norm over the batches of all processes, on any device.
 
-    PyTorch's own layer trains on accelerators only; here a group of CPU processes (gloo) computes the same thing with
-    one differentiable sum per layer. Without a process group it is plain batch norm.
+    PyTorch's layer supports training on accelerators only. This one also supports CPU processes (gloo), with one
+    differentiable all-reduce per layer. Without a process group it is plain batch norm.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -83,9 +92,10 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
 
     def _forward_over_processes(self, features: Tensor) -> Tensor:
         count = torch.full((1,), features.numel() / features.shape[1], dtype=torch.float64)
-        values = features.double()  # E[x^2] - E[x]^2 cancels; doubles keep the digits
+        values = features.double()  # E[x^2] - E[x]^2 loses digits to cancellation
         sums = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])
-        totals = differentiable_collectives.all_reduce(sums, group=self.process_group or dist.group.WORLD)
+        group = self.process_group or dist.group.WORLD
+        totals: Tensor = differentiable_collectives.all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
         total_count = totals[-1].detach()
         mean, mean_square = (totals[:-1] / total_count).chunk(2)
         variance = (mean_square - mean.square()).clamp(min=0)
@@ -106,11 +116,29 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each cell of a map, as ConvNeXt uses it.
+
+    Args:
+        channels: C of the input.
+        eps: added to the variance.
+    Inputs: (N, C, H, W), or vectors (R, C). Returns: the same shape; maps in the channels-last memory format.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
+
+
 def num_groups_for(channels: int, num_groups: int, dim_per_group: int) -> int:
     """Number of groups of a group norm over `channels`.
 
-    `dim_per_group` > 0 fixes the width of a group, and it has to divide. Otherwise there are `num_groups` groups if
-    that divides; narrow layers, where it does not, take the largest divisor that leaves a group four channels or more.
+    A positive `dim_per_group` gives the channels per group. Otherwise the answer is `num_groups`, if that divides
+    `channels`; if not (in narrow layers), it is the largest smaller divisor with at least four channels per group.
+
+    Raises: ValueError if `dim_per_group` does not divide `channels`, or if neither number is positive.
     """
     if dim_per_group > 0:
         if channels % dim_per_group:
@@ -135,34 +163,58 @@ def group_norm(channels: int, *, num_groups: int = 32, dim_per_group: int = -1, 
     return nn.GroupNorm(num_groups_for(channels, num_groups, dim_per_group), channels, eps=eps)
 
 
+NORMS = Registry()
+"""Norm layers by the names that configs use. An entry is a callable (channels, settings: NormSettings) -> nn.Module."""
+
+
+@dataclass(frozen=True)
+class NormSettings:
+    """What a norm layer needs besides its channels. An entry of NORMS reads what it has a use for.
+
+    Attributes:
+        eps: added to the variance.
+        num_groups: groups of a group norm, see `num_groups_for`.
+        dim_per_group: channels per group of a group norm; -1 to go by `num_groups`.
+    """
+
+    eps: float = 1e-5
+    num_groups: int = 32
+    dim_per_group: int = -1
+
+
+NORMS.register("", lambda channels, settings: nn.Identity())
+NORMS.register("FrozenBN", lambda channels, settings: FrozenBatchNorm2d(channels, eps=settings.eps))
+NORMS.register("BN", lambda channels, settings: nn.BatchNorm2d(channels, eps=settings.eps))
+NORMS.register("SyncBN", lambda channels, settings: SyncBatchNorm2d(channels, eps=settings.eps))
+NORMS.register("GN", lambda channels, settings: group_norm(channels, **asdict(settings)))
+NORMS.register("LN", lambda channels, settings: LayerNorm2d(channels, eps=settings.eps))
+
+
 def make_norm(
     name: str, channels: int, *, num_groups: int = 32, dim_per_group: int = -1, eps: float = 1e-5
 ) -> nn.Module:
-    """The norm layer that a configuration calls `name`.
+    """The norm layer that a config calls `name`.
 
     Args:
-        name: FrozenBN, BN, SyncBN, GN; "" for none (an identity).
+        name: a name in NORMS: FrozenBN, BN, SyncBN, GN, LN, "" for none (an identity), or one of your own.
         channels: C of the layer's input.
-        num_groups, dim_per_group: of GN, see `num_groups_for`.
-        eps: added to the variance, whatever the norm.
-    Raises: ValueError for another name, or for groups that do not divide the channels.
+        num_groups, dim_per_group, eps: see `NormSettings`.
+    Raises: ValueError for an unknown name, or for groups that do not divide the channels.
     """
-    makers: Mapping[str, Callable[[], nn.Module]] = {
-        "": nn.Identity,
-        "FrozenBN": lambda: FrozenBatchNorm2d(channels, eps=eps),
-        "BN": lambda: nn.BatchNorm2d(channels, eps=eps),
-        "SyncBN": lambda: SyncBatchNorm2d(channels, eps=eps),
-        "GN": lambda: group_norm(channels, num_groups=num_groups, dim_per_group=dim_per_group, eps=eps),
-    }
-    if name not in makers:
-        known = ", ".join(repr(known_name) for known_name in makers)
-        raise ValueError(f"the norm layer {name!r} is not known; expected one of {known}.")
-    return makers[name]()
+    if name not in NORMS:
+        known = ", ".join(repr(known_name) for known_name in NORMS)
+        raise ValueError(
+            f"the norm layer {name!r} is not known; expected one of {known}. Add one of your own by NORMS.register."
+        )
+    norm: nn.Module = NORMS[name](channels, NormSettings(eps, num_groups, dim_per_group))
+    return norm
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """`module` with parameters that do not learn and batch norms that are frozen; module by module where it can, a new
-    FrozenBatchNorm2d where `module` itself is a batch norm, so callers put the result in the old place."""
+    """Freeze the parameters of `module`, and replace its batch norms by FrozenBatchNorm2d.
+
+    Returns: `module` itself, changed in place; a new module if `module` is a batch norm.
+    """
     module.requires_grad_(False)
     if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
         return _frozen_copy(module)

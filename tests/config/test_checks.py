@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_benchmark.config import ConfigError, check_config, load_config
+from maskrcnn_benchmark.modeling.detector import find_config_problems
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FPN = CONFIGS / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
@@ -31,7 +32,7 @@ def test_there_are_configs():
     [
         (None, ["DTYPE", "float8"], "DTYPE is 'float8'; expected one of 'float32', 'float16', 'bfloat16'"),
         (None, ["MODEL.BOX_OFFSET", 2], "MODEL.BOX_OFFSET is 2; expected one of 0, 1"),
-        (None, ["MODEL.HRNET.NORM", ""], "MODEL.HRNET.NORM is ''; expected one of 'FrozenBN'"),
+        (HRNET, ["MODEL.HRNET.NORM", ""], "MODEL.HRNET.NORM is ''; expected one of 'FrozenBN'"),
         (None, ["INPUT.FORMAT", "HSV"], "INPUT.FORMAT is 'HSV'"),
         (None, ["INPUT.HORIZONTAL_FLIP_PROB_TRAIN", 1.5], "expected between 0 and 1"),
         (None, ["INPUT.PIXEL_MEAN", [1.0, 2.0]], "expected three numbers"),
@@ -91,7 +92,7 @@ def test_there_are_configs():
 )
 def test_contradictions_are_refused(path, options, expected):
     with pytest.raises(ConfigError) as caught:
-        load_config(path, options)
+        load_config(path, options, checks=[find_config_problems])
     assert expected in str(caught.value)
 
 

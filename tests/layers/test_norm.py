@@ -7,7 +7,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from maskrcnn_benchmark.layers.norm import (
+    NORMS,
     FrozenBatchNorm2d,
+    LayerNorm2d,
+    NormSettings,
     SyncBatchNorm2d,
     freeze,
     group_norm,
@@ -123,13 +126,49 @@ def test_wrong_groups_and_names_are_explained():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("", nn.Identity), ("FrozenBN", FrozenBatchNorm2d), ("BN", nn.BatchNorm2d), ("SyncBN", nn.SyncBatchNorm),
-     ("GN", nn.GroupNorm)],
+     ("GN", nn.GroupNorm), ("LN", LayerNorm2d)],
 )  # fmt: skip
 def test_make_norm(name, kind):
     norm = make_norm(name, 8, eps=1e-3)
     assert isinstance(norm, kind)
     assert getattr(norm, "eps", 1e-3) == 1e-3
     assert norm(torch.randn(2, 8, 3, 3)).shape == (2, 8, 3, 3)
+
+
+def test_every_registered_norm_is_covered():
+    assert list(NORMS) == ["", "FrozenBN", "BN", "SyncBN", "GN", "LN"]
+
+
+def test_a_users_norm_gets_the_settings(monkeypatch):
+    seen = []
+
+    def instance_norm(channels, settings):
+        seen.append(settings)
+        return nn.InstanceNorm2d(channels, eps=settings.eps)
+
+    monkeypatch.setitem(NORMS, "IN", instance_norm)
+    assert isinstance(make_norm("IN", 8, eps=1e-3, num_groups=4), nn.InstanceNorm2d)
+    assert seen == [NormSettings(eps=1e-3, num_groups=4, dim_per_group=-1)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_layer_norm_of_maps_normalises_the_channels_of_each_cell(memory_format):
+    norm = LayerNorm2d(6, eps=1e-3)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    maps = torch.randn(2, 6, 3, 5).to(memory_format=memory_format)
+    mean, variance = maps.mean(dim=1, keepdim=True), maps.var(dim=1, unbiased=False, keepdim=True)
+    weight, bias = norm.weight.view(1, 6, 1, 1), norm.bias.view(1, 6, 1, 1)
+    out = norm(maps)
+    torch.testing.assert_close(out, (maps - mean) / (variance + 1e-3).sqrt() * weight + bias, rtol=1e-4, atol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert norm(torch.randn(2, 6, 0, 5)).shape == (2, 6, 0, 5)
+
+
+def test_layer_norm_of_vectors_is_pytorchs():
+    vectors = torch.randn(4, 6)
+    torch.testing.assert_close(LayerNorm2d(6)(vectors), nn.LayerNorm(6)(vectors))
+    assert list(LayerNorm2d(6).state_dict()) == ["weight", "bias"]
 
 
 def test_freeze_turns_batch_norms_into_constants():

@@ -6,6 +6,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, make_conv3x3, make_fc, norm_factory
+from maskrcnn_benchmark.utils.problems import ConfigError, collect_config_problems
 
 
 def keys(module: nn.Module) -> list[str]:
@@ -61,5 +62,13 @@ def test_norm_factory_reads_the_group_norm_node():
     assert norm_factory("BN", cfg.MODEL.GROUP_NORM)(24).eps == 1e-5  # the key is of group norms alone
     assert norm_factory("FrozenBN", eps=0.0)(24).eps == 0.0
     assert norm_factory("") is None
-    with pytest.raises(ValueError, match="'Instance' is not known"):
-        norm_factory("Instance")
+
+
+def test_an_unknown_norm_is_a_problem_of_its_key():
+    with pytest.raises(ConfigError, match=r"^MODEL.FPN.NORM is 'Instance'; expected one of '', 'FrozenBN', 'BN', "):
+        norm_factory("Instance", key="MODEL.FPN.NORM")
+    with pytest.raises(ConfigError, match=r"^MODEL.HRNET.NORM is ''; expected one of 'FrozenBN', 'BN', "):
+        norm_factory("", key="MODEL.HRNET.NORM", required=True)
+    with collect_config_problems() as problems:
+        factory = norm_factory("Instance")
+    assert len(problems) == 1 and factory is not None and isinstance(factory(8), nn.Identity)

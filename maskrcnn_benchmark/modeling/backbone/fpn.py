@@ -98,7 +98,7 @@ class FPN(nn.Module):
         return cls(
             in_channels,
             cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
-            norm=norm_factory(node.NORM or ("GN" if node.USE_GN else ""), cfg.MODEL.GROUP_NORM),
+            norm=norm_factory(node.NORM or ("GN" if node.USE_GN else ""), cfg.MODEL.GROUP_NORM, key="MODEL.FPN.NORM"),
             relu=node.USE_RELU,
             top_blocks=LastLevelMaxPool(),
         )

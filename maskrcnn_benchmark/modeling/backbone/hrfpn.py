@@ -82,5 +82,5 @@ class HRFPN(nn.Module):
             node.OUT_CHANNELS,
             num_outs=node.NUM_OUTS,
             pooling=node.POOLING.strip().upper(),
-            norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM),
+            norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.NECK.NORM"),
         )

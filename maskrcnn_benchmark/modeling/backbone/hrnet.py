@@ -183,9 +183,8 @@ class HRNet(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "HRNet":
         node = cfg.MODEL.HRNET
-        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM)
-        if norm is None:
-            raise ValueError("MODEL.HRNET.NORM is empty; expected FrozenBN, BN, SyncBN or GN.")
+        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.HRNET.NORM", required=True)
+        assert norm is not None
         return cls(
             [_stage_from_cfg(node, number) for number in (1, 2, 3, 4)],
             norm,

@@ -206,7 +206,8 @@ def _norm_from_cfg(cfg: CfgNode, key: str, norms: dict[str, str]) -> NormFactory
         )
     name = node.NORM or norms[node[key]]
     # The released ResNet weights were folded with no epsilon.
-    factory = norm_factory(name, cfg.MODEL.GROUP_NORM, eps=0.0 if name == "FrozenBN" else None)
+    eps = 0.0 if name == "FrozenBN" else None
+    factory = norm_factory(name, cfg.MODEL.GROUP_NORM, eps=eps, key="MODEL.RESNETS.NORM")
     assert factory is not None
     return factory
 
