@@ -1,12 +1,13 @@
-"""Builds and installs the package; the kernels in maskrcnn_benchmark/csrc become maskrcnn_benchmark._C.
+"""Build the kernels in maskrcnn_benchmark/csrc as maskrcnn_benchmark._C; everything else is in pyproject.toml.
 
-The CPU kernels are always built, the CUDA ones where PyTorch is a CUDA build and nvcc of the same major version is
-found (a GPU need not be there). Environment:
-    FORCE_CPU=1             leave the CUDA kernels out
-    FORCE_CUDA=1            build them or fail
-    TORCH_CUDA_ARCH_LIST    GPU architectures, such as "8.0;9.0+PTX"; default: the visible GPUs', else those below
-    MAX_JOBS                compiler processes at a time
-    SANITIZE=1              the CPU kernels alone, under AddressSanitizer and UBSan; used by tools/sanitize.sh
+The CPU kernels are always built. The CUDA kernels are built if PyTorch is a CUDA build and an nvcc of the same major
+version is found; no GPU is needed. Environment variables:
+    FORCE_CPU=1             do not build the CUDA kernels
+    FORCE_CUDA=1            build the CUDA kernels, or fail
+    TORCH_CUDA_ARCH_LIST    GPU architectures, such as "8.0;9.0+PTX"; default: those of the visible GPUs, or
+                            DEFAULT_ARCHITECTURES if there are none
+    MAX_JOBS                number of compiler processes
+    SANITIZE=1              only the CPU kernels, with AddressSanitizer and UBSan; used by tools/sanitize.sh
 The kernels use PyTorch's stable ABI and Python's limited API: one build serves PyTorch from 2.10 and Python from 3.10.
 """
 
@@ -16,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 
 try:
     import torch
@@ -30,32 +31,17 @@ except ImportError as error:
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("maskrcnn_benchmark") / "csrc"  # relative to ROOT: setuptools refuses absolute sources
 
-STABLE_ABI_VERSION = "0x020a000000000000"  # PyTorch 2.10, the oldest that the binary runs under
+STABLE_ABI_VERSION = "0x020a000000000000"  # PyTorch 2.10, the oldest one that can load the binary
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
-DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"  # 8.x GPUs run the code for 8.0, later ones compile the PTX when first used
-
-REQUIREMENTS = [
-    "torch>=2.10",
-    "torchvision",
-    "numpy",
-    "yacs>=0.1.8",
-    "pycocotools>=2.0.6",
-    "opencv-python",
-    "ninja",
-    "Pillow",
-    "tqdm",
-    "tensorboard",
-    "matplotlib",
-]
-DEVELOPMENT = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"]
+DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"  # 8.x GPUs run the 8.0 code, later ones compile the PTX on first use
 
 
-def flag(name: str) -> bool:
+def is_set(name: str) -> bool:
     return os.environ.get(name, "0").lower() not in ("", "0", "off", "false", "no")
 
 
 def reason_against_cuda() -> str | None:
-    """Why the CUDA kernels cannot be built here; None when they can."""
+    """Why the CUDA kernels cannot be built here; None if they can."""
     if torch.version.cuda is None:
         return "this PyTorch is not a CUDA build"
     nvcc = Path(CUDA_HOME or "") / "bin" / ("nvcc.exe" if os.name == "nt" else "nvcc")
@@ -63,17 +49,17 @@ def reason_against_cuda() -> str | None:
         return "nvcc was not found (set CUDA_HOME to the CUDA toolkit)"
     release = re.search(r"release (\d+)\.", subprocess.check_output([str(nvcc), "--version"], text=True))
     major = torch.version.cuda.split(".")[0]
-    if release and release.group(1) != major:  # within a major version, CUDA's runtime is compatible both ways
+    if release and release.group(1) != major:  # minor versions are compatible
         return f"nvcc is of CUDA {release.group(1)} and PyTorch of CUDA {major}; install the CUDA {major} toolkit"
     return None
 
 
 def builds_cuda() -> bool:
-    if flag("FORCE_CPU") or flag("SANITIZE"):
+    if is_set("FORCE_CPU") or is_set("SANITIZE"):
         return False
     reason = reason_against_cuda()
     if reason is not None:
-        if flag("FORCE_CUDA"):
+        if is_set("FORCE_CUDA"):
             raise SystemExit(f"FORCE_CUDA is set, but {reason}")
         print(f"maskrcnn_benchmark: building for the CPU only: {reason}", file=sys.stderr)
     return reason is None
@@ -86,13 +72,12 @@ def extension() -> Extension:
     headers = [path.relative_to(ROOT) for path in sorted((ROOT / CSRC).rglob("*.h"))]
     if with_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
-    macros = [
-        ("TORCH_TARGET_VERSION", STABLE_ABI_VERSION)
-    ]  # Py_LIMITED_API is PyTorch's oldest, through py_limited_api
+    # py_limited_api below defines Py_LIMITED_API as the oldest Python that PyTorch supports.
+    macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", STABLE_ABI_VERSION)]
     if with_cuda:
-        macros.append(("USE_CUDA", None))  # makes the stable headers declare their CUDA half
+        macros.append(("USE_CUDA", None))  # the stable headers declare their CUDA functions only with it
     optimise = ["/O2", "/std:c++17"] if os.name == "nt" else ["-O3", "-fvisibility=hidden", "-g0"]
-    sanitizers = SANITIZERS if flag("SANITIZE") else []
+    sanitizers = SANITIZERS if is_set("SANITIZE") else []
     if sanitizers:
         optimise = ["-O1", "-g1", "-fvisibility=hidden", "-fno-omit-frame-pointer", *sanitizers]
     build = CUDAExtension if with_cuda else CppExtension
@@ -106,26 +91,12 @@ def extension() -> Extension:
         py_limited_api=True,
     )
     if with_cuda and not any(list(Path(folder).glob("*cudart*")) for folder in built.library_dirs):
-        built.libraries.remove("cudart")  # a toolkit in an unusual place; the runtime comes along with torch_cuda
+        built.libraries.remove("cudart")  # not in the usual folders; torch_cuda links it anyway
     return built
-
-
-def version() -> str:
-    text = (ROOT / "maskrcnn_benchmark" / "__init__.py").read_text()
-    return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
 if __name__ == "__main__":
     setup(
-        name="maskrcnn_benchmark",
-        version=version(),
-        description="Faster, Mask and Keypoint R-CNN with HRNet and a refine head",
-        license="MIT",
-        python_requires=">=3.10",
-        packages=find_packages(include=["maskrcnn_benchmark", "maskrcnn_benchmark.*"]),
-        package_data={"maskrcnn_benchmark.reporting": ["*.css", "*.js"]},
-        install_requires=REQUIREMENTS,
-        extras_require={"dev": DEVELOPMENT},
         ext_modules=[extension()],
         cmdclass={"build_ext": BuildExtension},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},

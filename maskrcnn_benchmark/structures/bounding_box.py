@@ -208,7 +208,8 @@ class BoxList:
 
     def _split_into_xyxy(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Columns x1, y1, x2, y2, each (R, 1), whatever the mode."""
-        return self._corners().split(1, dim=1)
+        x1, y1, x2, y2 = self._corners().split(1, dim=1)
+        return x1, y1, x2, y2
 
     def _corners(self) -> Tensor:
         return self.bbox if self.mode == "xyxy" else convert_boxes(self.bbox, self.mode, "xyxy", self.offset)

@@ -267,7 +267,7 @@ def _decode_run_lengths(encoded: dict[str, Any]) -> np.ndarray:
             raise ValueError(f"run lengths add up to {sum(counts)}, the bitmap is {height} x {width}")
         encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     try:
-        bitmap = coco_mask.decode(encoded)
+        bitmap: np.ndarray = coco_mask.decode(encoded)
     except Exception as error:  # pycocotools raises what its C code left behind
         raise ValueError(f"run lengths that pycocotools cannot decode: {error}") from error
     if bitmap.size == 0:
