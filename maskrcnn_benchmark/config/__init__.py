@@ -6,7 +6,17 @@ from .checks import check_config
 from .defaults import get_cfg
 from .loading import load_config
 from .node import CfgNode, UnknownKeyError
+from .plugins import declare_custom
 
 cfg = get_cfg()
 
-__all__ = ["CfgNode", "ConfigError", "UnknownKeyError", "cfg", "check_config", "get_cfg", "load_config"]
+__all__ = [
+    "CfgNode",
+    "ConfigError",
+    "UnknownKeyError",
+    "cfg",
+    "check_config",
+    "declare_custom",
+    "get_cfg",
+    "load_config",
+]

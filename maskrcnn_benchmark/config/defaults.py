@@ -15,6 +15,11 @@ _C = CN()
 
 _C.VERSION = 1  # new: version of this set of keys, written into config.yml
 
+# new: modules of your own, imported before anything else is read or built; they register heads, data sets, schedules
+# and so on. Searched for among the installed packages and then in the working directory. This runs their code.
+_C.IMPORTS = ()
+_C.CUSTOM = CN()  # new: sections of keys that these modules declare, see config.declare_custom
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Model
 # ---------------------------------------------------------------------------------------------------------------------
@@ -379,6 +384,7 @@ _C.MODEL.RPN.also_accept("MIN_SIZE", float)
 _C.MODEL.RETINANET.also_accept("STRADDLE_THRESH", float)
 _C.INPUT.also_accept("MAX_SIZE_TRAIN", tuple)
 _C.INPUT.accept_single("MIN_SIZE_TRAIN")
+_C.accept_single("IMPORTS")
 _C.DATASETS.accept_single("TRAIN", "TEST")
 _C.MODEL.ROI_REFINE_HEAD.accept_single("INDICATORS", "OUTPUTS")
 _C.SOLVER.also_accept("BIAS_LR_FACTOR", float)
@@ -389,5 +395,7 @@ _C.imply("SOLVER.ENABLE_FP16", "DTYPE", {True: "float16"})
 
 
 def get_cfg() -> CN:
-    """A fresh copy of the defaults."""
-    return _C.clone()
+    """A fresh copy of the defaults, with the sections of CUSTOM that were declared so far."""
+    cfg: CN = _C.clone()
+    cfg.add_declared_sections()
+    return cfg

@@ -1,4 +1,4 @@
-"""From a file and command-line overrides to a config that is known to be usable."""
+"""Load a config from a file and command-line overrides, and check it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .checks import check_config
 from .defaults import get_cfg
-from .node import CfgNode
+from .node import IMPORTS, CfgNode, read_pairs
 
 
 def load_config(
@@ -20,6 +20,8 @@ def load_config(
 ) -> CfgNode:
     """Defaults, then the file (with its `_BASE_` files), then the overrides.
 
+    The modules of IMPORTS are imported first, so this runs their code: load only files that you trust.
+
     Args:
         config_file: YAML; None or "" for the defaults alone.
         opts: KEY, VALUE, KEY, VALUE, ... as left over on a command line.
@@ -29,8 +31,12 @@ def load_config(
     Raises: ConfigError, with one line per bad key or impossible combination.
     """
     cfg = get_cfg()
+    overrides = read_pairs(opts)
     if config_file:
-        cfg.merge_from_file(config_file, lenient=lenient)
-    cfg.merge_from_list(opts, lenient=lenient)
+        settings = cfg.read_file(config_file)
+        if IMPORTS in overrides:  # before the file is merged: the modules declare keys that the file may set
+            settings[IMPORTS] = overrides[IMPORTS]
+        cfg.merge_settings(settings, lenient=lenient)
+    cfg.merge_settings(overrides, lenient=lenient)
     check_config(cfg, *checks)
     return cfg

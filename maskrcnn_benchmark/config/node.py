@@ -13,6 +13,7 @@ from yacs.config import CfgNode as YacsNode
 
 from maskrcnn_benchmark.utils.problems import ConfigError
 
+from .plugins import declared_sections, import_modules
 from .yaml_files import Setting, flatten, read_config_file
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ _ACCEPTED = "__accepted_types__"  # {leaf name: types accepted besides the defau
 _SINGLE = "__single_values__"  # leaf names whose one value may be written without a sequence around it
 _IMPLIED = "__implied_keys__"  # {full key: (full key that it sets too, {value: value there}; None: the same value)}
 _PYTHON_SUFFIX = ".py"
+IMPORTS, CUSTOM = "IMPORTS", "CUSTOM"  # modules of the user's own, and the section of the keys that they declare
 
 
 class UnknownKeyError(ConfigError, KeyError):
@@ -77,33 +79,39 @@ class CfgNode(YacsNode):
 
         Raises: ConfigError; with `lenient`, unknown keys are only warned about.
         """
-        if os.fspath(cfg_filename).endswith(_PYTHON_SUFFIX):
-            with open(cfg_filename, encoding="utf-8") as file:
-                settings = flatten(self.load_cfg(file), os.fspath(cfg_filename))
-        else:
-            settings = read_config_file(cfg_filename)
-        self._merge_settings(settings, lenient)
+        self.merge_settings(self.read_file(cfg_filename), lenient=lenient)
+
+    def read_file(self, cfg_filename: str | os.PathLike[str]) -> dict[str, Setting]:
+        """The settings that `merge_from_file` merges. Raises: ConfigError."""
+        if not os.fspath(cfg_filename).endswith(_PYTHON_SUFFIX):
+            return read_config_file(cfg_filename)
+        with open(cfg_filename, encoding="utf-8") as file:
+            return flatten(self.load_cfg(file), os.fspath(cfg_filename))
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
         """Merge another tree. Raises: ConfigError."""
-        self._merge_settings(flatten(cfg_other, "the config tree that was merged"), lenient=False)
+        self.merge_settings(flatten(cfg_other, "the config tree that was merged"))
 
     def merge_from_list(self, cfg_list: Sequence[Any], *, lenient: bool = False) -> None:
         """Merge ["KEY", value, "KEY", value, ...], as left over on a command line.
 
         Raises: ConfigError; with `lenient`, unknown keys are only warned about.
         """
-        pairs = list(cfg_list[1:] if cfg_list and cfg_list[0] == "--" else cfg_list)
-        if len(pairs) % 2:
-            raise ConfigError(
-                f"overrides come in pairs, KEY VALUE; got {len(pairs)} words: {' '.join(map(str, pairs))}. "
-                "Put a value that holds spaces into quotes, and a space (not '=') between key and value."
-            )
-        words = zip(pairs[::2], pairs[1::2], strict=True)
-        settings = {str(key): Setting(value, "the command line") for key, value in words}
-        self._merge_settings(settings, lenient)
+        self.merge_settings(read_pairs(cfg_list), lenient=lenient)
 
-    def _merge_settings(self, settings: Mapping[str, Setting], lenient: bool) -> None:
+    def add_declared_sections(self) -> None:
+        """Add the sections of CUSTOM that modules have declared since this tree was made, with their defaults."""
+        for name, defaults in declared_sections().items():
+            if name not in self[CUSTOM]:
+                self[CUSTOM][name] = type(self)(dict(defaults))
+
+    def merge_settings(self, settings: Mapping[str, Setting], *, lenient: bool = False) -> None:
+        """Merge settings by their full keys; the modules of IMPORTS are imported first, as they declare keys.
+
+        Raises: ConfigError; with `lenient`, unknown keys are only warned about.
+        """
+        if IMPORTS in self:
+            self._import_modules(settings.get(IMPORTS), lenient)
         problems: list[str] = []
         any_unknown = False
         accepted: dict[str, Any] = {}
@@ -134,6 +142,17 @@ class CfgNode(YacsNode):
                 node = node[section]
             node[name] = value
 
+    def _import_modules(self, setting: Setting | None, lenient: bool) -> None:
+        if setting is not None:
+            names = self._checked(IMPORTS, setting)[IMPORTS]
+            try:
+                import_modules(names, setting.source)
+            except ConfigError as error:
+                if not lenient:
+                    raise
+                logger.warning("ignored: %s", error)
+        self.add_declared_sections()
+
     def _with_implied(self, accepted: dict[str, Any]) -> dict[str, Any]:
         """What is set explicitly, and what follows from it where nothing explicit says otherwise."""
         completed = dict(accepted)
@@ -155,7 +174,10 @@ class CfgNode(YacsNode):
             node = node.get(section)
         if not isinstance(node, YacsNode) or (name not in node and not node.is_new_allowed()):
             known = [leaf for leaf, _ in self._leaves()]
-            raise UnknownKeyError(f"unknown config key {key} ({setting.source}){_did_you_mean(key, known)}")
+            hint = _did_you_mean(key, known)
+            if sections[:1] == [CUSTOM] and "did you mean" not in hint:
+                hint = f"; keys of CUSTOM are declared by modules (`declare_custom`), which {IMPORTS} has to name."
+            raise UnknownKeyError(f"unknown config key {key} ({setting.source}){hint}")
         if name not in node:
             return {key: _decode(setting.value)}
 
@@ -177,6 +199,17 @@ class CfgNode(YacsNode):
                 yield from value._leaves(f"{prefix}{name}.")
             else:
                 yield f"{prefix}{name}", value
+
+
+def read_pairs(words: Sequence[Any]) -> dict[str, Setting]:
+    """["KEY", value, "KEY", value, ...], as left over on a command line -> settings. Raises: ConfigError."""
+    pairs = list(words[1:] if words and words[0] == "--" else words)
+    if len(pairs) % 2:
+        raise ConfigError(
+            f"overrides come in pairs, KEY VALUE; got {len(pairs)} words: {' '.join(map(str, pairs))}. "
+            "Put a value that holds spaces into quotes, and a space (not '=') between key and value."
+        )
+    return {str(key): Setting(value, "the command line") for key, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
 def _decode(value: Any) -> Any:
