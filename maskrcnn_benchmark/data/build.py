@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
-from maskrcnn_benchmark.data.datasets.concat_dataset import image_sizes
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
     GroupedBatchSampler,
@@ -78,7 +78,7 @@ def make_data_loader(
     return [_test_loader(cfg, dataset, replicas, rank) for dataset in datasets]
 
 
-def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[Any]:
+def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[DetectionDataset]:
     """The datasets of these names in the catalog of `cfg.PATHS_CATALOG`."""
     catalog = dataset_catalog(cfg)
     if hasattr(catalog, "check"):  # says everything that is missing, and what to do about it, at once
@@ -89,9 +89,11 @@ def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[Any]:
         entry = catalog.get(name)
         factory = DATASETS[entry["factory"]]
         if hasattr(factory, "from_cfg"):
-            datasets.append(factory.from_cfg(cfg, is_train=is_train, transforms=transforms, **entry["args"]))
+            dataset = factory.from_cfg(cfg, is_train=is_train, transforms=transforms, **entry["args"])
         else:
-            datasets.append(factory(transforms=transforms, **entry["args"]))
+            dataset = factory(transforms=transforms, **entry["args"])
+        check_minimal(dataset, name)
+        datasets.append(as_detection_dataset(dataset))
     return datasets
 
 
@@ -103,17 +105,18 @@ def dataset_catalog(cfg: Any) -> Any:
     return module.DatasetCatalog
 
 
-def check_datasets(cfg: Any, datasets: Sequence[Any], names: Sequence[str], is_train: bool) -> None:
+def check_datasets(cfg: Any, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
     """Raise ValueError where categories or keypoints do not go with the model, for datasets that tell theirs."""
     named = zip(names, datasets, strict=True)
-    told = [(name, dataset.class_names) for name, dataset in named if hasattr(dataset, "class_names")]
+    told = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
     if not cfg.MODEL.RPN_ONLY:
         groups = [told] if is_train else [[entry] for entry in told]  # trained on together, tested one by one
         for group in filter(None, groups):
             _check_categories(group, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
     flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
     num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
-    if cfg.MODEL.KEYPOINT_ON and flips and num_keypoints != len(PersonKeypoints.NAMES):
+    named_keypoints = all(len(dataset.keypoint_names) == num_keypoints for dataset in datasets)
+    if cfg.MODEL.KEYPOINT_ON and flips and num_keypoints != len(PersonKeypoints.NAMES) and not named_keypoints:
         raise ValueError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {num_keypoints}, not COCO's {len(PersonKeypoints.NAMES)}: it is "
             "not known which keypoints change sides in a mirrored image. Set INPUT.HORIZONTAL_FLIP_PROB_TRAIN and "
@@ -139,7 +142,7 @@ def _check_categories(told: Sequence[tuple[str, Sequence[str]]], num_classes: in
         )
 
 
-def _train_loader(cfg: Any, dataset: Any, start_iter: int, replicas: int, rank: int) -> DataLoader:
+def _train_loader(cfg: Any, dataset: DetectionDataset, start_iter: int, replicas: int, rank: int) -> DataLoader:
     batch_size = _batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, replicas)
     seed = cfg.SEED
     if seed < 0:  # entry points draw one and put it into the cfg; this is for those who call us directly
@@ -148,7 +151,7 @@ def _train_loader(cfg: Any, dataset: Any, start_iter: int, replicas: int, rank: 
     sampler = DistributedSampler(dataset, replicas, rank, shuffle=True, seed=seed, multiple=batch_size)
     groups = np.zeros(len(dataset), dtype=np.int64)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        groups = aspect_ratio_groups(image_sizes(dataset))
+        groups = aspect_ratio_groups(dataset.sizes_wh)
     steps = cfg.SOLVER.ACCUMULATE
     batches = IterationBasedBatchSampler(
         GroupedBatchSampler(sampler, groups.tolist(), batch_size), cfg.SOLVER.MAX_ITER * steps, start_iter * steps
@@ -161,12 +164,12 @@ def _train_loader(cfg: Any, dataset: Any, start_iter: int, replicas: int, rank: 
     )
 
 
-def _test_loader(cfg: Any, dataset: Any, replicas: int, rank: int) -> DataLoader:
+def _test_loader(cfg: Any, dataset: DetectionDataset, replicas: int, rank: int) -> DataLoader:
     group_size = cfg.TEST.IMS_PER_BATCH
     if group_size < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {group_size}; it must be 1 or more")
     resize = Resize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    sizes = np.array([resize.get_size((w, h)) for w, h in image_sizes(dataset).tolist()], dtype=np.int64).reshape(-1, 2)
+    sizes = np.array([resize.get_size((w, h)) for w, h in dataset.sizes_wh.tolist()], dtype=np.int64).reshape(-1, 2)
     canvas = np.maximum.reduceat(sizes, np.arange(0, len(sizes), group_size)) if len(sizes) else sizes
     return DataLoader(
         dataset,

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from maskrcnn_benchmark.data.build import dataset_catalog
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
 
@@ -73,9 +74,8 @@ def check_test_data(cfg: Any, training: Any | None, tests: Sequence[Any]) -> Non
             box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
-        trained, tested = getattr(training, "class_names", None), getattr(dataset, "class_names", None)
-        if trained is None or tested is None:
-            continue
+        trained = as_detection_dataset(training).class_names if training is not None else ()
+        tested = as_detection_dataset(dataset).class_names
         for label, (ours, theirs) in enumerate(zip(trained, tested, strict=False)):
             if ours != theirs:
                 raise StartupError(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import EvaluationResults
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper
 from maskrcnn_benchmark.utils import comm
@@ -58,9 +59,10 @@ def do_train(
     start_iter = int(arguments["iteration"])
     inner = bare_model(model)
     ema = restore_ema(inner, cfg.SOLVER.EMA_DECAY, arguments)
-    guard = LossGuard(cfg.SOLVER.LOG_PERIOD, image_describer(data_loader.dataset), _advice(cfg))
+    dataset = as_detection_dataset(data_loader.dataset)
+    guard = LossGuard(cfg.SOLVER.LOG_PERIOD, image_describer(dataset), _advice(cfg))
     writers = _writers(cfg.OUTPUT_DIR, start_iter)
-    categories = dict(enumerate(getattr(data_loader.dataset, "class_names", ())))
+    categories = dict(enumerate(dataset.class_names))
 
     def state(trainer: Trainer) -> dict[str, Any]:
         scaler = trainer.scaler.state_dict()
@@ -208,8 +210,6 @@ def image_describer(dataset: Any) -> Callable[[int], str]:
     """Index -> image id and file name, as far as the dataset knows them."""
 
     def describe(index: int) -> str:
-        if not hasattr(dataset, "get_img_info"):
-            return f"index {index}"
         info = dataset.get_img_info(index)
         return f"{info.get('id', index)} ({info.get('file_name', 'no file name')})"
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.engine.seed import choose_seed
 from maskrcnn_benchmark.structures import fields
@@ -60,7 +61,7 @@ def report_dataset(
     except ValueError as error:
         raise ReportError(str(error)) from error
     loaders = [loaders] if is_train else loaders
-    names = max((getattr(loader.dataset, "class_names", ()) for loader in loaders), key=len, default=())
+    names = max((as_detection_dataset(loader.dataset).class_names for loader in loaders), key=len, default=())
     normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255, cfg.INPUT.FORMAT)
     folder = ReportFolder(output)
     filters = Filters(categories=list(names[1:]) if len(names) > 2 else ())

@@ -51,15 +51,14 @@ def save_labels(dataset_list: Iterable[Any], output_dir: str | os.PathLike[str])
     """Write {category id: name} of all datasets to labels.json, in the main process.
 
     Args:
-        dataset_list: each with `categories`, {category id: name}; one without is left out, with a warning.
+        dataset_list: each with `categories`, {category id: name}; an empty one gives a warning.
     """
     if not is_main_process():
         return
     names: dict[int, str] = {}
     for dataset in dataset_list:
-        if hasattr(dataset, "categories"):
-            names.update(dataset.categories)
-        else:
+        names.update(dataset.categories)
+        if not dataset.categories:
             logger.warning("%s has no `categories`, so that %s lacks its names", type(dataset).__name__, LABELS_FILE)
     if names:
         with open(os.path.join(output_dir, LABELS_FILE), "w", encoding="utf-8") as file:

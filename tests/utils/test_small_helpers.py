@@ -68,7 +68,7 @@ def test_labels_of_all_datasets_are_saved(tmp_path, caplog):
         categories = {90: "toothbrush"}
 
     class Nameless:
-        pass
+        categories = {}
 
     save_labels([Coco(), Other(), Nameless()], tmp_path)
     assert json.loads((tmp_path / "labels.json").read_text()) == {"1": "person", "3": "car", "90": "toothbrush"}

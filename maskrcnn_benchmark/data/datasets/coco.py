@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.annotations import PackedStrings, pack_annotations, select_images
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
 from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused
 from maskrcnn_benchmark.data.datasets.image_files import check_files_exist, read_image
 from maskrcnn_benchmark.data.datasets.validation import ValidationReport
@@ -36,7 +36,7 @@ _OWN_FIELDS = (fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.KEYPOI
 Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
 
 
-class COCODataset(Dataset):
+class COCODataset(DetectionDataset):
     """Images and targets of a COCO annotation file.
 
     A target is a `BoxList` (xyxy) with the fields LABELS, ANNOTATION_IDS and, where asked for, MASKS and KEYPOINTS;
@@ -110,7 +110,7 @@ class COCODataset(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[Any, BoxList, int]:
+    def __getitem__(self, index: int) -> Sample:
         image, target = self.read_image(index), self.get_groundtruth(index)
         if self.transforms is not None:
             image, target = self.transforms(image, target)
@@ -135,8 +135,7 @@ class COCODataset(Dataset):
             masks = [packed.segmentations.get(row, size) for row in range(rows.start, rows.stop)]
             target.add_field(fields.MASKS, SegmentationMask(masks, size))
         if packed.keypoints is not None:
-            skeleton = PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
-            target.add_field(fields.KEYPOINTS, skeleton(_tensor(packed.keypoints[rows]), size))
+            target.add_field(fields.KEYPOINTS, self._skeleton(_tensor(packed.keypoints[rows]), size))
         for field, values in packed.extra.items():
             target.add_field(field, _tensor(values[rows]))
         return target
@@ -151,10 +150,15 @@ class COCODataset(Dataset):
         """Index of an image here -> its id in the file."""
         return dict(enumerate(self.ids))
 
-    @property
+    @functools.cached_property
     def class_names(self) -> list[str]:
         """Name of each label; 0 is the background."""
         return ["__background__", *self.categories.values()]
+
+    @functools.cached_property
+    def keypoint_names(self) -> tuple[str, ...]:
+        """COCO's names for COCO's number of keypoints; else empty."""
+        return tuple(self._skeleton.NAMES)
 
     @functools.cached_property
     def coco(self) -> COCO:
@@ -168,6 +172,10 @@ class COCODataset(Dataset):
 
     def __repr__(self) -> str:
         return f"COCODataset({len(self)} images of {self.ann_file}, {len(self.categories)} categories)"
+
+    @property
+    def _skeleton(self) -> type[Keypoints]:
+        return PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
 
     def _size(self, index: int) -> tuple[int, int]:
         width, height = self.sizes_wh[index].tolist()
@@ -187,7 +195,7 @@ class COCODataset(Dataset):
         self.with_masks = content.has("segmentation") if with_masks is None else with_masks
         self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
         self.num_keypoints = content.num_keypoints(num_keypoints) if self.with_keypoints else 0
-        self.categories = content.categories  # id in the file -> name
+        self.categories: dict[Any, str] = content.categories  # id in the file -> name
         self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
         self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}
 
@@ -222,7 +230,7 @@ class COCODataset(Dataset):
         self._report_removed(len(annotated), len(kept), {reason: int(rows.sum()) for reason, rows in removed.items()})
 
         self._annotations = select_images(packed, kept)
-        self.sizes_wh: NDArray[np.int64] = content.sizes_wh[kept]  # (number of images, 2) in pixels
+        self.sizes_wh = content.sizes_wh[kept]  # (number of images, 2) in pixels
         self.ids = [content.images[row]["id"] for row in kept.tolist()]
         self._file_names = PackedStrings(content.images[row]["file_name"] for row in kept.tolist())
 

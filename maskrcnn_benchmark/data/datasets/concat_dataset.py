@@ -1,27 +1,36 @@
-"""Several datasets as one."""
+"""Several data sets as one."""
 
 from __future__ import annotations
 
 import bisect
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import ConcatDataset as TorchConcatDataset
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-class ConcatDataset(TorchConcatDataset):
-    """The images of all datasets one after the other; the indices that come with the samples count over all of them."""
 
-    datasets: list[Any]
+class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
+    """The images of all data sets, one data set after the other. Indices count over all of them."""
 
-    def __getitem__(self, index: int) -> tuple[Any, Any, int]:
+    datasets: list[DetectionDataset]  # type: ignore[assignment]  # a narrower type than in PyTorch
+
+    def __init__(self, datasets: Iterable[Any]) -> None:
+        super().__init__([as_detection_dataset(dataset) for dataset in datasets])
+
+    def __getitem__(self, index: int) -> Sample:
         dataset, position = self.get_idxs(index)
         image, target, _ = self.datasets[dataset][position]
         return image, target, index
 
     def get_idxs(self, index: int) -> tuple[int, int]:
-        """Which dataset an index falls into, and the index there."""
+        """The number of the data set that has this index, and the index there."""
         dataset = bisect.bisect_right(self.cumulative_sizes, index)
         return dataset, index - (self.cumulative_sizes[dataset - 1] if dataset else 0)
 
@@ -29,32 +38,35 @@ class ConcatDataset(TorchConcatDataset):
         dataset, position = self.get_idxs(index)
         return self.datasets[dataset].get_img_info(position)
 
-    def get_groundtruth(self, index: int) -> Any:
+    def get_groundtruth(self, index: int) -> BoxList:
         dataset, position = self.get_idxs(index)
         return self.datasets[dataset].get_groundtruth(position)
 
-    @property
-    def sizes_wh(self) -> NDArray[np.int64]:
-        """(number of images, 2): width and height in pixels."""
-        return np.concatenate([image_sizes(dataset) for dataset in self.datasets])
+    def read_image(self, index: int) -> Image.Image:
+        dataset, position = self.get_idxs(index)
+        return self.datasets[dataset].read_image(position)
 
     @property
+    def can_draw(self) -> bool:
+        return all(dataset.can_draw for dataset in self.datasets)
+
+    @functools.cached_property
+    def sizes_wh(self) -> NDArray[np.int64]:
+        """(number of images, 2): width and height in pixels."""
+        return np.concatenate([dataset.sizes_wh for dataset in self.datasets])
+
+    @functools.cached_property
     def categories(self) -> dict[Any, str]:
         """Category ids of all the files -> names."""
         return {category: name for dataset in self.datasets for category, name in dataset.categories.items()}
 
-    @property
+    @functools.cached_property
     def class_names(self) -> list[str]:
-        """Of the dataset with the most categories; the builder has checked that the others agree."""
-        return max((dataset.class_names for dataset in self.datasets), key=len)
+        """The names in the data set with the most categories. The builder has checked that the others agree."""
+        names = [list(dataset.class_names) for dataset in self.datasets]
+        return max(names, key=len)
 
-
-def image_sizes(dataset: Any) -> NDArray[np.int64]:
-    """(number of images, 2): width and height of every image of any dataset, in pixels, without opening an image.
-
-    Takes the attribute `sizes_wh` where there is one, else asks `get_img_info` for every image.
-    """
-    if hasattr(dataset, "sizes_wh"):
-        return np.asarray(dataset.sizes_wh)
-    infos = map(dataset.get_img_info, range(len(dataset)))
-    return np.array([(info["width"], info["height"]) for info in infos], dtype=np.int64).reshape(-1, 2)
+    @functools.cached_property
+    def keypoint_names(self) -> tuple[str, ...]:
+        """The names in the first data set that has any."""
+        return tuple(next(filter(None, (dataset.keypoint_names for dataset in self.datasets)), ()))

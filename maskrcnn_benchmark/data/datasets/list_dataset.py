@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
 from maskrcnn_benchmark.data.datasets.coco import Transforms
 from maskrcnn_benchmark.data.datasets.image_files import read_image
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
-class ListDataset(Dataset):
+class ListDataset(DetectionDataset):
     """A list of images without annotations; each comes with an empty target of the image's size.
 
     Args:
@@ -39,7 +39,7 @@ class ListDataset(Dataset):
     def __len__(self) -> int:
         return len(self.image_lists)
 
-    def __getitem__(self, index: int) -> tuple[Any, BoxList, int]:
+    def __getitem__(self, index: int) -> Sample:
         image: Any = self.read_image(index)
         target = BoxList([], image.size, offset=self.offset)
         if self.transforms is not None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from maskrcnn_benchmark import drawing
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.data.evaluation.coco.pictures import compare, write_pictures
 from maskrcnn_benchmark.structures import fields
@@ -73,7 +74,7 @@ def test_a_result_becomes_boxes_in_the_image_with_the_coarse_fields_on_request()
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [2]), (2, [0, 2]), (9, [0, 1, 2, 3, 4])])
 def test_pictures_are_spread_over_the_images_and_prefer_those_with_annotations(tmp_path, count, expected):
-    class DataSet:
+    class DataSet(DetectionDataset):
         def read_image(self, index):
             return Image.new("RGB", (32, 24))
 

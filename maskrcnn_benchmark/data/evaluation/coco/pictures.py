@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.drawing import Categories, draw_comparison
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -20,16 +20,16 @@ SCORE_THRESHOLD = 0.5  # detections with a lower score are not drawn
 _MAX_INSTANCES = 100  # drawn in one picture, best first
 
 
-def write_pictures(dataset: Any, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
+def write_pictures(dataset: DetectionDataset, results: Mapping[int, ImageResult], folder: Path, count: int) -> Path:
     """Draw `count` images, spread over the data set, as <image id>.png; images with annotations are preferred.
 
     Args:
-        dataset: has `read_image(index)`, `get_groundtruth(index)` and `get_img_info(index)`, like COCODataset.
+        dataset: one that `can_draw`.
         results: detections by index into the data set.
     Returns: the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = getattr(dataset, "class_names", None)
+    names = dataset.class_names or None
     for index in _choose(dataset, sorted(results), count):
         image = np.asarray(dataset.read_image(index))
         picture = compare(image, dataset.get_groundtruth(index), results[index], names)
@@ -47,7 +47,7 @@ def compare(
     return draw_comparison(image, boxlists, categories)
 
 
-def _choose(dataset: Any, indices: list[int], count: int) -> list[int]:
+def _choose(dataset: DetectionDataset, indices: list[int], count: int) -> list[int]:
     """Divide `indices` into `count` equal parts; of each the first with annotations, or else its first."""
     count = min(count, len(indices))
     bounds = [part * len(indices) // count for part in range(count + 1)] if count else []
