@@ -1,0 +1,106 @@
+"""Import paths of maskrcnn-benchmark, for code that was written for it.
+
+maskrcnn-benchmark has a function for each part that a config describes, such as
+`modeling.roi_heads.mask_head.loss.make_roi_mask_loss_evaluator`. Here a class has a `from_cfg`, and names in a config
+are looked up in a registry. The tables below say what stands for each of upstream's names and for modules that have
+moved. An import hook makes them importable: `from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn` works, and
+nothing is imported before it is asked for.
+
+The package itself does not use these names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any, NamedTuple
+
+PACKAGE = __name__.rpartition(".")[0]
+
+
+class Here(NamedTuple):
+    """What stands for a name of upstream: an attribute of a module of this package.
+
+    Attributes:
+        attribute: its name; dots lead to attributes of attributes.
+        module: the module below the package; "" for the one in which upstream has the name.
+    """
+
+    attribute: str
+    module: str = ""
+
+    def resolve(self, upstream_module: str) -> Any:
+        module = importlib.import_module(f"{PACKAGE}.{self.module or upstream_module}")
+        return reduce(getattr, self.attribute.split("."), module)
+
+
+MOVED_MODULES: dict[str, str] = {  # upstream's module, with all modules below it -> the module here
+    "data.datasets.evaluation": "data.evaluation",
+    "layers.batch_norm": "layers.norm",
+    "layers.misc": "layers",
+}
+
+NAMES: dict[str, dict[str, Here]] = {  # upstream's module -> upstream's name -> what stands for it here
+    "modeling.roi_heads.roi_heads": {"build_roi_heads": Here("CombinedROIHeads.from_cfg")},
+    "modeling.rpn.anchor_generator": {"make_anchor_generator": Here("AnchorGenerator.from_cfg")},
+    "modeling.rpn.loss": {"make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg")},
+}
+
+
+def install_import_hook() -> None:
+    """Make upstream's import paths work; calling it again changes nothing."""
+    if not any(isinstance(finder, _UpstreamFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _UpstreamFinder())
+
+
+class _UpstreamFinder(MetaPathFinder):
+    """Finds moved modules, and gives upstream's names to modules that the tables mention."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != PACKAGE:
+            return None
+        for old, new in MOVED_MODULES.items():
+            if name == old or name.startswith(f"{old}."):
+                return ModuleSpec(fullname, _AliasLoader(PACKAGE + "." + new + name[len(old) :]))
+        if name not in NAMES:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _LoaderWithUpstreamNames(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _AliasLoader(Loader):
+    """Loads another module in place of the one that is imported: both names then stand for one module."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(self.module)
+
+
+class _LoaderWithUpstreamNames(SourceFileLoader):
+    """Loads a module of the package and gives it a `__getattr__` that knows upstream's names."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        name = module.__name__.partition(".")[2]
+        module.__dict__["__getattr__"] = _attribute_lookup(module, name, NAMES[name])
+
+
+def _attribute_lookup(module: ModuleType, name: str, upstream: Mapping[str, Here]) -> Callable[[str], Any]:
+    def __getattr__(attribute: str) -> Any:
+        if attribute in upstream:
+            return upstream[attribute].resolve(name)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
+
+    return __getattr__
