@@ -1,31 +1,33 @@
-"""Fixtures that every part of the suite shares."""
+"""Fixtures of the whole suite."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-# Tests run side by side on tiny tensors: on a busy machine, threads that wait for one another cost minutes.
+# Tests run in parallel on tiny tensors: threads of PyTorch that wait for each other would cost minutes.
 torch.set_num_threads(1)
 
-COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_mini"
+ROOT = Path(__file__).resolve().parents[1]
+COCO_MINI = (ROOT / "datasets" / "coco_mini", ROOT.parent / "shared" / "data" / "coco_mini")
 
 
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
-    """Folder of 80 + 40 real COCO images with instances and person keypoints; the repository does not carry it."""
-    if not COCO_MINI.is_dir():
-        pytest.skip(f"the sample of real COCO images is not at {COCO_MINI}")
-    return COCO_MINI
+    """Folder of real COCO images with instances and person keypoints; it is not part of the repository."""
+    for folder in COCO_MINI:
+        if folder.is_dir():
+            return folder
+    pytest.skip("no sample of COCO at datasets/coco_mini; CONTRIBUTING.md says how to make one")
 
 
 @pytest.fixture(autouse=True)
 def _seed_torch() -> None:
-    """The same random numbers in each test, whatever ran before it."""
+    """Every test starts from the same random state."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _no_datasets_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests look for datasets where they say themselves, whatever the shell that runs them has set."""
+    """Tests ignore the data folder that the shell has set."""
     monkeypatch.delenv("MASKRCNN_BENCHMARK_DATASETS", raising=False)

@@ -11,9 +11,9 @@ from yacs.config import CfgNode as YacsNode
 
 from maskrcnn_benchmark.config import cfg as global_cfg
 from maskrcnn_benchmark.config import get_cfg, load_config
+from tests.contracts.contract import NAMES, read_contract
 
 UPSTREAM = json.loads((Path(__file__).parent / "upstream_defaults.json").read_text())
-CONTRACTS = Path(__file__).resolve().parents[3] / "shared" / "contracts"
 
 
 def value_of(cfg, key):
@@ -61,15 +61,9 @@ def test_a_dump_reads_back_as_the_same_config(tmp_path):
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["values", "command line"])
-@pytest.mark.parametrize("path", sorted(CONTRACTS.glob("*.json")), ids=lambda path: path.stem)
-def test_options_of_the_released_models_merge(path, as_text):
-    options = json.loads(path.read_text())["opts"]
-    cfg = load_config(opts=[str(word) if as_text else word for pair in options for word in pair])
-    for key, value in options:
+@pytest.mark.parametrize("name", NAMES)
+def test_options_of_the_released_models_merge(name, as_text):
+    contract = read_contract(name)
+    cfg = load_config(opts=[str(word) if as_text else word for word in contract.opts_list])
+    for key, value in contract.opts.items():
         assert as_lists(value_of(cfg, key)) == value, key
-
-
-def test_the_contracts_are_found():
-    if not CONTRACTS.is_dir():
-        pytest.skip(f"no contracts at {CONTRACTS}")
-    assert len(list(CONTRACTS.glob("*.json"))) >= 5

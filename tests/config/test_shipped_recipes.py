@@ -1,14 +1,13 @@
 """The shipped recipes against the settings with which the released models were built."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from maskrcnn_benchmark.config import load_config
+from tests.contracts.contract import read_contract
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACTS = ROOT.parent / "shared" / "contracts"
 RECIPES = {
     "e2e_faster_rcnn_R_50_C4_1x": "e2e_faster_rcnn_R_50_C4_1x.yaml",
     "e2e_mask_rcnn_R_50_FPN_1x": "e2e_mask_rcnn_R_50_FPN_1x.yaml",
@@ -20,10 +19,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_the_released_model(name):
-    path = CONTRACTS / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"no contract {path}")
-    released = load_config(opts=[word for pair in json.loads(path.read_text())["opts"] for word in pair])
+    released = load_config(opts=read_contract(name).opts_list)
     shipped = load_config(ROOT / "configs" / RECIPES[name])
     released.MODEL.WEIGHT = shipped.MODEL.WEIGHT
     for section in ("MODEL", "INPUT", "DATALOADER"):

@@ -1,8 +1,4 @@
-"""State-dict keys are a file format: released checkpoints hold upstream's, ours hold those of tests/golden."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""State-dict keys are a file format: tests/contracts has upstream's, tests/golden has ours."""
 
 import pytest
 import torch
@@ -10,49 +6,35 @@ import torch
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.model_serialization import load_state_dict
+from tests.contracts.contract import NAMES as CONTRACTS
+from tests.contracts.contract import Contract, read_contract
 from tests.golden.regenerate import GOLDEN, NAMES, keys_of_config
 
-CONTRACTS = Path(__file__).resolve().parents[3] / "shared" / "contracts"
-CONFIGS = (
-    "e2e_faster_rcnn_R_50_C4_1x",
-    "e2e_mask_rcnn_R_50_FPN_1x",
-    "e2e_keypoint_rcnn_R_50_FPN_1x",
-    "e2e_faster_rcnn_hrnet_w32_1x",
-    "mask_rcnn_hrnet_w18_1x",
-)
 
-
-def read_contract(name: str) -> dict[str, Any]:
-    path = CONTRACTS / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"the list of upstream's keys is not at {path}")
-    return json.loads(path.read_text())
-
-
-def build(contract: dict[str, Any], device: str) -> torch.nn.Module:
+def build(contract: Contract, device: str) -> torch.nn.Module:
     cfg = get_cfg()
-    cfg.merge_from_list([item for option in contract["opts"] for item in option])
+    cfg.merge_from_list(contract.opts_list)
     with torch.device(device):
         return build_detection_model(cfg)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONTRACTS)
 def test_keys_shapes_and_order_are_upstreams(name):
     contract = read_contract(name)
     model = build(contract, "meta")
     # The fork's files carry an epsilon in each frozen norm; it is read, and not written.
-    expected = {key: tuple(entry[0]) for key, entry in contract["keys"].items() if not key.endswith(".eps")}
+    expected = {key: shape for key, shape in contract.shapes.items() if not key.endswith(".eps")}
     actual = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert sorted(expected.items() - actual.items()) == [], "in upstream's files and not (so) in the model"
     assert sorted(actual.items() - expected.items()) == [], "in the model and not (so) in upstream's files"
     assert list(actual) == list(expected), "the order of parameters is that of the optimiser's state"
-    assert sum(parameter.numel() for parameter in model.parameters()) == contract["num_parameters"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == contract.num_parameters
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONTRACTS)
 def test_the_same_parameters_learn(name):
     contract = read_contract(name)
-    kinds = {key: entry[2] for key, entry in contract["keys"].items() if not key.endswith(".eps")}
+    kinds = {key: kind for key, kind in contract.kinds.items() if not key.endswith(".eps")}
     model = build(contract, "meta")
     actual = dict.fromkeys(model.state_dict(), "buffer")
     for key, parameter in model.named_parameters():
@@ -63,7 +45,7 @@ def test_the_same_parameters_learn(name):
 @pytest.mark.parametrize("name", ["e2e_faster_rcnn_R_50_C4_1x", "mask_rcnn_hrnet_w18_1x"])
 def test_a_file_in_upstreams_format_loads_completely(name):
     contract = read_contract(name)
-    file = {f"module.{key}": torch.rand(entry[0]) for key, entry in contract["keys"].items()}
+    file = {f"module.{key}": torch.rand(shape) for key, shape in contract.shapes.items()}
     for key in file:
         if key.endswith(".eps"):
             file[key].fill_(1e-5)

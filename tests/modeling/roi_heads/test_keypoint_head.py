@@ -1,8 +1,5 @@
 """The keypoint branch: targets and loss against slow loops, post-processing, sharing, file format."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +9,7 @@ from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import bu
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from tests.contracts.contract import read_contract
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import (
     CHANNELS,
@@ -23,8 +21,6 @@ from tests.modeling.roi_heads.head_cases import (
     person_batch,
     small_cfg,
 )
-
-CONTRACTS = Path(__file__).resolve().parents[4] / "shared" / "contracts"
 
 
 def slow_loss(logits: np.ndarray, keypoints: np.ndarray, frames: np.ndarray) -> float:
@@ -206,12 +202,9 @@ def test_shared_box_features():
 
 
 def test_state_dict_is_upstreams():
-    contract = CONTRACTS / "e2e_keypoint_rcnn_R_50_FPN_1x.json"
-    if not contract.is_file():
-        pytest.skip(f"upstream's key lists are not at {CONTRACTS}")
-    entries = next(value for value in json.loads(contract.read_text()).values() if isinstance(value, dict))
+    shapes = read_contract("e2e_keypoint_rcnn_R_50_FPN_1x").shapes
     prefix = "roi_heads.keypoint."
-    expected = {key[len(prefix) :]: shape for key, (shape, *_) in entries.items() if key.startswith(prefix)}
+    expected = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
     cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", (512,) * 8)
     found = build_roi_keypoint_head(cfg, 256).state_dict()
-    assert {key: list(value.shape) for key, value in found.items()} == expected
+    assert {key: tuple(value.shape) for key, value in found.items()} == expected

@@ -1,8 +1,5 @@
 """The mask branch: targets against pycocotools, loss and post-processing against slow loops, sharing, file format."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
@@ -15,6 +12,7 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASKS, SCORES
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from tests.contracts.contract import read_contract
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import (
     CHANNELS,
@@ -25,8 +23,6 @@ from tests.modeling.roi_heads.head_cases import (
     person_batch,
     small_cfg,
 )
-
-CONTRACTS = Path(__file__).resolve().parents[4] / "shared" / "contracts"
 
 
 def polygon_target(polygons: list[list[float]], extents: np.ndarray, size: int) -> np.ndarray:
@@ -271,15 +267,11 @@ def test_dilation_keeps_the_size():
 
 
 def test_state_dict_is_upstreams():
-    contract = CONTRACTS / "e2e_mask_rcnn_R_50_FPN_1x.json"
-    if not contract.is_file():
-        pytest.skip(f"upstream's key lists are not at {CONTRACTS}")
-    entries = json.loads(contract.read_text())
-    entries = next(value for value in entries.values() if isinstance(value, dict))
+    shapes = read_contract("e2e_mask_rcnn_R_50_FPN_1x").shapes
     prefix = "roi_heads.mask."
-    expected = {key[len(prefix) :]: shape for key, (shape, *_) in entries.items() if key.startswith(prefix)}
+    expected = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
     cfg = small_cfg(
         *("MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81, "MODEL.ROI_MASK_HEAD.CONV_LAYERS", (256, 256, 256, 256)),
         *("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNC4Predictor"),
     )
-    assert {key: list(value.shape) for key, value in build_roi_mask_head(cfg, 256).state_dict().items()} == expected
+    assert {key: tuple(value.shape) for key, value in build_roi_mask_head(cfg, 256).state_dict().items()} == expected
