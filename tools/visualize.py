@@ -16,11 +16,11 @@ from typing import Any
 
 from maskrcnn_benchmark import reporting
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.config.paths_catalog import UnknownNameError
 from maskrcnn_benchmark.data.build import dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
 from maskrcnn_benchmark.engine.defaults import errors_explained, logger
 from maskrcnn_benchmark.utils.logger import setup_logger
+from maskrcnn_benchmark.utils.registry import UnknownNameError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from yacs.config import CfgNode as YacsNode
 
 from maskrcnn_benchmark.utils.problems import ConfigError
+from maskrcnn_benchmark.utils.registry import UnknownNameError
 
 from .plugins import declared_sections, import_modules
 from .yaml_files import Setting, flatten, read_config_file
@@ -25,11 +26,8 @@ _PYTHON_SUFFIX = ".py"
 IMPORTS, CUSTOM = "IMPORTS", "CUSTOM"  # modules of the user's own, and the section of the keys that they declare
 
 
-class UnknownKeyError(ConfigError, KeyError):
+class UnknownKeyError(ConfigError, UnknownNameError):
     """A key that the tree does not have; also a KeyError, which is what yacs raises."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # KeyError would print the quoted repr
 
 
 class CfgNode(YacsNode):

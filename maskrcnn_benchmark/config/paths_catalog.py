@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from maskrcnn_benchmark.utils.registry import UnknownNameError
+
 DATASETS_VARIABLE = "MASKRCNN_BENCHMARK_DATASETS"  # environment: the folder that holds coco/, people/, ...
 
 _COCO_SPLITS = {  # split: (images, ending of the annotation files)
@@ -50,13 +52,6 @@ def _known_datasets() -> dict[str, dict[str, str]]:
             "ann_file": f"people/annotations/person_keypoints_{split}.json",
         }
     return datasets
-
-
-class UnknownNameError(KeyError):
-    """A name that a catalog does not have; a KeyError whose text stays readable."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class DatasetCatalog:

@@ -1,23 +1,23 @@
-"""Names that a config can give, and what they stand for."""
+"""Registries: names in a config -> the functions that build what they stand for."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class UnknownNameError(KeyError):
-    """A name that nobody registered; a KeyError whose text stays readable."""
+    """A name or key that is not known. A KeyError, but its text is the message itself, not the message's repr."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class Registry(dict[str, Any]):
-    """A dictionary of builders that fills itself by decorators.
+    """A dictionary of functions that build a part, filled by decorators or calls.
 
         BACKBONES = Registry()
 
@@ -29,17 +29,18 @@ class Registry(dict[str, Any]):
     Raises: UnknownNameError (a KeyError) for `registry[name]` with an unknown name; ValueError when a name is taken.
     """
 
-    def register(self, name: str, entry: Entry | None = None) -> Any:
-        """Enter `entry` under `name`; without an entry, return a decorator that does, and hands its object on."""
+    @overload
+    def register(self, name: str, entry: Entry) -> Entry: ...
+
+    @overload
+    def register(self, name: str) -> Callable[[Entry], Entry]: ...
+
+    def register(self, name: str, entry: Entry | None = None) -> Entry | Callable[[Entry], Entry]:
+        """Add `entry` under `name` and return it. Without an entry: return a decorator that does so."""
         if entry is None:
-
-            def decorator(decorated: Entry) -> Entry:
-                self.register(name, decorated)
-                return decorated
-
-            return decorator
+            return lambda decorated: self.register(name, decorated)
         if name in self and self[name] is not entry:
-            raise ValueError(f"{name!r} is registered already, for {self[name]!r}; give {entry!r} a name of its own.")
+            raise ValueError(f"{name!r} is already registered, for {self[name]!r}; give {entry!r} another name.")
         self[name] = entry
         return entry
 
@@ -48,5 +49,5 @@ class Registry(dict[str, Any]):
         suggestion = f" Did you mean {near[0]!r}?" if near else ""
         raise UnknownNameError(
             f"{name!r} is not registered; registered: {', '.join(sorted(self)) or 'nothing'}.{suggestion} "
-            "An entry of your own registers itself in a module that is imported before the model is built."
+            "Your own entry must be registered before it is used: list its module in the config key IMPORTS."
         )

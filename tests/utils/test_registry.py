@@ -1,6 +1,8 @@
 import pytest
 
-from maskrcnn_benchmark.utils.registry import Registry
+from maskrcnn_benchmark.config import UnknownKeyError
+from maskrcnn_benchmark.config.paths_catalog import DatasetCatalog
+from maskrcnn_benchmark.utils.registry import Registry, UnknownNameError
 
 
 def test_decorator_and_call_register_the_object_itself():
@@ -32,5 +34,13 @@ def test_a_taken_name_is_refused_but_registering_twice_is_harmless():
     registry = Registry()
     registry.register("a", int)
     registry.register("a", int)
-    with pytest.raises(ValueError, match="'a' is registered already, for <class 'int'>"):
+    with pytest.raises(ValueError, match="'a' is already registered, for <class 'int'>"):
         registry.register("a", float)
+
+
+def test_unknown_names_of_configs_catalogs_and_registries_read_as_plain_text():
+    for error in (UnknownNameError("no dataset 'x'"), UnknownKeyError("no dataset 'x'")):
+        assert isinstance(error, KeyError) and str(error) == "no dataset 'x'"
+    assert str(UnknownNameError()) == ""
+    with pytest.raises(UnknownNameError):
+        DatasetCatalog.get("nowhere")
