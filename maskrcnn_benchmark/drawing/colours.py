@@ -1,4 +1,4 @@
-"""Colours of instances, limbs and keypoints."""
+"""The colour scheme: instances, kinds of marks, limbs and keypoints, training runs."""
 
 from __future__ import annotations
 
@@ -9,57 +9,83 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 
-Colour = tuple[int, int, int]  # in the canvas' order of channels, 0 .. 255
+from .marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, TRUE_POSITIVE, WORSE
+
+Colour = tuple[int, int, int]  # 0 .. 255, in the channel order of the canvas
 
 CHANNEL_ORDERS = ("RGB", "BGR")
 
-# Hues of limbs and points by side, as parts of the colour circle: a mirrored skeleton is seen at a glance.
-_LEFT_HUES, _RIGHT_HUES, _MIDDLE_HUES = (0.28, 0.45), (0.98, 1.12), (0.54, 0.64)
-_GREY = 128  # what the colour of a limb fades to where the model is unsure
+# RGB. Readers who cannot tell red from green can tell these apart. TARGET is absent: targets have instance colours.
+KIND_COLOURS: dict[str, Colour] = {
+    TRUE_POSITIVE: (18, 184, 134),
+    FALSE_POSITIVE: (255, 107, 26),
+    MISS: (59, 156, 255),
+    BETTER: (18, 184, 134),
+    WORSE: (230, 90, 170),
+    SAME: (195, 166, 255),
+    IGNORED: (184, 190, 198),
+}
+# SVG shapes, RGB: targets take these colours in turn, a limb or point takes that of its side.
+SVG_TARGET_COLOURS: tuple[Colour, ...] = ((255, 159, 26), (18, 184, 134), (230, 103, 216), (59, 156, 255))
+SVG_SIDE_COLOURS: dict[str, Colour] = {"left": (61, 220, 80), "right": (255, 77, 61), "middle": (47, 143, 255)}
+# Lines of training runs, as matplotlib takes colours.
+RUN_COLOURS = ("#0b5cad", "#e0622a", "#12936d", "#9a57c9", "#b8860b", "#c23b74", "#4c6a85", "#6b8e23")
+
+# First and last hue of the limbs and points on each side, as fractions of the colour circle.
+_SIDE_HUES = {"left": (0.28, 0.45), "right": (0.98, 1.12), "middle": (0.54, 0.64)}
+_GREY = 128  # limbs fade to this where the model is uncertain
 
 
 def instance_colours(boxlist: BoxList, channel_order: str = "RGB") -> list[Colour]:
-    """A colour for each instance: by IDENTITIES where there are any, else by its place in the list.
+    """A colour for each instance, chosen by its number in IDENTITIES, or by its index if there is no such field.
 
-    Consecutive ones are far apart on the colour circle (golden section).
+    Consecutive numbers are far apart on the colour circle (golden section).
     """
     if boxlist.has_field(fields.IDENTITIES):
-        indices = boxlist.get_field(fields.IDENTITIES).tolist()
+        numbers = boxlist.get_field(fields.IDENTITIES).tolist()
     else:
-        indices = list(range(len(boxlist)))
-    return numbered_colours(indices, channel_order)
+        numbers = list(range(len(boxlist)))
+    return numbered_colours(numbers, channel_order)
 
 
 def numbered_colours(numbers: Sequence[int], channel_order: str = "RGB") -> list[Colour]:
-    """The same colour for the same number, from 0."""
-    return _ordered([_rgb(0.55 + n * 0.618034, 0.75 if n % 2 else 0.9, 0.95) for n in numbers], channel_order)
+    """A colour for each number, counted from 0; equal numbers have equal colours."""
+    return _in_order([_rgb(0.55 + n * 0.618034, 0.75 if n % 2 else 0.9, 0.95) for n in numbers], channel_order)
 
 
 def skeleton_colours(keypoints: Keypoints, count: int, channel_order: str) -> tuple[list[Colour], list[Colour]]:
-    """Colours of `count` points and of the connections: shades of one hue for each side that the names tell."""
+    """Colours of `count` points and of the connections between them: shades of one hue per side of the body."""
+    sides = point_sides(keypoints, count)
+    return _in_order(_shades(sides), channel_order), _in_order(_shades(limb_sides(keypoints, sides)), channel_order)
+
+
+def point_sides(keypoints: Keypoints, count: int) -> list[str]:
+    """ "left", "right" or "middle" for each of `count` points, by their names."""
     sides = [name.split("_")[0] for name in keypoints.NAMES] or [""] * count
-    limbs = [sides[start] if sides[start] == sides[end] else "" for start, end in keypoints.CONNECTIONS]
-    return _ordered(_shades(sides), channel_order), _ordered(_shades(limbs), channel_order)
+    return [side if side in ("left", "right") else "middle" for side in sides]
+
+
+def limb_sides(keypoints: Keypoints, sides: Sequence[str]) -> list[str]:
+    """The side of each connection: that of both its points, or "middle"."""
+    return [sides[start] if sides[start] == sides[end] else "middle" for start, end in keypoints.CONNECTIONS]
 
 
 def faded(colour: Colour, strength: float) -> Colour:
-    """Towards grey, the less strong (1 .. 0) the more so."""
+    """`colour` for strength 1, grey for strength 0."""
     first, second, third = (round(_GREY + strength * (channel - _GREY)) for channel in colour)
     return first, second, third
 
 
 def _shades(sides: Sequence[str]) -> list[Colour]:
-    ranges = {"left": _LEFT_HUES, "right": _RIGHT_HUES}
-    known = [side if side in ranges else "" for side in sides]
     colours = []
-    for index, side in enumerate(known):
-        first, last = ranges.get(side, _MIDDLE_HUES)
-        part = known[:index].count(side) / max(1, known.count(side) - 1)
-        colours.append(_rgb(first + part * (last - first), 0.95, 0.95))
+    for index, side in enumerate(sides):
+        first, last = _SIDE_HUES[side]
+        fraction = sides[:index].count(side) / max(1, sides.count(side) - 1)
+        colours.append(_rgb(first + fraction * (last - first), 0.95, 0.95))
     return colours
 
 
-def _ordered(colours: list[Colour], channel_order: str) -> list[Colour]:
+def _in_order(colours: list[Colour], channel_order: str) -> list[Colour]:
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order is {channel_order!r}; it can be {' or '.join(map(repr, CHANNEL_ORDERS))}")
     return colours if channel_order == "RGB" else [(blue, green, red) for red, green, blue in colours]

@@ -1,4 +1,4 @@
-"""A whole picture of instances, and its canvas."""
+"""Whole pictures of instances, and the canvas that they are drawn on."""
 
 from __future__ import annotations
 
@@ -30,27 +30,59 @@ def draw_instances(
     channel_order: str = "RGB",
     stroke_scale: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """Draw ground truth or detections on a copy of an image; each instance has a colour, the best are drawn last.
+    """Draw ground truth or detections on a copy of the image, one colour per instance, best scores last (on top).
 
-    Left limbs are green, right ones red to orange, the rest blue; a labelled but hidden keypoint (visibility 1 of
-    ground truth) is a ring. Limbs and points of predictions are the greyer and thinner the lower their logits are.
+    Left limbs are green, right limbs red to orange, all others blue. A labelled but hidden keypoint (visibility 1 in
+    ground truth) is a ring. Predicted limbs and points become greyer and thinner as their logits decrease.
 
     Args:
         image: (H, W, 3) uint8, in `channel_order`.
-        boxlist: boxes of that image size, with any of the fields LABELS, SCORES, MASKS or MASK (spanning MASK_BOXES
-            where there are any, else the box; or drawn over the image already), KEYPOINTS, IDENTITIES.
-        score_threshold: instances that score lower are left out; without SCORES all are drawn.
-        mask_threshold: a pixel of MASK is drawn where its probability exceeds this.
-        keypoint_threshold: predicted points whose logit is lower are left out.
-        show_labels: write category and score at each box; where the picture has no room for all, the best have theirs.
+        boxlist: boxes of that image size, with any of the fields LABELS, SCORES, KEYPOINTS, IDENTITIES, and MASKS or
+            MASK: (R, 1, M, M) probabilities spanning MASK_BOXES, or the boxes without that field; or (R, 1, H, W)
+            masks of the image.
+        score_threshold: detections with a lower score are not drawn. Boxes without SCORES are all drawn.
+        mask_threshold: pixels of MASK with a higher probability are drawn.
+        keypoint_threshold: predicted points with a lower logit are not drawn.
+        show_labels: write category and score at each box. If there is no room for all, the best are labelled.
         channel_order: "RGB" or "BGR".
-        stroke_scale: of lines and text, relative to what suits a picture that is shown at its own size.
+        stroke_scale: factor for lines and text; 1 suits a picture that is shown at its own size.
     Returns: (H, W, 3) uint8, in `channel_order`.
-    Raises: ValueError when image and boxes do not fit.
+    Raises: ValueError if the boxes do not belong to an image of this size.
     """
     canvas = as_canvas(image, boxlist)
     boxlist = best_last(boxlist.to("cpu").convert("xyxy"), score_threshold)
     colours = instance_colours(boxlist, channel_order)
+    texts = label_texts(boxlist, categories) if show_labels else [""] * len(boxlist)
+    draw_annotations(
+        canvas,
+        boxlist,
+        colours,
+        texts,
+        mask_threshold=mask_threshold,
+        keypoint_threshold=keypoint_threshold,
+        channel_order=channel_order,
+        stroke_scale=stroke_scale,
+    )
+    return canvas
+
+
+def draw_annotations(
+    canvas: NDArray[np.uint8],
+    boxlist: BoxList,
+    colours: Sequence[Colour],
+    texts: Sequence[str],
+    *,
+    mask_threshold: float = 0.5,
+    keypoint_threshold: float = -np.inf,
+    channel_order: str = "RGB",
+    stroke_scale: float = 1.0,
+) -> None:
+    """Draw masks, boxes, skeletons and labels on the canvas, in this order. Arguments as for `draw_instances`.
+
+    Args:
+        boxlist: xyxy on the CPU, in drawing order.
+        colours, texts: one per instance; "" for no label.
+    """
     draw_masks(canvas, boxlist, colours, threshold=mask_threshold, stroke_scale=stroke_scale)
     draw_boxes(canvas, boxlist, colours, stroke_scale=stroke_scale)
     if boxlist.has_field(fields.KEYPOINTS):
@@ -61,25 +93,23 @@ def draw_instances(
             channel_order=channel_order,
             stroke_scale=stroke_scale,
         )
-    if show_labels:
-        draw_labels(canvas, boxlist, label_texts(boxlist, categories), colours, stroke_scale=stroke_scale)
-    return canvas
+    draw_labels(canvas, boxlist, texts, colours, stroke_scale=stroke_scale)
 
 
 def as_canvas(image: NDArray[np.uint8], boxlist: BoxList | None = None) -> NDArray[np.uint8]:
-    """A copy of an image to draw on. Raises: ValueError when it is none, or not of the boxes' size."""
+    """A copy of the image to draw on. Raises: ValueError if it is not (H, W, 3) uint8, or not of the boxes' size."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"draw_instances takes an RGB image (H, W, 3) of uint8, not {image.shape} {image.dtype}")
+        raise ValueError(f"draw_instances takes an image (H, W, 3) of uint8, not {image.shape} of {image.dtype}")
     if boxlist is not None and tuple(boxlist.size) != (image.shape[1], image.shape[0]):
         raise ValueError(
-            f"draw_instances: boxes of an image of {boxlist.size}, the picture is {image.shape[1::-1]} "
-            "(width, height); BoxList.resize brings them to it"
+            f"draw_instances: the boxes belong to an image of {boxlist.size} (width, height), the image is "
+            f"{image.shape[1::-1]}; BoxList.resize scales boxes"
         )
     return np.array(image, order="C")
 
 
 def best_last(boxlist: BoxList, score_threshold: float = 0.0) -> BoxList:
-    """The instances to draw, in drawing order: worse scores first; all, as they are, where nothing has a score."""
+    """The instances to draw, lowest score first. Boxes without SCORES are returned as they are."""
     if not boxlist.has_field(fields.SCORES):
         return boxlist
     scores = boxlist.get_field(fields.SCORES)
@@ -90,9 +120,9 @@ def best_last(boxlist: BoxList, score_threshold: float = 0.0) -> BoxList:
 def draw_boxes(
     canvas: NDArray[np.uint8], boxlist: BoxList, colours: Sequence[Colour], *, stroke_scale: float = 1.0
 ) -> None:
-    """Frame the pixels that each box covers."""
+    """Draw a frame around the pixels that each box covers."""
     line = line_width(canvas, stroke_scale)
-    # Beyond the picture by more than a line's width, there is nothing to see of a side, and integers have an end.
+    # Sides further outside the picture are invisible, and OpenCV's integers overflow.
     limits = np.array(canvas.shape[1::-1] * 2) + 2 * line
     for box, colour in zip(boxlist.extents().numpy().clip(-2 * line, limits).round(), colours, strict=True):
         x1, y1, x2, y2 = (int(side) for side in box)

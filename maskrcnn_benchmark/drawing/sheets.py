@@ -1,4 +1,4 @@
-"""Pictures made of several."""
+"""Pictures composed of several pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .instances import as_canvas, best_last
 from .masks import Window, probability_windows
 from .text import Categories, label_texts, text_size, write_bare_text, write_text
 
-PANEL_STROKES = 1.4  # `stroke_scale` of panels that stand side by side, and are hardly ever shown at their full size
-_TILE_DIMMING = 0.35  # brightness left of the image behind a heat map
+PANEL_STROKES = 1.4  # `stroke_scale` of panels side by side, which are usually shown at a reduced size
+_TILE_DIMMING = 0.35  # brightness of the image below a heat map
 _SMALLEST_HEIGHT = 400  # pixels
 
 
@@ -28,19 +28,21 @@ def mask_montage(
     *,
     channel_order: str = "RGB",
 ) -> NDArray[np.uint8]:
-    """The mask probabilities of the best detections as heat maps, each over the dimmed image, in a square of tiles.
+    """Heat maps of the mask probabilities of the best detections, in a square of tiles, each over the dimmed image.
 
     Args:
         image: (H, W, 3) uint8, in `channel_order`.
-        boxlist: boxes of that image size with MASK: probabilities, or masks drawn over the image already.
-        per_side: tiles in a row and in a column.
-    Returns: (H, W, 3) uint8, in `channel_order`; tiles that nothing is left for are dim.
-    Raises: ValueError when image and boxes do not fit, for no tiles, and for boxes without MASK.
+        boxlist: boxes of that image size with MASK: probabilities, or masks of the image.
+        per_side: tiles per row and per column.
+    Returns: (H, W, 3) uint8, in `channel_order`; surplus tiles show the dimmed image only.
+    Raises: ValueError if the boxes do not belong to an image of this size or have no MASK, or if `per_side` is 0.
     """
-    if per_side < 1 or not boxlist.has_field(fields.MASK):
+    if per_side < 1:
+        raise ValueError(f"mask_montage: per_side is {per_side}; it must be 1 or more")
+    if not boxlist.has_field(fields.MASK):
         raise ValueError(
-            f"mask_montage takes one tile per side or more, not {per_side}, and detections with the field "
-            f"{fields.MASK!r}, not with {', '.join(boxlist.fields()) or 'none'}"
+            f"mask_montage takes detections with the field {fields.MASK!r}; these have "
+            f"{', '.join(boxlist.fields()) or 'no fields'}"
         )
     sheet = as_canvas(image, boxlist)
     order = best_last(boxlist.to("cpu").convert("xyxy"))
@@ -64,17 +66,17 @@ def mask_montage(
 
 
 def _draw_heat(tile: NDArray[np.uint8], heat_map: Window, channel_order: str) -> None:
-    """Colour a tile where a mask's probability * 255 is not 0."""
+    """Draw a heat map of probabilities * 255 over a tile, except where they are 0."""
     left, top, heat = heat_map
     if heat.size:
-        coloured = cv2.applyColorMap(heat, cv2.COLORMAP_TURBO)  # comes as BGR
+        coloured = cv2.applyColorMap(heat, cv2.COLORMAP_TURBO)  # BGR
         coloured = coloured if channel_order == "BGR" else coloured[..., ::-1]
         window = tile[top : top + heat.shape[0], left : left + heat.shape[1]]
         cv2.copyTo(np.ascontiguousarray(coloured), heat, window)
 
 
 def enlarge_small(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
-    """An image (H, W, 3), enlarged where lines and text would not be sharp on it, and by what whole factor."""
+    """Enlarge an image (H, W, 3) that is too small for sharp lines and text. Returns: the image and the factor."""
     factor = max(1, -(-_SMALLEST_HEIGHT // image.shape[0]))
     if factor == 1:
         return image, 1
@@ -85,12 +87,12 @@ def enlarge_small(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
 def side_by_side(
     panels: Sequence[np.ndarray], titles: Sequence[str] | None = None, *, height: int | None = None, gap: int = 8
 ) -> np.ndarray:
-    """One picture of several, left to right, each under its title.
+    """Join pictures from left to right, each under its title.
 
     Args:
-        panels: images (H, W, 3) uint8, RGB; they are scaled to one height.
-        titles: a line of text for each; what is longer than its panel is wide ends at the panel's edge.
-        height: of the panels, in pixels; that of the tallest by default.
+        panels: images (H, W, 3) uint8, RGB; they are scaled to the same height.
+        titles: one line per panel; cut off at the panel's right edge.
+        height: of the panels, in pixels; by default that of the highest.
         gap: white space between panels, in pixels.
     Returns: (H', W', 3) uint8, RGB, on white.
     """
@@ -117,7 +119,7 @@ def _of_height(panel: np.ndarray, height: int) -> np.ndarray:
 
 
 def _titled(panel: np.ndarray, title: str, scale: float) -> np.ndarray:
-    """The panel below a white strip with a text."""
+    """The panel with its title on a white strip above it."""
     strip = text_size("Ag", scale)[1] + 4
     sheet = np.full((panel.shape[0] + strip, panel.shape[1], 3), 255, dtype=np.uint8)
     write_bare_text(sheet, title, (2, 2), (0, 0, 0), scale)

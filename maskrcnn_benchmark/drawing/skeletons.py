@@ -14,9 +14,9 @@ from maskrcnn_benchmark.structures.keypoint import Keypoints
 from .colours import Colour, faded, skeleton_colours
 from .strokes import line_width
 
-# A keypoint's confidence is the logistic function of its logit about 2, below which released models mostly guess.
+# Confidence of a keypoint: logistic function of its logit, centred at 2; released models mostly guess below that.
 _LOGIT_CENTRE, _LOGIT_SCALE = 2.0, 1.5
-_FARTHEST = 1 << 14  # pixels from the picture's corner; OpenCV's integers have an end
+_FARTHEST = 1 << 14  # coordinates are clipped to this many pixels; OpenCV's integers overflow
 
 
 def draw_skeletons(
@@ -27,27 +27,28 @@ def draw_skeletons(
     channel_order: str = "RGB",
     stroke_scale: float = 1.0,
 ) -> None:
-    """Draw the limbs of each instance, then its points; a predicted limb is as sure as its less sure end."""
+    """Draw the limbs of each instance, then its points. A predicted limb is as confident as its less confident end."""
     points = keypoints.keypoints.numpy()
-    shown, sure = points[..., 2] > 0, np.ones(points.shape[:2])
+    shown, confidence = points[..., 2] > 0, np.ones(points.shape[:2])
     predicted = keypoints.has_field(fields.LOGITS)
     if predicted:
         logits = keypoints.get_field(fields.LOGITS).float().numpy()
         shown = shown & (logits >= threshold)
-        sure = 1 / (1 + np.exp((_LOGIT_CENTRE - logits.clip(-20, 20)) / _LOGIT_SCALE))
+        confidence = 1 / (1 + np.exp((_LOGIT_CENTRE - logits.clip(-20, 20)) / _LOGIT_SCALE))
     hidden = (points[..., 2] == 1) & (not predicted)
-    # Pixel p covers [p, p + 1), so the pixel that holds a coordinate is its floor.
+    # Pixel p covers [p, p + 1), so a coordinate lies in the pixel of its floor.
     pixels = np.nan_to_num(np.floor(points[..., :2])).clip(-_FARTHEST, _FARTHEST).astype(int)
     line = line_width(canvas, stroke_scale)
     point_colours, limb_colours = skeleton_colours(keypoints, points.shape[1], channel_order)
-    arrays = (pixels, shown, sure, hidden)
-    for places, are_shown, are_sure, are_hidden in zip(*(array.tolist() for array in arrays), strict=True):
+    arrays = (pixels, shown, confidence, hidden)
+    for places, are_shown, confidences, are_hidden in zip(*(array.tolist() for array in arrays), strict=True):
         for (start, end), colour in zip(keypoints.CONNECTIONS, limb_colours, strict=True):
             if are_shown[start] and are_shown[end]:
-                _draw_limb(canvas, places[start], places[end], colour, line, min(are_sure[start], are_sure[end]))
+                strength = min(confidences[start], confidences[end])
+                _draw_limb(canvas, places[start], places[end], colour, line, strength)
         for index, place in enumerate(places):
             if are_shown[index]:
-                _draw_point(canvas, place, point_colours[index], line, are_sure[index], are_hidden[index])
+                _draw_point(canvas, place, point_colours[index], line, confidences[index], are_hidden[index])
 
 
 def _draw_limb(
@@ -59,7 +60,7 @@ def _draw_limb(
 def _draw_point(
     canvas: NDArray[np.uint8], place: Sequence[int], colour: Colour, line: int, strength: float, hidden: bool
 ) -> None:
-    """A disc, or a ring round a white one where the point is hidden."""
+    """Draw a disc; if the point is hidden, a white disc with a coloured rim."""
     radius = _thinned(line + 1, strength)
     if hidden:
         cv2.circle(canvas, place, radius, (255, 255, 255), -1, cv2.LINE_AA)

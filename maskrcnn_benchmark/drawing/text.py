@@ -16,10 +16,10 @@ from maskrcnn_benchmark.structures.label_layout import place_labels
 from .colours import Colour
 from .strokes import font_scale
 
-Categories = Sequence[str] | Mapping[int, str] | None  # names by label; a sequence starts with label 0, the background
+Categories = Sequence[str] | Mapping[int, str] | None  # names by label; item 0 of a sequence is the background
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MARGIN = 2  # pixels of ground around a text
+_MARGIN = 2  # pixels of background around a text
 
 
 def draw_labels(
@@ -30,10 +30,10 @@ def draw_labels(
     *,
     stroke_scale: float = 1.0,
 ) -> list[tuple[int, int, int, int] | None]:
-    """Write a text at each box, on a ground of the box's colour; texts are whole and do not cover each other.
+    """Write a text at each box, on a background of the box's colour. Labels do not overlap and are never cut off.
 
-    Returns: left, top, right, bottom of each label, in pixels, the last two exclusive; None where there is no text, or
-    no room for it.
+    Returns: for each label (left, top, right, bottom) in pixels, the last two exclusive; None for an empty text, or if
+    there is no room for the label.
     """
     scale = font_scale(canvas, stroke_scale)
     sizes = [text_size(text, scale) if text else (0, 0) for text in texts]
@@ -49,7 +49,7 @@ def draw_labels(
 
 
 def label_texts(boxlist: BoxList, categories: Categories = None) -> list[str]:
-    """What is written at each box: category or its number, and the score."""
+    """The label of each box: category (its number if the name is unknown) and score."""
     words: list[list[str]] = [[] for _ in range(len(boxlist))]
     if boxlist.has_field(fields.LABELS):
         names = categories if isinstance(categories, Mapping) else dict(enumerate(categories or ()))
@@ -62,44 +62,44 @@ def label_texts(boxlist: BoxList, categories: Categories = None) -> list[str]:
 
 
 def write_text(
-    canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], ground: Colour, scale: float | None = None
+    canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], background: Colour, scale: float | None = None
 ) -> None:
-    """A line of text, black or white, on a ground whose upper left pixel is `corner` (left, top).
+    """Write a line of text, black or white, on a background whose upper left pixel is `corner` (left, top).
 
     Args:
-        scale: of the font, as OpenCV counts; None takes what suits the canvas.
+        scale: OpenCV's font scale; None chooses it by the size of the canvas.
     """
     scale = font_scale(canvas) if scale is None else scale
     width, height = text_size(text, scale)
     left, top = corner
-    cv2.rectangle(canvas, (left, top), (left + width - 1, top + height - 1), ground, -1)
-    bright = 0.2 * ground[0] + 0.6 * ground[1] + 0.2 * ground[2] > 140  # in either order of the channels
+    cv2.rectangle(canvas, (left, top), (left + width - 1, top + height - 1), background, -1)
+    bright = 0.2 * background[0] + 0.6 * background[1] + 0.2 * background[2] > 140  # for RGB and BGR
     write_bare_text(canvas, text, corner, (0, 0, 0) if bright else (255, 255, 255), scale)
 
 
 def write_bare_text(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], ink: Colour, scale: float) -> None:
-    """A line of text without a ground, in the space that `text_size` tells, whose upper left pixel is `corner`."""
+    """Write a line of text without a background; it fills `text_size` pixels from `corner` (left, top)."""
     _, height, below = _measured(text, scale)
     base = (corner[0] + _MARGIN, corner[1] + _MARGIN + height - 1 - below + _MARGIN)
     cv2.putText(canvas, text, base, _FONT, scale, ink, _thickness(scale), cv2.LINE_AA)
 
 
 def write_caption(canvas: NDArray[np.uint8], text: str) -> None:
-    """A line of text in the lower left corner, white on black."""
+    """Write a line of text in the lower left corner, white on black."""
     scale = font_scale(canvas)
     _, height = text_size(text, scale)
     write_text(canvas, text, (0, max(0, canvas.shape[0] - height)), (0, 0, 0), scale)
 
 
 def text_size(text: str, scale: float) -> tuple[int, int]:
-    """Width and height of a text with the ground around it, in pixels."""
+    """Width and height of a text with its background, in pixels."""
     width, height, _ = _measured(text, scale)
     return width + 2 * _MARGIN, height + 2 * _MARGIN
 
 
-@functools.lru_cache(maxsize=4096)  # in a video the same words come again and again
+@functools.lru_cache(maxsize=4096)  # the frames of a video repeat the same words
 def _measured(text: str, scale: float) -> tuple[int, int, int]:
-    """Width and height of the letters, and how much of the height is below their base, in pixels."""
+    """Width and height of the letters, and the part of the height below the baseline, in pixels."""
     (width, above), below = cv2.getTextSize(text, _FONT, scale, _thickness(scale))
     return width, above + below, below
 

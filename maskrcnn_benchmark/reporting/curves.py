@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskrcnn_benchmark.drawing import RUN_COLOURS
 from maskrcnn_benchmark.engine.writers import METRICS_FILE
 
 from .files import ReportError, ReportFolder
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 TRAIN_COMMAND = "python tools/train_net.py --config-file FILE OUTPUT_DIR DIR"
 _SPEED = {"lr": "learning rate", "grad_norm": "gradient norm", "time": "seconds per iteration",
           "data": "seconds waiting for data", "max_mem_mb": "peak memory (MiB)"}  # fmt: skip
-_RUN_COLOURS = ("#0b5cad", "#e0622a", "#12936d", "#9a57c9", "#b8860b", "#c23b74", "#4c6a85", "#6b8e23")
 _DOTS_PER_INCH = 110
 _SMOOTH_FROM = 60  # values; longer curves are drawn faintly, with their running mean above
 
@@ -198,7 +198,7 @@ def _draw_grid(
 
 def _plot(axis: Any, run: Run, name: str, style: str, position: int, smooth: bool, markers: bool) -> None:
     iterations, values = run.series[name]
-    colour = _RUN_COLOURS[position % len(_RUN_COLOURS)]
+    colour = RUN_COLOURS[position % len(RUN_COLOURS)]
     marker = "o" if markers or len(values) == 1 else None
     if smooth and len(values) >= _SMOOTH_FROM:
         axis.plot(iterations, values, style, color=colour, alpha=0.3, linewidth=0.8)
@@ -211,7 +211,7 @@ def _legend(figure: Any, axis: Any, runs: Sequence[Run], panels: Mapping[str, Se
     handles, texts = [], []
     if len(runs) > 1:
         for position, run in enumerate(runs):
-            handles += axis.plot([], [], color=_RUN_COLOURS[position % len(_RUN_COLOURS)])
+            handles += axis.plot([], [], color=RUN_COLOURS[position % len(RUN_COLOURS)])
             texts.append(run.name)
     if any(style == "--" for lines in panels.values() for _, style in lines):
         for style, text in (("-", "refined"), ("--", "coarse")):

@@ -16,14 +16,14 @@ from torch import Tensor
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.transforms import Normalize
+from maskrcnn_benchmark.drawing import draw_panels
+from maskrcnn_benchmark.drawing.marks import TARGET, Mark, Panel
 from maskrcnn_benchmark.engine.seed import choose_seed
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportError, ReportFolder
-from .overlay import Mark, Panel
 from .page import Card, Filters, card_html, page_html, table
-from .pictures import TARGET, draw_panels
 
 
 class Sample(NamedTuple):

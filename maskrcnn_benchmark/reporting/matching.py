@@ -13,12 +13,11 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
+from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 from .files import ReportError
 from .results_files import PAYLOADS, Results
-
-TRUE_POSITIVE, FALSE_POSITIVE, MISS, IGNORED = "tp", "fp", "miss", "ignored"
 
 
 class Counts(NamedTuple):

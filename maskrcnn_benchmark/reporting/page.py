@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from .overlay import Panel, image_uri, panel_svg
-from .pictures import COLOURS
+from maskrcnn_benchmark.drawing import colour_variables, panel_svg
+from maskrcnn_benchmark.drawing.marks import Panel
 
+JPEG_QUALITY = 80
 _TEXTS_PER_CARD = 56  # the width of a card is so many times the size of its texts
 LAYERS = {"box": "boxes", "mask": "masks", "skeleton": "skeletons", "label": "labels"}
 DATASET_ORDER = "index:asc"
@@ -122,16 +126,24 @@ def page_html(
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in lead)
     form = "" if filters is None else _form(filters, len(cards))
-    colours = "".join(f"--{kind}: rgb{colour}; " for kind, colour in COLOURS.items())
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n:root {{ {colours}}}\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n:root {{ {colour_variables()}}}\n{style}</style>\n</head>\n<body>\n"
         f'<header><h1>{escape(title)}</h1>{paragraphs}<div class="tables">{"".join(tables)}</div></header>\n'
         f'{form}<main><div id="cards" data-measure="{measure}">\n{"".join(cards)}</div>{"".join(after)}</main>\n'
         f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
+
+
+def image_uri(image: np.ndarray, longest: int, kind: str = "jpeg") -> str:
+    """(H, W, 3) uint8 RGB -> data URI of a "jpeg" or "png" whose longer side is at most `longest` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, quality=JPEG_QUALITY, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _form(filters: Filters, count: int) -> str:

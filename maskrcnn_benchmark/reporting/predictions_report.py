@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.drawing import draw_panels
+from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, MISS, TRUE_POSITIVE, Mark, Panel
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportFolder
 from .instances import annotation_places, detected_boxes, image_title
-from .matching import FALSE_POSITIVE, IGNORED, MISS, TRUE_POSITIVE, Counts, ImageMatches, match_dataset
-from .overlay import Mark, Panel
+from .matching import Counts, ImageMatches, match_dataset
 from .page import DATASET_ORDER, Card, Filters, Kind, card_html, page_html, table
-from .pictures import draw_panels
 from .results_files import Results, read_results
 
 TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_benchmark.drawing import draw_panels
+from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark, Panel
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportError, ReportFolder
 from .instances import annotation_places, detected_boxes, image_title
-from .matching import FALSE_POSITIVE, IGNORED, MISS, ImageMatches, ground_truth_of, match_dataset, partner_overlaps
-from .overlay import Mark, Panel
+from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps
 from .page import DATASET_ORDER, Card, Filters, Kind, card_html, page_html, table
-from .pictures import BETTER, SAME, WORSE, draw_panels
 from .predictions_report import BEST, WORST, Options
 from .results_files import Results, read_results
 

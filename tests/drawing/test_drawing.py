@@ -287,9 +287,9 @@ def test_montage_of_heat_maps():
     drawn[..., 60:100, 80:120] = True
     whole = mask_montage(image, boxes([80.0, 60.0, 119.0, 99.0], mask=drawn), 1)
     assert whole[80, 100, 0] > 100 and abs(int(whole[10, 140, 0]) - dim) <= 1
-    with pytest.raises(ValueError, match="detections with the field 'mask', not with scores"):
+    with pytest.raises(ValueError, match="detections with the field 'mask'; these have scores"):
         mask_montage(image, boxes([0, 0, 1, 1], scores=torch.ones(1)), 2)
-    with pytest.raises(ValueError, match="one tile per side or more, not 0"):
+    with pytest.raises(ValueError, match="per_side is 0; it must be 1 or more"):
         mask_montage(image, boxlist, 0)
 
 
@@ -310,7 +310,7 @@ def test_side_by_side():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"RGB image \(H, W, 3\) of uint8, not \(120, 160, 3\) float64"):
+    with pytest.raises(ValueError, match=r"an image \(H, W, 3\) of uint8, not \(120, 160, 3\) of float64"):
         draw_instances(grey() / 255, boxes([0, 0, 5, 5]))
-    with pytest.raises(ValueError, match=r"boxes of an image of \(160, 120\), the picture is \(120, 160\)"):
+    with pytest.raises(ValueError, match=r"image of \(160, 120\) \(width, height\), the image is \(120, 160\)"):
         draw_instances(grey().transpose(1, 0, 2), boxes([0, 0, 5, 5]))

@@ -14,7 +14,6 @@ from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
 from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
 from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
-from maskrcnn_benchmark.reporting.overlay import Mark
 from maskrcnn_benchmark.reporting.predictions_report import rank
 from maskrcnn_benchmark.reporting.results_files import PAYLOADS, read_results
 from maskrcnn_benchmark.structures.fields import SCORES
@@ -108,15 +107,6 @@ def test_rank_puts_more_errors_first_among_equals():
     assert rank(counts, "best") == [0, 4, 2, 1, 3]
     with pytest.raises(ValueError, match="'worst' or 'best'"):
         rank(counts, "middle")
-
-
-def test_a_mark_is_missed_below_the_score_that_found_it():
-    mark = Mark("tp", "person", found=0.6)
-    assert [mark.kind_at(score) for score in (0.5, 0.6, 0.61)] == ["tp", "tp", "miss"]
-    assert Mark("tp", "person", found=-np.inf).kind_at(0.0) == "miss"
-    assert Mark("ignored", "person", found=-np.inf).kind_at(0.9) == "ignored"
-    assert Mark("fp", "person", score=0.4).attributes(0.5).endswith(" hidden")
-    assert 'data-class="dog &amp; &quot;cat&quot;"' in Mark("fp", 'dog & "cat"').attributes(0)
 
 
 def test_results_say_what_is_wrong_with_them(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_benchmark.reporting.pictures import COLOURS
+from maskrcnn_benchmark.drawing.colours import KIND_COLOURS
 from tests.tools.report_cases import (
     CATEGORIES,
     annotation,
@@ -240,9 +240,9 @@ def test_pictures_show_kinds_by_colour(tmp_path):
         assert (column == column[0, 0]).all()
         return tuple(column[0, 0].tolist())
 
-    assert frame("found", 0) == frame("found", second) == COLOURS["tp"]
-    assert frame("missed", 0) == COLOURS["miss"]
-    assert frame("nothing", second) == COLOURS["fp"]
+    assert frame("found", 0) == frame("found", second) == KIND_COLOURS["tp"]
+    assert frame("missed", 0) == KIND_COLOURS["miss"]
+    assert frame("nothing", second) == KIND_COLOURS["fp"]
     assert frame("missed", second) == frame("nothing", 0) == (100, 100, 100)  # below the score; not annotated
     assert run("predictions", *arguments, "--order", "best", "--count", 1) == 0
     names = [path.name for path in (tmp_path / "out" / "pictures").iterdir()]
