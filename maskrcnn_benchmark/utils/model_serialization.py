@@ -38,7 +38,6 @@ PREFIX_RULES = (
 )
 
 _WRAPPER = "module."  # DataParallel's and DistributedDataParallel's
-_FROM_CONFIG = ".cell_anchors."  # buffers that the config decides, whatever a file says
 _INCIDENTAL = (".num_batches_tracked", ".eps")  # a norm layer of another kind neither has nor misses them
 _MOST_LINES = 10
 
@@ -49,7 +48,7 @@ class LoadReport:
 
     loaded: set from the file. renamed: of these, {model's name: file's name} where they differ.
     missing: not in the file. mis_shaped: name -> (shape in the model, shape in the file); skipped.
-    unused: what nothing in the model took. kept: buffers that the config decides and the file has differently.
+    unused: what nothing in the model took.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -57,7 +56,6 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     mis_shaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -66,7 +64,7 @@ class LoadReport:
 
     def fresh_parts(self) -> dict[str, int]:
         """The largest modules of which nothing was loaded, and the single tensors beside them -> number of tensors."""
-        filled = [name for name in (*self.loaded, *self.kept) if not name.endswith(_INCIDENTAL)]
+        filled = [name for name in self.loaded if not name.endswith(_INCIDENTAL)]
         touched = {prefix for name in filled for prefix in _prefixes(name)}
         parts: dict[str, int] = {}
         for name in (*self.missing, *self.mis_shaped):
@@ -76,7 +74,7 @@ class LoadReport:
 
     def log(self, logger: logging.Logger, source: str) -> None:
         """Tell it: a line for what was loaded, one for what starts fresh, and more only where something is odd."""
-        total = len(self.loaded) + len(self.missing) + len(self.mis_shaped) + len(self.kept)
+        total = len(self.loaded) + len(self.missing) + len(self.mis_shaped)
         text = f"{source}: {len(self.loaded)} of {total} tensors of the model loaded"
         if self.renamed:
             name, name_in_file = next(iter(self.renamed.items()))
@@ -87,12 +85,6 @@ class LoadReport:
             logger.warning("parts that start fresh, with their number of tensors: %s", parts)
         for name, (shape, shape_in_file) in _first(self.mis_shaped.items()):
             logger.warning("another shape, skipped: %s is %s here and %s in the file", name, shape, shape_in_file)
-        if self.kept:
-            logger.warning(
-                "the anchors of the file (%s) are not those of the config, and the config's are used; other sizes or "
-                "ratios than those trained with score badly: compare MODEL.RPN.ANCHOR_SIZES and ASPECT_RATIOS",
-                ", ".join(self.kept),
-            )
         if self.unused:
             names = ", ".join(name for name in self.unused[:_MOST_LINES])
             more = ", ..." if len(self.unused) > _MOST_LINES else ""
@@ -112,8 +104,8 @@ def load_state_dict(
 ) -> LoadReport:
     """Copy the tensors of `state` into the model, as far as names and shapes fit.
 
-    A module may read older names of its own in `_load_from_state_dict`; what it takes counts as loaded. Anchors stay
-    those of the model's config and are compared with the file's.
+    A module may read older names of its own in `_load_from_state_dict`; what it takes counts as loaded. A module with
+    the attribute `keeps_buffers` keeps its buffers, and gets the file's, of any shape, to compare them.
 
     Args:
         state: name -> tensor; DistributedDataParallel's prefix is taken off.
@@ -124,18 +116,14 @@ def load_state_dict(
     own = model.state_dict()
     report = LoadReport()
     sources = _match(state, own, tuple(rules))
+    kept = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keeps_buffers", False))
 
     chosen: dict[str, Tensor] = {}
     for name, source in sources.items():
         value = state[source]
         if name not in own:  # an epsilon beside the statistics of a norm
             chosen[name] = value
-        elif _FROM_CONFIG in f".{name}.":
-            if own[name].shape == value.shape and torch.allclose(own[name].to(value), value, atol=1e-3):
-                report.loaded.append(name)
-            else:
-                report.kept.append(name)
-        elif own[name].shape != value.shape:
+        elif own[name].shape != value.shape and not name.startswith(kept):
             report.mis_shaped[name] = (tuple(own[name].shape), tuple(value.shape))
         else:
             chosen[name] = value
@@ -145,14 +133,13 @@ def load_state_dict(
     leftovers = {name: value for name, value in state.items() if name not in taken}
     result = model.load_state_dict({**leftovers, **chosen}, strict=False)
 
-    settled = {*report.loaded, *report.kept, *report.mis_shaped}
     absent = set(result.missing_keys)
     for name in own:
-        if name in settled or (name.endswith(_INCIDENTAL) and name not in chosen):
+        if name not in chosen and (name in report.mis_shaped or name.endswith(_INCIDENTAL) or name.startswith(kept)):
             continue  # PyTorch's batch norm fills in a count of its own where a file has none
         if name not in absent:
             report.loaded.append(name)
-        elif _FROM_CONFIG not in f".{name}.":
+        else:
             report.missing.append(name)
     report.unused = [name for name in result.unexpected_keys if name in leftovers and not name.endswith(_INCIDENTAL)]
     return report

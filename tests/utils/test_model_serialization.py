@@ -15,13 +15,21 @@ def tree(**children):
     return nn.Sequential(OrderedDict(children))
 
 
-class Anchors(nn.Module):
-    def __init__(self, *sizes):
+class Keeper(nn.Module):
+    """Keeps its buffer, whatever a file says, and notes what the file says."""
+
+    keeps_buffers = True
+
+    def __init__(self, size):
         super().__init__()
-        self.cell_anchors = nn.ParameterList()
-        for number, size in enumerate(sizes):
-            self.register_buffer(f"a{number}", None, persistent=False)
-            self.cell_anchors.register_buffer(str(number), torch.full((1, 4), float(size)))
+        self.register_buffer("table", torch.zeros(size))
+        self.seen = []
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if f"{prefix}table" in state_dict:
+            self.seen.append(state_dict[f"{prefix}table"].tolist())
+        state_dict[f"{prefix}table"] = self.table
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def hrnet_like(norm=nn.BatchNorm2d):
@@ -58,7 +66,7 @@ def test_equal_names_load_completely():
     report = load_state_dict(model, {f"module.{name}": value for name, value in state.items()})
     assert report.complete
     assert sorted(report.loaded) == sorted(state)
-    assert not (report.unused or report.renamed or report.kept)
+    assert not (report.unused or report.renamed)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -179,23 +187,17 @@ def test_the_forks_epsilon_is_honoured_directly_and_through_a_rule():
         torch.testing.assert_close(out, torch.full((1, 4, 1, 1), 2.0))  # 1 / sqrt(0 + 0.25)
 
 
-def test_anchors_of_the_config_stay_and_a_difference_is_said_once(caplog):
-    def rpn(*sizes):
-        return tree(anchor_generator=Anchors(*sizes), conv=nn.Linear(1, 1))
-
-    model = rpn(32, 64)
-    same = load_state_dict(model, rpn(32, 64).state_dict())
-    assert same.complete and not same.kept
-    other = load_state_dict(model, rpn(16, 99).state_dict())
-    assert other.kept == ["anchor_generator.cell_anchors.0", "anchor_generator.cell_anchors.1"]
-    assert other.complete
-    assert model.anchor_generator.cell_anchors.get_buffer("0").eq(32).all()
-    with caplog.at_level(logging.WARNING):
-        other.log(logging.getLogger("test"), "w.pth")
-    assert len(caplog.records) == 1
-    assert "the config's are used" in caplog.text
-    without = load_state_dict(model, {"conv.weight": torch.ones(1, 1), "conv.bias": torch.ones(1)})
-    assert without.complete
+def test_a_module_that_keeps_its_buffers_sees_those_of_the_file_in_any_shape():
+    model = tree(rpn=tree(anchors=Keeper(2), conv=nn.Linear(1, 1)), other=nn.Linear(1, 1, bias=False))
+    state = {"rpn.conv.weight": torch.ones(1, 1), "rpn.conv.bias": torch.ones(1), "other.weight": torch.ones(1, 1)}
+    for table in (torch.ones(2), torch.ones(3)):
+        report = load_state_dict(model, {**state, "rpn.anchors.table": table})
+        assert report.complete and not report.unused and "rpn.anchors.table" in report.loaded
+        assert model.rpn.anchors.table.tolist() == [0, 0]
+    assert model.rpn.anchors.seen == [[1, 1], [1, 1, 1]]
+    without = load_state_dict(model, {"other.weight": torch.ones(1, 1)})
+    assert "rpn.anchors.table" not in (*without.loaded, *without.missing)
+    assert without.fresh_parts() == {"rpn": 2}
 
 
 def test_a_module_may_read_its_older_names():

@@ -1,4 +1,4 @@
-"""The boxes that the RPN starts from: the same few on every cell of every feature level."""
+"""Anchors: the boxes that the RPN starts from, the same few on every cell of a feature level."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
+from maskrcnn_benchmark.utils.problems import config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-CACHED_GRIDS = 8  # feature sizes whose anchors are kept; a grid for 1333 x 800 takes 4 MB
+CACHED_GRIDS = 8  # combinations of feature sizes whose anchors are cached; 4 MB for an image of 1333 x 800
+SAME_ANCHOR = 1e-3  # largest difference between corners of equal anchors, in pixels
 
 
 def generate_anchors(
     stride: int, sizes: Sequence[float], aspect_ratios: Sequence[float], offset: int = INCLUSIVE
 ) -> Tensor:
-    """Anchors of the cell at the upper left corner, about the cell's centre.
+    """Anchors of the first cell, at the upper left corner of the image. They are centred on the cell.
 
     Args:
         stride: side of a cell, in pixels.
         sizes: square roots of the areas, in pixels.
-        aspect_ratios: heights over widths.
-        offset: box convention. INCLUSIVE boxes are those of the released weights: a box of the stride's area takes the
-            ratio with its sides rounded to whole pixels (half to even), and is then scaled to the size. HALF_OPEN boxes
-            have exactly the size's area and the ratio.
-    Returns: (len(aspect_ratios) * len(sizes), 4) float32 xyxy in pixels; the sizes of the first ratio come first.
+        aspect_ratios: heights divided by widths.
+        offset: box convention. INCLUSIVE anchors are those of the released weights: a box of area stride * stride gets
+            the ratio, its sides are rounded to whole pixels (half to even), and the box is scaled to the size.
+            HALF_OPEN anchors have the exact area and ratio.
+    Returns: (len(aspect_ratios) * len(sizes), 4) float32 xyxy in pixels; first all sizes of the first ratio.
     """
     ratios = np.repeat(np.asarray(aspect_ratios, dtype=np.float64), len(sizes))
     areas_root = np.tile(np.asarray(sizes, dtype=np.float64), len(aspect_ratios))
@@ -49,7 +51,7 @@ def generate_anchors(
 
 
 class BufferList(nn.Module):
-    """Tensors that move with the module and travel in its state dict, under their indices."""
+    """A list of buffers. Their names in the state dict are their indices."""
 
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         super().__init__()
@@ -66,16 +68,21 @@ class BufferList(nn.Module):
 class AnchorGenerator(nn.Module):
     """All anchors of a feature pyramid.
 
+    The anchors are saved in checkpoints, as upstream does. Loading a checkpoint does not change them: it compares them
+    with the checkpoint's and warns if they differ.
+
     Args:
-        sizes: per level, a size or several, in pixels.
-        aspect_ratios: heights over widths, the same on all levels.
-        strides: per level, image pixels per feature cell.
-        straddle_thresh: an anchor that reaches further than this beyond the image, in pixels, is not visible; below 0
-            all are.
+        sizes: one size or several for each level, in pixels.
+        aspect_ratios: heights divided by widths, the same on all levels.
+        strides: image pixels per feature cell of each level.
+        straddle_thresh: an anchor that extends more than this many pixels beyond the image is not visible; with a
+            negative number all anchors are visible.
         offset: box convention.
-    Raises: ValueError when sizes and strides differ in number, or one of them is not positive.
+    Raises: ValueError if the numbers of sizes and strides differ, or if one of them is not positive.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.1.
     """
+
+    keeps_buffers = True  # loading weights does not change the buffers below this module
 
     def __init__(
         self,
@@ -90,14 +97,14 @@ class AnchorGenerator(nn.Module):
         if len(sizes) != len(strides):
             raise ValueError(
                 f"MODEL.RPN.ANCHOR_SIZES has {len(sizes)} entries ({tuple(sizes)}), MODEL.RPN.ANCHOR_STRIDE "
-                f"{len(strides)} ({tuple(strides)}); each feature level needs a stride and a size, or sizes, of its own"
+                f"{len(strides)} ({tuple(strides)}); each feature level needs a stride and a size (or several sizes)"
             )
         sizes_of_levels = [tuple(size) if isinstance(size, (tuple, list)) else (size,) for size in sizes]
         numbers = [*aspect_ratios, *strides, *(size for level_sizes in sizes_of_levels for size in level_sizes)]
         if not numbers or min(numbers) <= 0:
             raise ValueError(
-                f"anchors of sizes {tuple(sizes)}, aspect ratios {tuple(aspect_ratios)}, strides {tuple(strides)}: "
-                "all of them must be positive"
+                f"MODEL.RPN.ANCHOR_SIZES is {tuple(sizes)}, ASPECT_RATIOS {tuple(aspect_ratios)}, ANCHOR_STRIDE "
+                f"{tuple(strides)}; expected positive numbers"
             )
         self.strides = tuple(strides)
         self.straddle_thresh = straddle_thresh
@@ -111,11 +118,38 @@ class AnchorGenerator(nn.Module):
         self._grids: OrderedDict[Any, list[Tensor]] = OrderedDict()
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> AnchorGenerator:
+    def from_cfg(cls, cfg: CfgNode, backbone_strides: Sequence[int] | None = None) -> AnchorGenerator:
+        """
+        Args:
+            backbone_strides: strides of the feature levels. MODEL.RPN.ANCHOR_STRIDE must be equal to them, or empty.
+                None if they are unknown: ANCHOR_STRIDE is not checked.
+        """
         node = cfg.MODEL.RPN
-        # without a pyramid all sizes lie on the one level
+        strides = tuple(node.ANCHOR_STRIDE) or tuple(backbone_strides or ())
+        if not strides:
+            config_problem(
+                "MODEL.RPN.ANCHOR_STRIDE is (), which means the strides of the backbone, but the backbone has no "
+                "attribute `strides` (pixels per cell of each map, finest first); add it, or set ANCHOR_STRIDE."
+            )
+        elif not node.USE_FPN and len(strides) != 1:
+            config_problem(
+                f"MODEL.RPN.ANCHOR_STRIDE is {strides}, and MODEL.RPN.USE_FPN is False: anchors would lie on one level "
+                "only; set USE_FPN to True, or name one stride."
+            )
+        elif node.USE_FPN and len(strides) != len(node.ANCHOR_SIZES):
+            config_problem(
+                f"MODEL.RPN.ANCHOR_SIZES has {len(node.ANCHOR_SIZES)} entries, MODEL.RPN.ANCHOR_STRIDE {len(strides)}; "
+                "with MODEL.RPN.USE_FPN each level has a stride and a size."
+            )
+        elif backbone_strides is not None and strides != tuple(backbone_strides):
+            config_problem(
+                f"MODEL.RPN.ANCHOR_STRIDE is {strides}, the backbone's levels have the strides "
+                f"{tuple(backbone_strides)}; set it to these, or to () to use the backbone's (with MODEL.RPN.USE_FPN "
+                f"{len(backbone_strides) > 1})."
+            )
+        # without a pyramid all sizes belong to the only level
         sizes = node.ANCHOR_SIZES if node.USE_FPN else (node.ANCHOR_SIZES,)
-        return cls(sizes, node.ASPECT_RATIOS, node.ANCHOR_STRIDE, node.STRADDLE_THRESH, offset=cfg.MODEL.BOX_OFFSET)
+        return cls(sizes, node.ASPECT_RATIOS, strides, node.STRADDLE_THRESH, offset=cfg.MODEL.BOX_OFFSET)
 
     def num_anchors_per_location(self) -> list[int]:
         return [len(anchors) for anchors in self.cell_anchors]
@@ -124,16 +158,16 @@ class AnchorGenerator(nn.Module):
         """
         Args:
             feature_sizes: (height, width) of each level, in cells.
-        Returns: per level (H * W * A, 4) xyxy in image pixels, row by row, the anchors of a cell together. They are
-            shared with later calls: not to be written to.
-        Raises: ValueError when there are more or fewer levels than strides.
+        Returns: per level (H * W * A, 4) xyxy in image pixels, row by row, the anchors of a cell together. Later calls
+            return the same tensors: do not write to them.
+        Raises: ValueError if the numbers of levels and strides differ.
         """
         if len(feature_sizes) != len(self.strides):
             raise ValueError(
                 f"the backbone gives {len(feature_sizes)} feature levels, MODEL.RPN.ANCHOR_STRIDE names "
                 f"{len(self.strides)} strides: {self.strides}"
             )
-        cells = [anchors.float() for anchors in self.cell_anchors]  # also in a model that was turned to half precision
+        cells = [anchors.float() for anchors in self.cell_anchors]  # float32 also in a half-precision model
         key = (tuple(map(tuple, feature_sizes)), cells[0].device)
         if key not in self._grids:
             self._grids[key] = [
@@ -146,41 +180,43 @@ class AnchorGenerator(nn.Module):
         return self._grids[key]
 
     def visible(self, anchors: Tensor, sizes_wh: Tensor) -> Tensor:
-        """Which anchors (A, 4) lie in which images, their sizes (N, 2) in pixels: (N, A) bool."""
+        """Anchors (A, 4) and image sizes (N, 2) in pixels -> (N, A) bool: does the anchor lie in the image?"""
         if self.straddle_thresh < 0:
             return torch.ones((len(sizes_wh), len(anchors)), dtype=torch.bool, device=anchors.device)
         x1, y1, x2, y2 = anchors.unbind(1)
         inside = (x1 >= -self.straddle_thresh) & (y1 >= -self.straddle_thresh)
-        limit_x, limit_y = (sizes_wh + self.straddle_thresh).split(1, dim=1)
+        limit_x, limit_y = (sizes_wh + self.straddle_thresh).T[..., None]
         if self.offset == INCLUSIVE:  # the last pixel has the coordinate width - 1
             return inside & (x2 < limit_x) & (y2 < limit_y)
         return inside & (x2 <= limit_x) & (y2 <= limit_y)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorGenerator:
         self._grids.clear()
-        return super()._apply(fn, recurse)
+        module: AnchorGenerator = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return module
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # anchors travel in the checkpoint, and a detector's weights are worth nothing with others; say so
-        self._grids.clear()
-        for index, anchors in enumerate(self.cell_anchors):
-            loaded = state_dict.get(f"{prefix}cell_anchors.{index}")
-            if loaded is None or loaded.shape != anchors.shape:
-                continue  # reported as missing or mis-shaped
-            if not torch.allclose(loaded.to(anchors), anchors, atol=1e-3):
-                logger.warning(
-                    "the anchors of feature level %d in the checkpoint are not those of MODEL.RPN.ANCHOR_SIZES, "
-                    "ASPECT_RATIOS and MODEL.BOX_OFFSET; the checkpoint's are used, as its weights belong to them. "
-                    "To train with the configured ones, remove %scell_anchors.%d from the checkpoint.",
-                    index,
-                    prefix,
-                    index,
-                )
+        own = {f"{prefix}cell_anchors.{index}": anchors for index, anchors in enumerate(self.cell_anchors)}
+        if any(anchors.is_meta for anchors in own.values()):
+            super()._load_from_state_dict(state_dict, prefix, *args)  # there are no values to keep
+            return
+        in_file = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(f"{prefix}cell_anchors.")}
+        if in_file and (in_file.keys() != own.keys() or not all(_equal(in_file[key], own[key]) for key in own)):
+            logger.warning(
+                "the anchors of the checkpoint differ from those of the config, which are used. The checkpoint's "
+                "weights were trained with other anchors and will score badly: compare MODEL.RPN.ANCHOR_SIZES, "
+                "ASPECT_RATIOS, ANCHOR_STRIDE and MODEL.BOX_OFFSET with the config of its training."
+            )
+        state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _equal(anchors: Tensor, others: Tensor) -> bool:
+    return anchors.shape == others.shape and torch.allclose(anchors.to(others), others, atol=SAME_ANCHOR)
+
+
 def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Anchors of one cell (A, 4), in pixels, repeated over height x width cells: (height * width * A, 4)."""
+    """Repeat the anchors of one cell, (A, 4) in pixels, over height x width cells: (height * width * A, 4)."""
     device = cell_anchors.device
     shift_y, shift_x = torch.meshgrid(
         torch.arange(height, device=device, dtype=torch.float32) * stride,
@@ -192,5 +228,5 @@ def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> 
 
 
 def make_anchor_generator(cfg: CfgNode) -> AnchorGenerator:
-    """The anchors as configured under `MODEL.RPN`."""
+    """Build the anchors that `MODEL.RPN` describes."""
     return AnchorGenerator.from_cfg(cfg)

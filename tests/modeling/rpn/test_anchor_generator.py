@@ -2,8 +2,11 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import CACHED_GRIDS, AnchorGenerator, generate_anchors
+from maskrcnn_benchmark.utils.model_serialization import load_state_dict
 from tests.devices import DEVICES
 
 # The table of the first Faster R-CNN in Python: stride 16, ratios 0.5, 1, 2 and sizes 128, 256, 512. (That of its
@@ -76,18 +79,12 @@ def test_state_dict_keys_and_shapes():
     assert single.num_anchors_per_location() == [15] and pyramid.num_anchors_per_location() == [3] * 5
 
 
-def test_grids_are_kept_but_not_without_end_nor_beyond_new_anchors(caplog):
+def test_grids_are_kept_but_not_without_end_nor_in_another_dtype():
     generator = AnchorGenerator((32,), (1.0,), (8,))
     assert generator([(3, 4)])[0] is generator([(3, 4)])[0]
     for height in range(1, 2 * CACHED_GRIDS):
         generator([(height, 3)])
     assert len(generator._grids) == CACHED_GRIDS
-    state = {key: value + 5 for key, value in generator.state_dict().items()}
-    before = generator([(2, 2)])[0]
-    with caplog.at_level(logging.WARNING):
-        generator.load_state_dict(state)
-    assert "anchors of feature level 0 in the checkpoint are not those" in caplog.text
-    torch.testing.assert_close(generator([(2, 2)])[0], before + 5)
     assert generator.bfloat16()([(2, 2)])[0].dtype == torch.float32
 
 
@@ -111,7 +108,73 @@ def test_visible(offset, straddle, expected):
 def test_errors_name_the_keys():
     with pytest.raises(ValueError, match=r"ANCHOR_SIZES has 2 entries .*ANCHOR_STRIDE 1 \("):
         AnchorGenerator((32, 64), (1.0,), (8,))
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="expected positive numbers"):
         AnchorGenerator((32,), (0.0,), (8,))
     with pytest.raises(ValueError, match="gives 2 feature levels, MODEL.RPN.ANCHOR_STRIDE names 1"):
         AnchorGenerator((32,), (1.0,), (8,))([(2, 2), (1, 1)])
+
+
+def other_anchors(sizes=(32, 64), ratios=(0.5, 1.0), offset=1):
+    return AnchorGenerator(sizes, ratios, tuple(8 * 2**level for level in range(len(sizes))), offset=offset)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        other_anchors(sizes=(32, 65)),
+        other_anchors(ratios=(0.5, 2.0)),
+        other_anchors(ratios=(0.5, 1.0, 2.0)),
+        other_anchors(sizes=(32,)),
+        other_anchors(sizes=(32, 64, 128)),
+        other_anchors(offset=0),
+    ],
+    ids=["a size", "a ratio", "a ratio more", "a level less", "a level more", "the offset"],
+)
+@pytest.mark.parametrize("load", [nn.Module.load_state_dict, load_state_dict], ids=["strictly", "by name"])
+def test_the_configs_anchors_win_and_a_difference_is_warned_about_once(other, load, caplog):
+    generator = other_anchors()
+    expected = [anchors.clone() for anchors in generator([(2, 3), (1, 2)])]
+    with caplog.at_level(logging.WARNING):
+        load(nn.ModuleDict({"rpn": generator}), {f"rpn.{key}": value for key, value in other.state_dict().items()})
+    assert len(caplog.records) == 1
+    assert "which are used" in caplog.text and "compare MODEL.RPN.ANCHOR_SIZES, ASPECT_RATIOS" in caplog.text
+    assert all(map(torch.equal, generator([(2, 3), (1, 2)]), expected))
+
+
+def test_equal_and_missing_anchors_load_in_silence(caplog):
+    generator = other_anchors()
+    with caplog.at_level(logging.WARNING):
+        generator.load_state_dict(other_anchors().half().state_dict())
+        generator.load_state_dict({})
+        report = load_state_dict(generator, {})
+    assert report.complete and not caplog.records
+
+
+def test_anchors_without_values_are_taken_from_the_file():
+    with torch.device("meta"):
+        generator = other_anchors()
+    generator.load_state_dict(other_anchors().state_dict(), assign=True)
+    assert all(map(torch.equal, generator.cell_anchors, other_anchors().cell_anchors))
+
+
+@pytest.mark.parametrize(
+    ("opts", "backbone", "message"),
+    [
+        (("USE_FPN", True), None, "each level has a stride and a size"),
+        (("ANCHOR_STRIDE", (8, 16)), None, "set USE_FPN to True, or name one stride"),
+        (("ANCHOR_STRIDE", (8,)), (16,), r"ANCHOR_STRIDE is \(8,\), the backbone's levels have the strides \(16,\)"),
+        (("ANCHOR_STRIDE", ()), None, "the backbone has no attribute `strides`"),
+        (("ANCHOR_STRIDE", ()), (8, 16), "set USE_FPN to True, or name one stride"),
+    ],
+)
+def test_strides_that_do_not_fit_are_explained(opts, backbone, message):
+    cfg = get_cfg()
+    cfg.MODEL.RPN.merge_from_list(list(opts))
+    with pytest.raises(ConfigError, match=message):
+        AnchorGenerator.from_cfg(cfg, backbone)
+
+
+def test_strides_that_are_left_out_are_the_backbones():
+    cfg = get_cfg()
+    cfg.MODEL.RPN.merge_from_list(["USE_FPN", True, "ANCHOR_STRIDE", (), "ANCHOR_SIZES", (32, 64)])
+    assert AnchorGenerator.from_cfg(cfg, [8, 16]).strides == (8, 16)
