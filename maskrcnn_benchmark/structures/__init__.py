@@ -1,1 +1,1 @@
-"""What knows the image it lies in: boxes with their fields, masks, keypoints, padded batches, and pictures of them."""
+"""Boxes with fields, masks and keypoints of one image, and padded batches of images."""

@@ -1,4 +1,4 @@
-"""`BoxList`: the boxes of one image, with whatever belongs to each box."""
+"""`BoxList`: the boxes of one image and their fields."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,18 +25,24 @@ _MODES = ("xyxy", "xywh")
 
 
 class BoxList:
-    """R boxes of one image and their fields; every operation returns a new BoxList and leaves this one as it was.
+    """R boxes of one image and their fields. Every operation returns a new BoxList; none changes this one.
 
-    A field holds one entry per box: a tensor, or an object that can be indexed (masks, keypoints, another BoxList, a
-    list). `resize`, `transpose`, `crop` and `to` are handed on to fields that have a method of that name; tensors
-    are carried along unchanged, apart from `to`.
+    A field has one entry per box. It is a tensor or an object that can be indexed: masks, keypoints, another BoxList,
+    a list. `resize`, `transpose` and `crop` call the method of the same name of masks, keypoints and BoxLists, and
+    copy tensors unchanged.
 
     Args:
-        bbox: (R, 4) tensor or nested sequence, in pixels; kept as float32.
+        bbox: (R, 4) tensor or nested sequence, in pixels.
         image_size: (width, height) of the image, in pixels.
-        mode: "xyxy" for corners, "xywh" for the first corner and the size.
-        offset: how far a box reaches beyond its second corner, in pixels: 1 (INCLUSIVE) when the corner names the
-            last pixel covered, 0 (HALF_OPEN) when it is a continuous coordinate. Width is x2 - x1 + offset.
+        mode: "xyxy" for two corners, "xywh" for the first corner and the size.
+        offset: 1 (INCLUSIVE) if the second corner is the last pixel of the box, 0 (HALF_OPEN) if it is a continuous
+            coordinate. The width is x2 - x1 + offset.
+    Attributes:
+        bbox: (R, 4) float32, in pixels.
+        size: (width, height) of the image, in pixels.
+        mode: "xyxy" or "xywh".
+        offset: 0 or 1; results of operations have the same.
+        extra_fields: the fields by name.
     Raises: ValueError for a wrong shape, mode, size or offset.
     """
 
@@ -49,7 +55,7 @@ class BoxList:
     ) -> None:
         boxes = torch.as_tensor(bbox, dtype=torch.float32)
         if boxes.dim() == 1 and boxes.numel() == 0:
-            boxes = boxes.reshape(0, 4)  # an empty Python list says nothing about its columns
+            boxes = boxes.reshape(0, 4)  # an empty list has no columns
         if boxes.dim() != 2 or boxes.shape[1] != 4:
             raise ValueError(f"BoxList takes boxes of shape (R, 4), not {tuple(boxes.shape)}")
         if mode not in _MODES:
@@ -65,23 +71,26 @@ class BoxList:
     # Fields
 
     def add_field(self, field: str, field_data: Any) -> None:
+        """Add or replace a field of this BoxList."""
         self.extra_fields[field] = field_data
 
     def get_field(self, field: str) -> Any:
-        """The field's value; KeyError that lists the fields present."""
+        """The field's value. Raises KeyError with the names of the fields if there is none of this name."""
         if field not in self.extra_fields:
             present = ", ".join(sorted(self.extra_fields)) or "none"
             raise KeyError(f"this BoxList of {len(self)} boxes has no field {field!r}; fields present: {present}")
         return self.extra_fields[field]
 
     def has_field(self, field: str) -> bool:
+        """Is there a field of this name?"""
         return field in self.extra_fields
 
     def fields(self) -> list[str]:
+        """Names of the fields, in the order in which they were added."""
         return list(self.extra_fields)
 
     def copy_with_fields(self, fields: str | Iterable[str], skip_missing: bool = False) -> "BoxList":
-        """The same boxes with these fields alone; a missing one is a KeyError unless `skip_missing`."""
+        """The same boxes with only these fields. Raises KeyError if one is missing, unless `skip_missing`."""
         copy = self._like(self.bbox)
         for field in [fields] if isinstance(fields, str) else fields:
             if self.has_field(field) or not skip_missing:
@@ -102,17 +111,17 @@ class BoxList:
         return converted
 
     def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "BoxList":
-        """For an image stretched to `size` (width, height); corners are multiplied, whatever the offset."""
+        """The boxes after the image is resized to `size` (width, height): both corners times the ratio of the sizes."""
         ratio_x, ratio_y = resize_ratios(self.size, size, "BoxList.resize")
         x1, y1, x2, y2 = self._corners().unbind(1)
         scaled = torch.stack((x1 * ratio_x, y1 * ratio_y, x2 * ratio_x, y2 * ratio_y), dim=1)
         resized = self._from_corners(scaled, size)
         for name, value in self.extra_fields.items():
-            resized.add_field(name, value.resize(size, *args, **kwargs) if _follows(value, "resize") else value)
+            resized.add_field(name, value.resize(size, *args, **kwargs) if _has_operation(value, "resize") else value)
         return resized
 
     def transpose(self, method: int) -> "BoxList":
-        """For a mirrored image: FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM. x becomes width - offset - x."""
+        """The boxes after FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM of the image: x becomes width - offset - x."""
         check_flip(method)
         width, height = self.size
         x1, y1, x2, y2 = self._corners().unbind(1)
@@ -122,17 +131,18 @@ class BoxList:
             y1, y2 = height - self.offset - y2, height - self.offset - y1
         flipped = self._from_corners(torch.stack((x1, y1, x2, y2), dim=1), self.size)
         for name, value in self.extra_fields.items():
-            if isinstance(value, Keypoints):  # points have no extent, so they cannot know the boxes' convention
+            if isinstance(value, Keypoints):  # keypoints have no offset of their own
                 value = value.transpose(method, offset=self.offset)
-            elif _follows(value, "transpose"):
+            elif _has_operation(value, "transpose"):
                 value = value.transpose(method)
             flipped.add_field(name, value)
         return flipped
 
     def crop(self, box: Sequence[float] | Tensor) -> "BoxList":
-        """For the window [x1, x2) x [y1, y2) cut out of the image, boxes clipped to it; none is removed.
+        """The boxes after the image is cropped to [x1, x2) x [y1, y2), clipped to the crop.
 
-        A box wholly outside the window ends up on its border: `clip_to_image` or `remove_small_boxes` drop it.
+        No box is removed: a box outside the crop ends on its border. Remove those with `clip_to_image` or
+        `remove_small_boxes`.
         """
         left, top, right, bottom = check_crop(box, "BoxList.crop")
         size = (right - left, bottom - top)
@@ -140,11 +150,11 @@ class BoxList:
         shifted = torch.stack((x1 - left, y1 - top, x2 - left, y2 - top), dim=1)
         cropped = self._from_corners(clip_boxes(shifted, size, self.offset), size)
         for name, value in self.extra_fields.items():
-            cropped.add_field(name, value.crop(box) if _follows(value, "crop") else value)
+            cropped.add_field(name, value.crop(box) if _has_operation(value, "crop") else value)
         return cropped
 
     def clip_to_image(self, remove_empty: bool = True) -> "BoxList":
-        """Boxes cut at the image's border; `remove_empty` drops those whose corners then coincide in x or y."""
+        """Clip the boxes to the image; `remove_empty` removes those with x2 <= x1 or y2 <= y1 after that."""
         corners = clip_boxes(self._corners(), self.size, self.offset)
         clipped = self._from_corners(corners, self.size)
         clipped.extra_fields = dict(self.extra_fields)
@@ -153,16 +163,17 @@ class BoxList:
         return clipped[(corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])]
 
     def area(self) -> Tensor:
-        """(R,) in square pixels."""
+        """Areas (R,), in square pixels."""
         return box_areas(self._corners(), self.offset)
 
     def extents(self) -> Tensor:
-        """(R, 4): the continuous rectangle that each box covers, x1, y1, x2, y2, pixel p covering [p, p + 1)."""
+        """Half-open boxes (R, 4), x1, y1, x2, y2, in continuous coordinates: pixel p covers [p, p + 1)."""
         return box_extents(self._corners(), self.offset)
 
-    # The rest
+    # Devices and indexing
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "BoxList":
+        """Copy the boxes and all fields that have a method `to` to a device."""
         moved = self._like(self.bbox.to(device, non_blocking=non_blocking))
         for name, value in self.extra_fields.items():
             if isinstance(value, (Tensor, Keypoints, BoxList)):
@@ -173,14 +184,14 @@ class BoxList:
         return moved
 
     def pin_memory(self) -> "BoxList":
-        """In page-locked memory, as `DataLoader(pin_memory=True)` asks of each batch."""
+        """Copy to page-locked memory; called by `DataLoader(pin_memory=True)`."""
         pinned = self._like(self.bbox.pin_memory())
         for name, value in self.extra_fields.items():
             pinned.add_field(name, value.pin_memory() if hasattr(value, "pin_memory") else value)
         return pinned
 
     def __getitem__(self, item: Any) -> "BoxList":
-        """Boxes by int, slice, sequence or tensor of ints, or mask of bools; always a BoxList, also for one int."""
+        """Select boxes by int, slice, sequence or tensor of ints, or bool mask. One int gives a BoxList of one box."""
         if not isinstance(item, slice):
             item = torch.as_tensor(item, device=item.device if isinstance(item, Tensor) else self.bbox.device)
             item = item.reshape(1) if item.dim() == 0 else item
@@ -207,7 +218,7 @@ class BoxList:
         )
 
     def _split_into_xyxy(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Columns x1, y1, x2, y2, each (R, 1), whatever the mode."""
+        """Columns x1, y1, x2, y2, each (R, 1), in either mode."""
         x1, y1, x2, y2 = self._corners().split(1, dim=1)
         return x1, y1, x2, y2
 
@@ -215,16 +226,16 @@ class BoxList:
         return self.bbox if self.mode == "xyxy" else convert_boxes(self.bbox, self.mode, "xyxy", self.offset)
 
     def _like(self, bbox: Tensor) -> "BoxList":
-        """Other boxes in this one's image, mode and convention, without fields."""
+        """A BoxList of other boxes with the same size, mode and offset, without fields."""
         return BoxList(bbox, self.size, self.mode, self.offset)
 
     def _from_corners(self, corners: Tensor, size: Sequence[float]) -> "BoxList":
-        """Corners in an image of another size, kept in this one's mode, without fields."""
+        """A BoxList of xyxy boxes in an image of `size`, converted to this one's mode, without fields."""
         if self.mode != "xyxy":
             corners = convert_boxes(corners, "xyxy", self.mode, self.offset)
         return BoxList(corners, size, self.mode, self.offset)
 
 
-def _follows(value: Any, operation: str) -> bool:
-    """Does a field's value take part in `operation`? Tensors have methods of these names that mean something else."""
+def _has_operation(value: Any, operation: str) -> bool:
+    """Does a field's value have the method `operation`? Tensors have methods of these names with another meaning."""
     return not isinstance(value, (Tensor, np.ndarray)) and hasattr(value, operation)

@@ -1,4 +1,4 @@
-"""Operations over whole BoxLists: suppress, filter, overlap, join."""
+"""Functions of BoxLists: NMS, filter by size, IoU, concatenation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 def boxlist_nms(
     boxlist: BoxList, nms_thresh: float, max_proposals: int = -1, score_field: str = fields.SCORES
 ) -> BoxList:
-    """Greedy non-maximum suppression, all classes together.
+    """Greedy non-maximum suppression over all classes.
 
     Args:
-        nms_thresh: a box that overlaps a better one by more than this IoU goes; a value <= 0 keeps every box.
-        max_proposals: at most so many boxes, the best; <= 0 for no limit.
-        score_field: name of the field (R,) that says which box is better.
-    Returns: the boxes kept with all fields, best first, in the mode of `boxlist`.
+        nms_thresh: a box whose IoU with a box of higher score is above this is removed; <= 0 keeps every box.
+        max_proposals: keep at most this many boxes, those of the highest scores; <= 0 for no limit.
+        score_field: name of the field of scores (R,).
+    Returns: the boxes that are kept, with all fields, by descending score.
     """
     if nms_thresh <= 0:
         return boxlist
@@ -31,26 +31,26 @@ def boxlist_nms(
 
 
 def remove_small_boxes(boxlist: BoxList, min_size: float) -> BoxList:
-    """The boxes whose sides, by their own convention, are both at least `min_size` pixels."""
+    """The boxes whose width and height are both at least `min_size` pixels."""
     widths, heights = box_sizes(boxlist.convert("xyxy").bbox, boxlist.offset)
     return boxlist[(widths >= min_size) & (heights >= min_size)]
 
 
 def boxlist_iou(boxlist1: BoxList, boxlist2: BoxList) -> Tensor:
-    """(R1, R2) intersection over union; ValueError unless both lie in an image of one size, by one convention."""
-    _check_alike([boxlist1, boxlist2], "boxlist_iou")
+    """Pairwise IoU (R1, R2). Raises ValueError if the image sizes or the offsets differ."""
+    _check_compatible([boxlist1, boxlist2], "boxlist_iou")
     return pairwise_iou(boxlist1.convert("xyxy").bbox, boxlist2.convert("xyxy").bbox, boxlist1.offset)
 
 
 def cat_boxlist(bboxes: Sequence[BoxList]) -> BoxList:
-    """One BoxList of all boxes in order; ValueError unless image size, mode, offset and fields are the same."""
+    """Concatenate BoxLists of one image. Raises ValueError if image size, mode, offset or fields differ."""
     if not bboxes:
-        raise ValueError("cat_boxlist was given no BoxList, so the size of the image is unknown")
-    _check_alike(bboxes, "cat_boxlist")
+        raise ValueError("cat_boxlist was given no BoxList, so the image size is unknown; give at least one")
+    _check_compatible(bboxes, "cat_boxlist")
     first = bboxes[0]
     for boxes in bboxes:
         if boxes.mode != first.mode:
-            raise ValueError(f"cat_boxlist: modes {first.mode!r} and {boxes.mode!r}; convert them to one first")
+            raise ValueError(f"cat_boxlist: modes {first.mode!r} and {boxes.mode!r}; convert them to one mode first")
         if set(boxes.fields()) != set(first.fields()):
             raise ValueError(f"cat_boxlist: fields {sorted(first.fields())} and {sorted(boxes.fields())} differ")
     joined = BoxList(torch.cat([boxes.bbox for boxes in bboxes]), first.size, first.mode, first.offset)
@@ -59,13 +59,13 @@ def cat_boxlist(bboxes: Sequence[BoxList]) -> BoxList:
     return joined
 
 
-def _check_alike(boxlists: Sequence[BoxList], caller: str) -> None:
+def _check_compatible(boxlists: Sequence[BoxList], caller: str) -> None:
     first = boxlists[0]
     for boxes in boxlists:
         if boxes.size != first.size:
-            raise ValueError(f"{caller}: boxes of images of {first.size} and {boxes.size} (width, height)")
+            raise ValueError(f"{caller}: image sizes {first.size} and {boxes.size} (width, height) differ")
         if boxes.offset != first.offset:
-            raise ValueError(f"{caller}: boxes of two conventions, offset {first.offset} and {boxes.offset}")
+            raise ValueError(f"{caller}: boxes of offset {first.offset} and {boxes.offset} cannot be mixed")
 
 
 def _cat_values(values: list[Any], name: str) -> Any:
@@ -79,6 +79,6 @@ def _cat_values(values: list[Any], name: str) -> Any:
     if hasattr(first, "cat"):
         return type(first).cat(values)
     raise ValueError(
-        f"cat_boxlist cannot join field {name!r} of type {type(first).__name__}: it takes tensors, "
-        "BoxLists, lists, and classes with a class method `cat`"
+        f"cat_boxlist cannot join field {name!r} of type {type(first).__name__}; a field is a tensor, "
+        "a BoxList, a list, or of a class with a class method `cat`"
     )

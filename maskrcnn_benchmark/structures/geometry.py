@@ -1,4 +1,4 @@
-"""What `resize`, `transpose` and `crop` of boxes, masks and keypoints agree on."""
+"""Checks of the arguments of `resize`, `transpose`, `crop` and indexing, shared by boxes, masks and keypoints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,29 @@ FLIP_TOP_BOTTOM = 1
 
 
 def check_flip(method: int) -> None:
-    """Raise ValueError unless `method` is one of the two flips."""
+    """Raise ValueError if `method` is not one of the two flips."""
     if method not in (FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM):
         raise ValueError(
-            f"transpose was given {method!r}; it knows FLIP_LEFT_RIGHT ({FLIP_LEFT_RIGHT}) "
-            f"and FLIP_TOP_BOTTOM ({FLIP_TOP_BOTTOM})"
+            f"transpose was given {method!r}; expected FLIP_LEFT_RIGHT ({FLIP_LEFT_RIGHT}) "
+            f"or FLIP_TOP_BOTTOM ({FLIP_TOP_BOTTOM})"
         )
 
 
 def check_size(size: Sequence[float], owner: str) -> tuple[float, float]:
-    """(width, height) in pixels as a tuple; ValueError that names `owner` unless it is two non-negative numbers."""
+    """(width, height) as a tuple. Raises ValueError that names `owner` if it is not two non-negative numbers."""
     if isinstance(size, (str, int, float)) or len(size) != 2 or size[0] < 0 or size[1] < 0:
         raise ValueError(f"{owner}: an image size is (width, height) in pixels, not {size!r}")
     return size[0], size[1]
 
 
 def resize_ratios(old_size: Sequence[float], new_size: Sequence[float], owner: str) -> tuple[float, float]:
-    """Factors for x and y from one (width, height) to another; an image without extent keeps its coordinates."""
+    """Factors of x and y from one (width, height) to another; 1 if the old side is 0."""
     width, height = check_size(new_size, owner)
     return (width / old_size[0] if old_size[0] else 1.0, height / old_size[1] if old_size[1] else 1.0)
 
 
 def check_crop(box: Any, owner: str) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 of the window [x1, x2) x [y1, y2) in pixels; ValueError unless it has an extent."""
+    """x1, y1, x2, y2 of the crop [x1, x2) x [y1, y2) in pixels. Raises ValueError if it is empty."""
     corners = box.tolist() if isinstance(box, (torch.Tensor, np.ndarray)) else list(box)
     if len(corners) != 4 or not (corners[2] > corners[0] and corners[3] > corners[1]):
         raise ValueError(f"{owner}: crop takes (x1, y1, x2, y2) with x2 > x1 and y2 > y1, not {corners}")
@@ -41,13 +41,13 @@ def check_crop(box: Any, owner: str) -> tuple[float, float, float, float]:
 
 
 def index_to_list(index: Any, length: int) -> list[int]:
-    """What a BoxList may be indexed with (int, slice, int or bool sequence or tensor), as non-negative positions."""
+    """Convert an index of a BoxList (int, slice, sequence or tensor of ints or bools) to non-negative positions."""
     if isinstance(index, slice):
         return list(range(length))[index]
     values = torch.as_tensor(index)
     if values.dtype == torch.bool:
         if values.shape != (length,):
-            raise IndexError(f"a mask of shape {tuple(values.shape)} cannot select among {length} instances")
+            raise IndexError(f"a bool index of shape {tuple(values.shape)} does not match {length} instances")
         return values.nonzero()[:, 0].tolist()
     positions = [int(position) for position in values.reshape(-1).tolist()]
     for position in positions:

@@ -1,4 +1,4 @@
-"""`ImageList`: images of different sizes in one padded tensor."""
+"""`ImageList`: a batch of images of different sizes, padded to one size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageList:
-    """A batch of images, each in the upper left corner of its (C, H, W), the rest zero.
+    """A batch of images, padded with zeros at the right and the bottom.
 
-    Args:
+    Attributes:
         tensors: (N, C, H, W).
-        image_sizes: N times (height, width) of the image itself, in pixels.
+        image_sizes: (height, width) of each image without padding, in pixels.
     """
 
     tensors: Tensor
     image_sizes: Sequence[tuple[int, int]]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ImageList":
+        """Copy to a device."""
         return ImageList(self.tensors.to(device, non_blocking=non_blocking), self.image_sizes)
 
     def pin_memory(self) -> "ImageList":
-        """In page-locked memory, as `DataLoader(pin_memory=True)` asks of each batch."""
+        """Copy to page-locked memory; called by `DataLoader(pin_memory=True)`."""
         return ImageList(self.tensors.pin_memory(), self.image_sizes)
 
     def __len__(self) -> int:
@@ -33,13 +34,13 @@ class ImageList:
 def to_image_list(
     tensors: ImageList | Tensor | Sequence[Tensor] | Sequence[Sequence[Tensor]], size_divisible: int = 0
 ) -> ImageList:
-    """Pad images with zeros at the right and the bottom to one size, and remember how large each was.
+    """Pad images with zeros at the right and the bottom to one size.
 
     Args:
-        tensors: images (C, H, W) in a sequence; or one image (C, H, W); or a batch (N, C, H, W), whose images then all
-            have that size; or an ImageList, which comes back as it is.
-        size_divisible: height and width of the result are multiples of this; 0 and 1 leave them as they are.
-    Raises: TypeError for anything else, ValueError for no image or for different channels.
+        tensors: a sequence of images (C, H, W), one image (C, H, W), a batch (N, C, H, W), or an ImageList, which is
+            returned unchanged.
+        size_divisible: round height and width up to a multiple of this; 0 and 1 do not round.
+    Raises: TypeError for another type, ValueError for no image or for different numbers of channels.
     """
     if isinstance(tensors, ImageList):
         return tensors
@@ -58,7 +59,7 @@ def to_image_list(
     channels = {tuple(image.shape[:-2]) for image in tensors}
     if any(image.dim() != 3 for image in tensors) or len(channels) != 1:
         shapes = ", ".join(str(tuple(image.shape)) for image in tensors)
-        raise ValueError(f"to_image_list takes images (C, H, W) of one channel count, not {shapes}")
+        raise ValueError(f"to_image_list takes images (C, H, W) with the same number of channels, not {shapes}")
 
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in tensors]
     height, width = _round_up((max(h for h, _ in sizes), max(w for _, w in sizes)), size_divisible)

@@ -1,4 +1,4 @@
-"""`Keypoints`: named points of the instances of one image, with their visibility."""
+"""`Keypoints`: the keypoints of the instances of one image."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -20,24 +20,34 @@ __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Keypoints", "PersonKeypoints"]
 
 
 class Keypoints:
-    """K points of each of R instances, and fields with an entry per instance.
+    """K keypoints of each of R instances, and fields with one entry per instance.
 
-    A skeleton is a subclass that says its NAMES, its FLIP_MAP (left name -> right name; {} where nothing has a side),
-    its CONNECTIONS (pairs of indices) and its OKS_SIGMAS; this class itself has none, so it can do all but `transpose`.
+    A skeleton is a subclass that sets NAMES, FLIP_MAP, CONNECTIONS and OKS_SIGMAS. Without them, everything works
+    except `transpose`.
 
     Args:
-        keypoints: (R, K, 3) or (R, K * 3): x, y in pixels and the visibility, 0 not labelled (x = y = 0), 1 labelled
-            but hidden, 2 visible; kept as float32.
+        keypoints: (R, K, 3) or (R, K * 3): x and y in pixels, and the visibility: 0 not labelled (x = y = 0),
+            1 labelled but hidden, 2 visible.
         size: (width, height) of the image, in pixels.
-        mode: carried for callers that pass one; has no meaning here.
-    Raises: ValueError for another shape or another number of points than the skeleton has.
+        mode: not used; upstream's signature has it.
+    Attributes:
+        keypoints: (R, K, 3) float32.
+        size: (width, height) of the image, in pixels.
+        mode: as given.
+        extra_fields: the fields by name.
+        NAMES: names of the K points.
+        FLIP_MAP: the right name of each left name; {} if no point has a side.
+        CONNECTIONS: limbs, as pairs of indices into NAMES.
+        OKS_SIGMAS: standard deviation per point, for COCO's OKS.
+        FLIP_INDS: for each point, the index of its mirror image; computed from FLIP_MAP.
+    Raises: ValueError for a wrong shape or a number of points that differs from NAMES.
     """
 
     NAMES: ClassVar[Sequence[str]] = ()
     FLIP_MAP: ClassVar[dict[str, str] | None] = None
-    CONNECTIONS: ClassVar[Sequence[tuple[int, int]]] = ()  # indices into NAMES
-    OKS_SIGMAS: ClassVar[Sequence[float]] = ()  # as COCO's evaluation takes them
-    FLIP_INDS: ClassVar[Sequence[int]] = ()  # where each point of a mirrored instance comes from; made of FLIP_MAP
+    CONNECTIONS: ClassVar[Sequence[tuple[int, int]]] = ()
+    OKS_SIGMAS: ClassVar[Sequence[float]] = ()
+    FLIP_INDS: ClassVar[Sequence[int]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,42 +80,44 @@ class Keypoints:
     # Fields
 
     def add_field(self, field: str, field_data: Any) -> None:
+        """Add or replace a field."""
         self.extra_fields[field] = field_data
 
     def get_field(self, field: str) -> Any:
-        """The field's value; KeyError that lists the fields present."""
+        """The field's value. Raises KeyError with the names of the fields if there is none of this name."""
         if field not in self.extra_fields:
             present = ", ".join(sorted(self.extra_fields)) or "none"
             raise KeyError(f"these {type(self).__name__} have no field {field!r}; fields present: {present}")
         return self.extra_fields[field]
 
     def has_field(self, field: str) -> bool:
+        """Is there a field of this name?"""
         return field in self.extra_fields
 
     # Geometry
 
     def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "Keypoints":
-        """For an image stretched to `size` (width, height)."""
+        """The keypoints after the image is resized to `size` (width, height)."""
         ratios = resize_ratios(self.size, size, f"{type(self).__name__}.resize")
         x, y, visibility = self.keypoints.unbind(-1)
         scaled = torch.stack((x * ratios[0], y * ratios[1], visibility), dim=-1)
         return self._like(scaled, size, self.extra_fields)
 
     def transpose(self, method: int, offset: int = 1) -> "Keypoints":
-        """For a mirrored image: left and right change names, x becomes width - offset - x (or y height - offset - y).
+        """The keypoints after a flip of the image: x becomes width - offset - x, and left and right points are swapped.
+
+        Points that are not labelled stay (0, 0, 0). Tensor fields (R, K, ...) are swapped in the same way.
 
         Args:
-            method: FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM; both are mirrors, so both swap sides.
-            offset: as of the BoxList that these points go with: 1 where a coordinate names a pixel, 0 where it is
-                continuous.
-        A point that is not labelled stays (0, 0, 0); a field (R, K, ...) of tensors swaps sides too.
-        Raises: ValueError where the skeleton does not say which points have sides.
+            method: FLIP_LEFT_RIGHT, or FLIP_TOP_BOTTOM, which changes y instead of x and swaps the sides as well.
+            offset: offset of the BoxList of these keypoints: 1 if a coordinate names a pixel, 0 if it is continuous.
+        Raises: ValueError if the skeleton has no FLIP_MAP.
         """
         check_flip(method)
         if self.FLIP_MAP is None:
             raise ValueError(
-                f"{type(self).__name__} does not say which points swap sides in a mirror: make a subclass with "
-                "NAMES and FLIP_MAP ({} where no point has a side)"
+                f"{type(self).__name__} cannot be flipped, because it has no FLIP_MAP: define a subclass with NAMES "
+                "and FLIP_MAP ({} if no point has a side)"
             )
         axis = 0 if method == FLIP_LEFT_RIGHT else 1
         order = list(self.FLIP_INDS)
@@ -113,12 +125,12 @@ class Keypoints:
         flipped[..., axis] = self.size[axis] - offset - flipped[..., axis]
         flipped = torch.where(flipped[..., 2:] == 0, 0.0, flipped)
         fields = {
-            name: value[:, order] if self._per_point(value) else value for name, value in self.extra_fields.items()
+            name: value[:, order] if self._is_per_point(value) else value for name, value in self.extra_fields.items()
         }
         return self._like(flipped, self.size, fields)
 
     def crop(self, box: Sequence[float] | Tensor) -> "Keypoints":
-        """For the window [x1, x2) x [y1, y2) cut out of the image; points outside it become unlabelled (0, 0, 0)."""
+        """The keypoints after the image is cropped to [x1, x2) x [y1, y2); points outside become (0, 0, 0)."""
         left, top, right, bottom = check_crop(box, f"{type(self).__name__}.crop")
         size = (right - left, bottom - top)
         x, y, visibility = self.keypoints.unbind(-1)
@@ -127,9 +139,10 @@ class Keypoints:
         moved = torch.where(inside[..., None], torch.stack((x, y, visibility), dim=-1), 0.0)
         return self._like(moved, size, self.extra_fields)
 
-    # The rest
+    # Devices and indexing
 
     def to(self, *args: Any, **kwargs: Any) -> "Keypoints":
+        """Copy to a device or dtype, as `Tensor.to`."""
         fields = {
             name: value.to(*args, **kwargs) if hasattr(value, "to") else value
             for name, value in self.extra_fields.items()
@@ -137,6 +150,7 @@ class Keypoints:
         return self._like(self.keypoints.to(*args, **kwargs), self.size, fields)
 
     def pin_memory(self) -> "Keypoints":
+        """Copy to page-locked memory."""
         fields = {
             name: value.pin_memory() if hasattr(value, "pin_memory") else value
             for name, value in self.extra_fields.items()
@@ -145,7 +159,7 @@ class Keypoints:
 
     @classmethod
     def cat(cls, parts: Sequence["Keypoints"]) -> "Keypoints":
-        """The instances of all parts in order, with the fields that every part has."""
+        """Concatenate the instances of all parts, with the fields that all parts have."""
         first = parts[0]
         joined = first._like(torch.cat([part.keypoints for part in parts]), first.size, {})
         for name in first.extra_fields:
@@ -170,7 +184,7 @@ class Keypoints:
             f"image_width={width}, image_height={height}, fields=[{', '.join(self.extra_fields)}])"
         )
 
-    def _per_point(self, value: Any) -> bool:
+    def _is_per_point(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == self.keypoints.shape[:2]
 
     def _like(self, points: Tensor, size: Sequence[float], fields: dict[str, Any]) -> "Keypoints":
@@ -180,7 +194,7 @@ class Keypoints:
 
 
 class PersonKeypoints(Keypoints):
-    """COCO's 17 points of a person, in COCO's order."""
+    """COCO's 17 keypoints of a person, in COCO's order."""
 
     NAMES = (
         "nose",
@@ -210,7 +224,7 @@ class PersonKeypoints(Keypoints):
         (5, 11), (6, 12), (11, 12),  # trunk
         (11, 13), (13, 15), (12, 14), (14, 16),  # legs
     )  # fmt: skip
-    # Standard deviation of the annotators relative to an object's scale, from COCO's keypoint evaluation.
+    # Standard deviations of annotators relative to the scale of the person, from COCO's keypoint evaluation.
     OKS_SIGMAS = (
         0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
         0.089,

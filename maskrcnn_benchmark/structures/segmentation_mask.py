@@ -1,4 +1,4 @@
-"""`SegmentationMask`: the ground-truth masks of the instances of one image, from polygons, bitmaps or run lengths."""
+"""`SegmentationMask`: the ground-truth masks of one image, from polygons, bitmaps or run lengths."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.mask_ops import at_least_half, cover_fractions, rasterize_polygons
@@ -29,45 +30,51 @@ _MODES = ("poly", "mask")
 
 @dataclass(frozen=True)
 class Polygons:
-    """An instance as the union of polygons, each (P >= 3, 2), x and y in continuous image coordinates.
+    """One instance as a union of polygons.
 
-    In float64: pycocotools rounds to fifths of a pixel, and COCO's decimals lie right between two of them.
+    Attributes:
+        parts: polygons (P, 2) with P >= 3, x and y in continuous image coordinates. They are float64 because
+            pycocotools rounds to fifths of a pixel and COCO's decimals lie exactly between two of them.
     """
 
-    parts: tuple[np.ndarray, ...]
+    parts: tuple[NDArray[np.float64], ...]
 
     def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Polygons":
-        """x becomes scale * x + shift; x and y each have their own."""
+        """Map x to scale[0] * x + shift[0] and y to scale[1] * y + shift[1]."""
         factors, offsets = np.asarray(scale), np.asarray(shift)
         return Polygons(tuple(part * factors + offsets for part in self.parts))
 
 
 @dataclass(frozen=True)
 class Bitmap:
-    """An instance as cells of 0 and 1, (h, w) uint8, that divide a rectangle of the image evenly; 0 outside it.
+    """One instance as a grid of cells over a rectangle of the image; 0 outside the rectangle.
 
-    Resizing or cropping the image moves the rectangle only: the cells stay as they were annotated, so however often
-    an image is transformed they are resampled once, when the mask is used.
+    Resizing or cropping changes only the rectangle. The cells stay as annotated and are resampled once, when the mask
+    is used.
+
+    Attributes:
+        cells: (h, w) uint8, 0 or 1.
+        extents: the rectangle, x1, y1, x2, y2 in continuous image coordinates.
     """
 
-    cells: np.ndarray
-    extents: tuple[float, float, float, float]  # x1, y1, x2, y2 in continuous image coordinates
+    cells: NDArray[np.uint8]
+    extents: tuple[float, float, float, float]
 
     @classmethod
-    def cover(cls, bitmap: np.ndarray, size: Sequence[float]) -> "Bitmap":
-        """A bitmap of the whole image of `size` (width, height), cut down to the part that is not 0."""
+    def cover(cls, bitmap: NDArray[Any], size: Sequence[float]) -> "Bitmap":
+        """From a bitmap (H, W) of the whole image of `size` (width, height); keeps only the part that is not 0."""
         bitmap = (bitmap != 0).astype(np.uint8)
         rows, columns = bitmap.any(axis=1).nonzero()[0], bitmap.any(axis=0).nonzero()[0]
         if len(rows) == 0:
             return cls(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, float(size[0]), float(size[1])))
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         scale_x, scale_y = size[0] / bitmap.shape[1], size[1] / bitmap.shape[0]
-        # a copy: a view would keep, and pickle, the whole image
+        # a copy, because a view would keep the whole bitmap in memory and in pickles
         cells = bitmap[top:bottom, left:right].copy()
         return cls(cells, (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y))
 
     def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Bitmap":
-        """x becomes scale * x + shift; x and y each have their own. A negative scale mirrors the cells."""
+        """Map x to scale[0] * x + shift[0] and y to scale[1] * y + shift[1]; a negative scale flips the cells."""
         x1, y1, x2, y2 = (value * scale[side % 2] + shift[side % 2] for side, value in enumerate(self.extents))
         cells = self.cells[:: -1 if scale[1] < 0 else 1, :: -1 if scale[0] < 0 else 1]
         extents = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
@@ -75,19 +82,23 @@ class Bitmap:
 
 
 class SegmentationMask:
-    """Masks of R instances in an image; every operation returns a new object.
+    """Masks of R instances of one image. Every operation returns a new object.
 
     Args:
-        instances: a sequence with one entry per instance, each of them any of
-            - polygons: a sequence of parts, a part being [x0, y0, x1, y1, ...] or (P, 2), in pixels;
+        instances: one entry per instance, which is one of
+            - polygons: a sequence of parts, each [x0, y0, x1, y1, ...] or (P, 2), in pixels;
             - run lengths: a dict with "size" [height, width] and "counts", compressed (str, bytes) or a list;
-            - a bitmap (H, W) of 0 and 1, tensor or array;
-            or one tensor or array (R, H, W) of bitmaps; or the instances of another SegmentationMask. Bitmaps and run
-            lengths cover the whole image, whatever their own size.
+            - a bitmap (H, W) of 0 and 1, tensor or array.
+            A tensor or array (R, H, W) of bitmaps and another SegmentationMask are accepted too. Bitmaps and run
+            lengths cover the whole image, even if their size differs from `size`.
         size: (width, height) of the image, in pixels.
-        mode: "poly" keeps each instance in the form it has, "mask" turns all into bitmaps.
-    Raises: ValueError that says which instance is malformed: fewer than 3 points, an odd number of coordinates, a
-        coordinate that is not finite, an unknown form.
+        mode: "poly" keeps polygons and bitmaps as they are, "mask" converts all to bitmaps.
+    Attributes:
+        instances: `Polygons` or `Bitmap` of each instance.
+        size: (width, height) of the image, in pixels.
+        mode: "poly" or "mask".
+    Raises: ValueError with the position of the malformed instance: fewer than 3 points, an odd number of coordinates,
+        a coordinate that is not finite, an unknown type.
     """
 
     def __init__(self, instances: Any, size: Sequence[float], mode: str = "poly") -> None:
@@ -108,50 +119,51 @@ class SegmentationMask:
         if mode == "mask":
             width, height = (int(side) for side in self.size)
             parsed = [
-                Bitmap.cover(_draw(instance, height, width).numpy(), self.size)
+                Bitmap.cover(_rasterize(instance, height, width).numpy(), self.size)
                 if isinstance(instance, Polygons)
                 else instance
                 for instance in parsed
             ]
         self.instances: list[Polygons | Bitmap] = parsed
 
-    # Geometry. Masks are areas in continuous coordinates, so no pixel offset enters: x mirrors to width - x.
+    # Geometry. Masks are in continuous coordinates, so there is no pixel offset: a flip maps x to width - x.
 
     def resize(self, size: Sequence[float], *args: Any, **kwargs: Any) -> "SegmentationMask":
-        """For an image stretched to `size` (width, height)."""
+        """The masks after the image is resized to `size` (width, height)."""
         ratios = resize_ratios(self.size, size, "SegmentationMask.resize")
         return self._like([instance.affine(ratios, (0.0, 0.0)) for instance in self.instances], size)
 
     def transpose(self, method: int) -> "SegmentationMask":
-        """For a mirrored image: FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM."""
+        """The masks after FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM of the image."""
         check_flip(method)
         width, height = self.size
         scale, shift = ((-1.0, 1.0), (width, 0.0)) if method == FLIP_LEFT_RIGHT else ((1.0, -1.0), (0.0, height))
         return self._like([instance.affine(scale, shift) for instance in self.instances], self.size)
 
     def crop(self, box: Sequence[float] | Tensor) -> "SegmentationMask":
-        """For the window [x1, x2) x [y1, y2) cut out of the image; what lies outside is kept but never drawn."""
+        """The masks after the image is cropped to [x1, x2) x [y1, y2); parts outside are kept, but not drawn."""
         left, top, right, bottom = check_crop(box, "SegmentationMask.crop")
         moved = [instance.affine((1.0, 1.0), (-left, -top)) for instance in self.instances]
         return self._like(moved, (right - left, bottom - top))
 
-    # Drawing
+    # Rasterization
 
     def rasterize(self, extents: Tensor, resolution: int, indices: Tensor) -> Tensor:
-        """Cut a square target out of the masks for each of R regions.
+        """Rasterize one instance in each of R regions.
 
         Args:
-            extents: (R, 4) continuous rectangles x1, y1, x2, y2 in pixels, anywhere.
+            extents: (R, 4) half-open regions x1, y1, x2, y2 in pixels; they may lie outside the image.
             resolution: cells per side.
-            indices: (R,) int64, which instance each region looks at.
-        Returns: (R, resolution, resolution) float32, 0 or 1, on the device of extents. Polygons are drawn as COCO's
-            tools draw them on a grid of that size; a cell of a bitmap is 1 where at least half of its area is.
+            indices: (R,) int64, the instance of each region.
+        Returns: (R, resolution, resolution) float32, 0 or 1, on the device of extents. Polygons are drawn by COCO's
+            rules on a grid of that size; a cell of a bitmap is 1 if at least half of its area is.
         """
         if extents.shape != (len(indices), 4):
             raise ValueError(
-                f"SegmentationMask.rasterize: extents {tuple(extents.shape)} do not go with {len(indices)} indices"
+                f"SegmentationMask.rasterize: extents {tuple(extents.shape)} and {len(indices)} indices do not match"
+                f"; expected extents ({len(indices)}, 4)"
             )
-        device, extents = extents.device, extents.cpu()  # masks are drawn here, and go there in one copy
+        device, extents = extents.device, extents.cpu()  # draw on the CPU, then copy all masks at once
         chosen = [self.instances[index] for index in index_to_list(indices, len(self))]
         polygons = {row: instance.parts for row, instance in enumerate(chosen) if isinstance(instance, Polygons)}
         if len(polygons) == len(chosen):
@@ -159,24 +171,24 @@ class SegmentationMask:
         bitmaps = {row: instance for row, instance in enumerate(chosen) if isinstance(instance, Bitmap)}
         targets = extents.new_zeros((len(chosen), resolution, resolution), dtype=torch.float32)
         drawn = rasterize_polygons(list(polygons.values()), extents[list(polygons)], resolution)
-        cut = _cut_bitmaps(list(bitmaps.values()), extents[list(bitmaps)], (resolution, resolution))
+        cut = _resample_bitmaps(list(bitmaps.values()), extents[list(bitmaps)], (resolution, resolution))
         targets[list(polygons)] = drawn.float()
         targets[list(bitmaps)] = cut.to(targets)
         return targets.to(device)
 
     def get_mask_tensor(self) -> Tensor:
-        """(R, height, width) uint8 on the CPU, the masks drawn over the whole image; R may be 0."""
+        """Masks of the whole image, (R, height, width) uint8 on the CPU; R may be 0."""
         width, height = (int(side) for side in self.size)
         drawn = torch.zeros((len(self), height, width), dtype=torch.uint8)
         for mask, instance in zip(drawn, self.instances, strict=True):
-            mask.copy_(_draw(instance, height, width))
+            mask.copy_(_rasterize(instance, height, width))
         return drawn
 
     def convert(self, mode: str) -> "SegmentationMask":
-        """All instances as bitmaps ("mask"), or all as polygons ("poly").
+        """Convert all instances to bitmaps ("mask") or polygons ("poly").
 
-        Polygons follow the outlines of a bitmap's pixels, once over the image as it is now; they have no holes, and an
-        instance that covers no pixel stays a bitmap.
+        Polygons follow the outlines of the pixels at the current image size. They have no holes. An instance without
+        pixels stays a bitmap.
         """
         if mode == self.mode and mode == "mask":
             return self
@@ -184,20 +196,20 @@ class SegmentationMask:
         if mode == "poly":
             width, height = (int(side) for side in self.size)
             converted.instances = [
-                _trace(_draw(instance, height, width)) or instance if isinstance(instance, Bitmap) else instance
+                _trace(_rasterize(instance, height, width)) or instance if isinstance(instance, Bitmap) else instance
                 for instance in self.instances
             ]
         return converted
 
-    # The rest
+    # Devices and indexing
 
     def to(self, *args: Any, **kwargs: Any) -> "SegmentationMask":
-        """Itself: instances are host arrays, and `rasterize` sends what it drew to where the regions are."""
+        """Returns self: instances stay on the CPU, and `rasterize` copies its result to the device of the regions."""
         return self
 
     @classmethod
     def cat(cls, parts: Sequence["SegmentationMask"]) -> "SegmentationMask":
-        """The instances of all parts in order."""
+        """Concatenate the instances of all parts."""
         return parts[0]._like([instance for part in parts for instance in part.instances], parts[0].size)
 
     def __getitem__(self, item: Any) -> "SegmentationMask":
@@ -216,13 +228,13 @@ class SegmentationMask:
         )
 
     def _like(self, instances: list[Polygons | Bitmap], size: Sequence[float]) -> "SegmentationMask":
-        other = SegmentationMask.__new__(SegmentationMask)  # the instances are parsed already
+        other = SegmentationMask.__new__(SegmentationMask)  # skips parsing
         other.size, other.mode, other.instances = check_size(size, "SegmentationMask"), self.mode, instances
         return other
 
 
 def _parse_instance(instance: Any, size: tuple[float, float]) -> Polygons | Bitmap:
-    """Any accepted form of one instance; ValueError that says what is wrong with it."""
+    """Convert one instance of any accepted type. Raises ValueError if it is malformed."""
     if isinstance(instance, (Polygons, Bitmap)):
         return instance
     if isinstance(instance, dict):
@@ -239,10 +251,10 @@ def _parse_instance(instance: Any, size: tuple[float, float]) -> Polygons | Bitm
     return Polygons(tuple(_parse_polygon(part) for part in instance))
 
 
-def _parse_polygon(part: Any) -> np.ndarray:
-    """[x0, y0, x1, y1, ...] or (P, 2) -> (P, 2) float64."""
+def _parse_polygon(part: Any) -> NDArray[np.float64]:
+    """Convert [x0, y0, x1, y1, ...] or (P, 2) to (P, 2) float64."""
     if np.isscalar(part):
-        raise ValueError("an instance is a list of polygons, each a list of coordinates; it is a list of numbers")
+        raise ValueError("an instance is a list of polygons, each a list of coordinates, not a list of numbers")
     points = np.asarray(part.cpu() if isinstance(part, Tensor) else part, dtype=np.float64)
     if points.ndim == 1 and points.size % 2 == 0:
         points = points.reshape(-1, 2)
@@ -255,8 +267,8 @@ def _parse_polygon(part: Any) -> np.ndarray:
     return points
 
 
-def _decode_run_lengths(encoded: dict[str, Any]) -> np.ndarray:
-    """COCO's run lengths, compressed or not -> (H, W) uint8."""
+def _decode_run_lengths(encoded: dict[str, Any]) -> NDArray[np.uint8]:
+    """Decode COCO's run lengths, compressed or not, to (H, W) uint8."""
     if "size" not in encoded or "counts" not in encoded:
         raise ValueError(f"run lengths have 'size' and 'counts', this dict has {sorted(map(str, encoded))}")
     height, width = (int(side) for side in encoded["size"])
@@ -264,19 +276,19 @@ def _decode_run_lengths(encoded: dict[str, Any]) -> np.ndarray:
     if not isinstance(counts, (str, bytes)):
         counts = [int(count) for count in counts]
         if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(f"run lengths add up to {sum(counts)}, the bitmap is {height} x {width}")
+            raise ValueError(f"run lengths add up to {sum(counts)}, but the bitmap is {height} x {width}")
         encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     try:
-        bitmap: np.ndarray = coco_mask.decode(encoded)
-    except Exception as error:  # pycocotools raises what its C code left behind
-        raise ValueError(f"run lengths that pycocotools cannot decode: {error}") from error
+        bitmap: NDArray[np.uint8] = coco_mask.decode(encoded)
+    except Exception as error:  # pycocotools raises various types
+        raise ValueError(f"pycocotools cannot decode the run lengths: {error}") from error
     if bitmap.size == 0:
-        raise ValueError(f"run lengths of a bitmap without pixels, {height} x {width}")
+        raise ValueError(f"the run lengths are of a bitmap without pixels, {height} x {width}")
     return bitmap
 
 
-def _draw(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
-    """(height, width) uint8, one instance over the whole image."""
+def _rasterize(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
+    """One instance over the whole image, (height, width) uint8."""
     if isinstance(instance, Polygons):
         outlines = [part.ravel() for part in instance.parts]
         encoded = coco_mask.merge(coco_mask.frPyObjects(outlines, height, width))
@@ -287,12 +299,12 @@ def _draw(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
     right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
     if right > left and bottom > top:
         window = torch.tensor([[left, top, right, bottom]], dtype=torch.float64)
-        drawn[top:bottom, left:right] = _cut_bitmaps([instance], window, (bottom - top, right - left))[0]
+        drawn[top:bottom, left:right] = _resample_bitmaps([instance], window, (bottom - top, right - left))[0]
     return drawn
 
 
-def _cut_bitmaps(bitmaps: Sequence[Bitmap], extents: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(R, *size_hw) uint8 on the CPU: each bitmap as its region of `extents` (R, 4) sees it."""
+def _resample_bitmaps(bitmaps: Sequence[Bitmap], extents: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Each bitmap resampled over its region of `extents` (R, 4), (R, *size_hw) uint8 on the CPU."""
     distinct = list({id(bitmap): bitmap for bitmap in bitmaps}.values())
     place = {id(bitmap): position for position, bitmap in enumerate(distinct)}
     fractions = cover_fractions(
@@ -306,10 +318,10 @@ def _cut_bitmaps(bitmaps: Sequence[Bitmap], extents: Tensor, size_hw: tuple[int,
 
 
 def _trace(bitmap: Tensor) -> Polygons | None:
-    """The outlines of the pixels of a bitmap (H, W), holes filled; None for a bitmap without any.
+    """Outlines of the pixels of a bitmap (H, W), with holes filled; None if it is empty.
 
-    OpenCV's contours run through pixel centres. In a bitmap of twice the size, centres 2p and 2p + 1 lie on either
-    side of pixel p's middle, and (i + 1) // 2 takes them to the edges p and p + 1 of that pixel.
+    OpenCV's contours run through pixel centres, but outlines run along pixel edges. In a bitmap of twice the size,
+    pixel p becomes the pixels 2p and 2p + 1, and (i + 1) // 2 maps their indices to the edges p and p + 1.
     """
     doubled = bitmap.numpy().repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

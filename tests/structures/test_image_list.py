@@ -34,7 +34,7 @@ def test_bad_inputs():
         to_image_list([])
     with pytest.raises(TypeError, match="not str"):
         to_image_list("image.jpg")
-    with pytest.raises(ValueError, match="one channel count"):
+    with pytest.raises(ValueError, match="same number of channels"):
         to_image_list([torch.rand(3, 4, 4), torch.rand(1, 4, 4)])
     with pytest.raises(ValueError, match=r"not \(4, 4\)"):
         to_image_list(torch.rand(4, 4))

@@ -191,7 +191,7 @@ def test_rasterize_follows_flips_and_resizes():
         ([1, 2, 3, 4, 5, 6], "instance 1: an instance is a list of polygons"),
         ([], "instance 1: it has no polygon"),
         ({"size": [30, 40]}, r"instance 1: run lengths have 'size' and 'counts'.*\['size'\]"),
-        ({"size": [30, 40], "counts": [5, 6]}, "instance 1: run lengths add up to 11, the bitmap is 30 x 40"),
+        ({"size": [30, 40], "counts": [5, 6]}, "instance 1: run lengths add up to 11, but the bitmap is 30 x 40"),
         ("polygon", "instance 1: polygons, run lengths or a bitmap are expected, not str"),
         (None, "instance 1: polygons, run lengths or a bitmap are expected, not NoneType"),
         (np.zeros((2, 3, 4)), r"instance 1: a bitmap is \(H, W\)"),
@@ -206,7 +206,7 @@ def test_bad_calls():
     masks = SegmentationMask([[RING]], SIZE)
     with pytest.raises(ValueError, match="mode is 'rle'; it can be 'poly' or 'mask'"):
         SegmentationMask([], SIZE, "rle")
-    with pytest.raises(ValueError, match=r"\(2, 4\) do not go with 1 indices"):
+    with pytest.raises(ValueError, match=r"extents \(2, 4\) and 1 indices do not match"):
         masks.rasterize(torch.zeros(2, 4), 7, torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="given 9"):
         masks.transpose(9)
