@@ -7,11 +7,11 @@
     print(device.waits)  # Counter: (place in the package, operation) -> how often the host would have waited
 
 Every operation runs through the CPU kernels, so results are those of a CPU run. What it adds are CUDA's rules on where
-tensors live: operands on one device (but for CPU tensors of no dimension), no NumPy view, no CPU-only kernel; and a
-record of the operations at which the host waits for the device. These are those that
+tensors live: operands on one device (except CPU tensors of no dimension) and no NumPy view; and a
+record of the operations at which the host waits for the device. These are the ones that
 `torch.cuda.set_sync_debug_mode` reports (numbers read from the device, results whose size only the device knows, and
-copies between host and device that were not asked to be asynchronous), waiting for an event, and large asynchronous
-copies out of memory that is not page-locked, which CUDA makes in pieces behind the work that the device has.
+blocking copies between host and device), waiting for an event, and large asynchronous copies from memory that is not
+page-locked, which CUDA splits and queues after the device's pending work.
 
 What it does not show: kernels of CUDA, their results, speed, memory, streams and races; waits inside of libraries, and
 of operations that are not listed here; autocast. Asynchronous copies are done at once, so host code that reads one too
@@ -38,13 +38,13 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from maskrcnn_benchmark.layers._extension import HOST_SCHEMAS
+from maskrcnn_benchmark.layers import reference, schemas
 
 CUDA = torch.device("cuda", 0)
 PACKAGE = "maskrcnn_benchmark"
 
-# Kernels for these exist on the CPU alone.
-HOST_OPS = {schema.partition("(")[0] for schema in HOST_SCHEMAS}
+# On CUDA the reference of these ops runs, operation by operation.
+REFERENCES = {f"maskrcnn_benchmark::{op}": reference.KERNELS[op] for op in map(schemas.op_name, schemas.CPU_ONLY)}
 # The size of the result, or what to do, depends on numbers that are on the device.
 READS_NUMBERS = {
     *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"),
@@ -171,6 +171,12 @@ class SimulatedDevice(TorchDispatchMode):
         if not wrappers and not _is_simulated(device):
             result = func(*args, **kwargs)
             return _marked(result) if page_locked else result
+        if func._schema.name in REFERENCES:
+            with self:
+                return REFERENCES[func._schema.name](*args, **kwargs)
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # PyTorch takes these apart itself, except inside of a kernel
+                return func.decompose(*args, **kwargs)
         assert all(isinstance(tensor, CudaTensor) or tensor.device.type == "cpu" for tensor in tensors), func
         if wrappers:
             _check_devices(func, name, args, tensors)
@@ -247,8 +253,6 @@ def _is_simulated(device: Any) -> bool:
 
 def _check_devices(func: Any, name: str, args: Any, tensors: list[Tensor]) -> None:
     """RuntimeError, in PyTorch's words, where CUDA could not run `func`."""
-    if name in HOST_OPS:
-        raise NotImplementedError(f"Could not run '{func}' with arguments from the 'CUDA' backend.")
     if name in COPIES:
         return
     if name in INDEXING:

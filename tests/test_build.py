@@ -1,16 +1,18 @@
 """The compiled library and what stands in for it: one binary on the stable ABI, ops that agree, messages that help."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
 from maskrcnn_benchmark import __version__
-from maskrcnn_benchmark.layers import extension_status
+from maskrcnn_benchmark.layers import extension_status, reference, schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = find_spec("maskrcnn_benchmark._C")
@@ -51,8 +53,9 @@ EVERY_OP = """
 import sys, warnings
 if {hidden}:
     sys.modules["maskrcnn_benchmark._C"] = None  # as if it had not been built
-import torch
+import numpy, torch
 from maskrcnn_benchmark import layers
+import maskrcnn_benchmark.layers.candidates, maskrcnn_benchmark.layers.keypoint_ops, maskrcnn_benchmark.layers.mask_ops
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     torch.manual_seed(0)
@@ -75,6 +78,19 @@ with warnings.catch_warnings(record=True) as caught:
     results.append(layers.nms_padded(boxes, scores, 0.3, 70, groups))
     assert layers.nms(boxes[:0], scores[:0], 0.5).shape == (0,)
     assert layers.roi_align(maps[0], rois[:0], 2, 0.25, 2).shape == (0, 6, 2, 2)
+    masks, extents = torch.rand(3, 7, 7), boxes[:3] / 4
+    results += [layers.mask_ops.paste_masks(masks, extents, (90, 80), threshold) for threshold in (0.5, -1)]
+    results += map(torch.from_numpy, layers.mask_ops.mask_run_lengths(masks, extents, (90, 80)))
+    triangle = numpy.array([[1.0, 2.0], [60.0, 9.0], [20.0, 70.0]])
+    results.append(layers.mask_ops.rasterize_polygons([[triangle], [triangle, triangle / 2], []], extents, 14))
+    results += layers.keypoint_ops.decode_heatmaps(torch.randn(3, 2, 8, 8), extents)
+    settings = {{"weights": (10.0, 10.0, 5.0, 5.0), "offset": 1}}
+    sizes, anchors = torch.full((2, 2), 120.0), [boxes[:50], boxes[50:]]
+    logits, deltas = ([torch.randn(2, n, *s) for s in ((5, 10), (5, 2))] for n in (1, 4))
+    results += layers.candidates.rpn_candidates(anchors, logits, deltas, sizes, 20, min_size=2, **settings)
+    probabilities, per_class = torch.rand(60, 3), torch.randn(60, 12)
+    results += layers.candidates.class_candidates(
+        probabilities, per_class, boxes, rois[:, 0].long(), sizes, 0.4, **settings)
     for wrong in (lambda: layers.roi_align(maps[0], boxes, 2, 0.25, 2), lambda: layers.nms(rois, scores, 0.5)):
         try:
             wrong()
@@ -89,7 +105,7 @@ torch.save([r.detach() for r in results], {path!r})
 
 
 @needs_build
-def test_torchvision_stands_in_with_the_same_results_and_one_warning(tmp_path):
+def test_references_stand_in_with_the_same_results_and_one_warning(tmp_path):
     outputs = {}
     for hidden in (False, True):
         path = tmp_path / f"{hidden}.pt"
@@ -100,9 +116,9 @@ def test_torchvision_stands_in_with_the_same_results_and_one_warning(tmp_path):
     assert status.startswith("compiled") and warned.startswith("0")
     status, warned = outputs[True][0]
     assert "_C is not built" in status and "pip install --no-build-isolation -e ." in status
-    assert warned.startswith("1 Slower kernels of torchvision are in use") and "pip install" in warned
+    assert warned.startswith("1 Slower kernels of PyTorch and torchvision are in use") and "pip install" in warned
     for compiled, fallback in zip(outputs[False][1], outputs[True][1], strict=True):
-        torch.testing.assert_close(compiled, fallback, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(compiled, fallback, rtol=1e-4, atol=1e-4, equal_nan=True)
         assert compiled.stride() == fallback.stride()
 
 
@@ -124,16 +140,30 @@ def test_every_instruction_set_gives_the_same_results(tmp_path):
             if portable.dtype == torch.int64:  # which boxes survive
                 assert torch.equal(portable, other)
             else:
-                torch.testing.assert_close(portable, other)
+                torch.testing.assert_close(portable, other, equal_nan=True)
             assert portable.stride() == other.stride()
+
+
+def test_the_library_defines_the_schemas_that_python_knows():
+    source = (ROOT / "maskrcnn_benchmark" / "csrc" / "ops.cpp").read_text()
+    definitions = re.findall(r"m\.def\(\s*((?:\"[^\"]*\"\s*)+)\)", source)
+    strings = ["".join(re.findall(r"\"([^\"]*)\"", definition)) for definition in definitions]
+    assert strings == list(schemas.SCHEMAS)
+
+
+def test_every_op_has_a_reference_of_the_same_arguments():
+    assert list(reference.KERNELS) == [schemas.op_name(schema) for schema in schemas.SCHEMAS]
+    for schema in schemas.SCHEMAS:
+        expected = [argument.name for argument in torch._C.parse_schema(schema).arguments]
+        assert list(signature(reference.KERNELS[schemas.op_name(schema)]).parameters) == expected
 
 
 @needs_build
 def test_a_library_of_other_sources_is_refused():
     done = run_python(
         "import torch, maskrcnn_benchmark._C\n"
-        "from maskrcnn_benchmark.layers import _extension\n"
-        "_extension.SCHEMAS = ('nms(Tensor boxes, Tensor scores, float threshold) -> Tensor',)\n"
+        "from maskrcnn_benchmark.layers import _extension, schemas\n"
+        "schemas.SCHEMAS = ('nms(Tensor boxes, Tensor scores, float threshold) -> Tensor',)\n"
         "_extension._load()"
     )
     assert "ImportError: maskrcnn_benchmark._C was built from other sources: it lacks nms(Tensor boxes" in done.stderr

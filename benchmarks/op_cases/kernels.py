@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from maskrcnn_benchmark.layers import batched_nms, multi_level_roi_align, nms, roi_align
-from maskrcnn_benchmark.layers._fallback import assign_levels
+from maskrcnn_benchmark.layers.reference.roi_align import assign_levels
 from op_cases import detectron2_peers
 from op_cases.case import IMAGE_HW, Case, Contenders, Peer, Traffic, random_boxes, same_survivors, same_values
 

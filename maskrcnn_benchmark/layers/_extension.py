@@ -1,48 +1,30 @@
-"""Makes sure that `torch.ops.maskrcnn_benchmark` is there: from the compiled kernels, else from torchvision's.
+"""Registers the kernels of `torch.ops.maskrcnn_benchmark`; the modules of `layers` take the ops from here.
 
-Where the extension was never built, torchvision's kernels stand in for all ops; where it was built without CUDA, for
-the ops on CUDA tensors. They are slower, and the first call of one says so.
+Each op has a compiled kernel per device where the extension was built for that device. The reference
+(`layers/reference`) is registered as the op's kernel for all other devices, so callers never ask which one runs. Where
+a compiled kernel should exist but was not built, the first call of a reference warns that it is slower.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from maskrcnn_benchmark.layers import _fallback
+from maskrcnn_benchmark.layers import reference, schemas
 
 REBUILD = "in the repository, run: pip install --no-build-isolation -e . (FORCE_CUDA=1 insists on the CUDA kernels)"
+NAMESPACE = "maskrcnn_benchmark"
 
-# as csrc/ops.cpp defines them; a compiled library that differs was built from other sources
-SCHEMAS = (
-    "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned)"
-    " -> Tensor",
-    "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned,"
-    " bool channels_last, bool deterministic) -> Tensor",
-    "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples,"
-    " bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor",
-    "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples,"
-    " bool aligned, float canonical_size, float canonical_level, int offset, bool channels_last,"
-    " bool deterministic) -> Tensor[]",
-    "nms(Tensor boxes, Tensor scores, float threshold, int offset) -> Tensor",
-    "batched_nms(Tensor boxes, Tensor scores, Tensor groups, float threshold, int offset) -> Tensor",
-    "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor",
-)
+ops: Any = torch.ops.maskrcnn_benchmark  # its types are in schemas.py
 
-# of the CPU alone; where they are missing, or for tensors elsewhere, their callers do the same with PyTorch's ops
-HOST_SCHEMAS = (
-    "paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()",
-    "mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)",
-    "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size)"
-    " -> Tensor",
-    "decode_bicubic(Tensor logits, Tensor frames) -> (Tensor, Tensor)",
-    "rpn_candidates(Tensor[] anchors, Tensor[] objectness, Tensor[] box_regression, Tensor sizes, int most,"
-    " float[] weights, float clamp, float min_size, int offset) -> (Tensor, Tensor, Tensor)",
-    "class_candidates(Tensor scores, Tensor box_regression, Tensor references, Tensor images, Tensor sizes,"
-    " float threshold, float[] weights, float clamp, int offset, bool class_agnostic)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-)
+
+def is_compiled() -> bool:
+    """Did the compiled library load?"""
+    return _load_error is None
 
 
 def extension_status() -> str:
@@ -55,53 +37,63 @@ def extension_status() -> str:
     return f"compiled for the CPU ({instructions}) and CUDA"
 
 
-def check_one_device(op: str, first: str, second: str, *tensors: torch.Tensor) -> None:
-    """For the fakes, in the kernels' words. Raises: RuntimeError."""
-    if len({tensor.device for tensor in tensors}) > 1:
-        raise RuntimeError(f"{op}: {first} and {second} must be on one device; move {second} with .to()")
-
-
-def has_host_kernels() -> bool:
-    """Are the ops that exist for the CPU alone there?"""
-    return _load_error is None
-
-
 def _has_cuda_kernels() -> bool:
-    return "CUDA" in _compiled_for
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::nms", "CUDA")
 
 
 def _load() -> str | None:
-    """Registers the ops of the compiled library. Returns why that was not possible, None when it was."""
+    """Load the compiled library, which defines its ops. Returns the reason if it cannot be loaded, else None."""
     try:
         importlib.import_module("maskrcnn_benchmark._C")
     except ModuleNotFoundError:
         return "maskrcnn_benchmark._C is not built"
     except ImportError as error:
         return f"maskrcnn_benchmark._C does not load: {error}"
-    for schema in SCHEMAS + HOST_SCHEMAS:
-        name = schema.partition("(")[0]
-        packet = getattr(torch.ops.maskrcnn_benchmark, name, None)
-        if packet is None or packet.default._schema != torch._C.parse_schema(f"maskrcnn_benchmark::{schema}"):
+    for schema in schemas.SCHEMAS:
+        packet = getattr(ops, schemas.op_name(schema), None)
+        if packet is None or packet.default._schema != torch._C.parse_schema(f"{NAMESPACE}::{schema}"):
             raise ImportError(
                 f"maskrcnn_benchmark._C was built from other sources: it lacks {schema}. To rebuild it, {REBUILD}"
             )
     return None
 
 
+def _register_references(load_error: str | None) -> torch.library.Library:
+    """Define the ops if the library has not, and give each its reference for the devices without a compiled kernel.
+
+    Returns: the registrations, which last as long as this object.
+    """
+    library = torch.library.Library(NAMESPACE, "IMPL" if load_error is None else "DEF")
+    if load_error is not None:
+        for schema in schemas.SCHEMAS:
+            library.define(schema)
+    missing = f"{load_error}; {REBUILD}"
+    if load_error is None:
+        missing = f"maskrcnn_benchmark._C was built without the CUDA kernels; {REBUILD}"
+    warned = False
+
+    def warn_once() -> None:
+        nonlocal warned
+        if not warned:
+            warned = True
+            warnings.warn(f"Slower kernels of PyTorch and torchvision are in use: {missing}", stacklevel=3)
+
+    slower = schemas.CPU_AND_CUDA if load_error is None else schemas.SCHEMAS
+    for schema in schemas.SCHEMAS:
+        name = schemas.op_name(schema)
+        kernel = reference.KERNELS[name]
+        # "for every backend": a kernel that is registered for one device comes before it
+        library.impl(name, _after(warn_once, kernel) if schema in slower else kernel, "CompositeExplicitAutograd")
+    return library
+
+
+def _after(first: Callable[[], None], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        first()
+        return kernel(*arguments)
+
+    return call
+
+
 _load_error = _load()
-_compiled_for = {
-    key
-    for key in ("CPU", "CUDA")
-    if _load_error is None and torch._C._dispatch_has_kernel_for_dispatch_key("maskrcnn_benchmark::nms", key)
-}
-_fallback_library: torch.library.Library | None = None  # its registrations last as long as it does
-if _load_error is not None:
-    _fallback_library = torch.library.Library("maskrcnn_benchmark", "DEF")
-    for _schema in SCHEMAS:
-        _fallback_library.define(_schema)
-    _fallback.register(_fallback_library, "CompositeExplicitAutograd", f"{_load_error}; {REBUILD}")
-elif not _has_cuda_kernels():
-    _fallback_library = torch.library.Library("maskrcnn_benchmark", "IMPL")
-    _fallback.register(
-        _fallback_library, "CUDA", f"maskrcnn_benchmark._C was built without the CUDA kernels; {REBUILD}"
-    )
+_references = _register_references(_load_error)

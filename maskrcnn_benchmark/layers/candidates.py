@@ -12,8 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers import _extension
-from maskrcnn_benchmark.layers.boxes import DELTA_CLAMP, box_sizes, clip_boxes, decode_boxes
+from maskrcnn_benchmark.layers._extension import ops
+from maskrcnn_benchmark.layers._tracing import fake_kernel
+from maskrcnn_benchmark.layers.boxes import DELTA_CLAMP
+from maskrcnn_benchmark.layers.reference.candidates import classes_above as classes_above
 
 _READABLE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -61,42 +63,18 @@ def rpn_candidates(
     Of equal logits on a CPU the earlier one in the order of the map goes first; elsewhere any may.
     Raises: RuntimeError for maps that do not fit each other.
     """
-    if sizes_wh.device.type == "cpu" and _extension.has_host_kernels() and _are_readable(*objectness, *box_regression):
-        return RPNCandidates(
-            *torch.ops.maskrcnn_benchmark.rpn_candidates(
-                [anchors_l.detach() for anchors_l in anchors],
-                [objectness_l.detach() for objectness_l in objectness],
-                [regression_l.detach() for regression_l in box_regression],
-                sizes_wh,
-                top_n,
-                weights,
-                clamp,
-                min_size,
-                offset,
-            )
-        )
-    logits, deltas, references, levels = [], [], [], []
-    for level, (anchors_l, objectness_l, regression_l) in enumerate(
-        zip(anchors, objectness, box_regression, strict=True)
-    ):
-        num_images, num_anchors, _, width = objectness_l.shape
-        flat = objectness_l.permute(0, 2, 3, 1).flatten(1).float()  # in the order of the anchors
-        best, idxs = flat.topk(min(top_n, flat.shape[1]), dim=1)
-        cells, anchor_idxs = idxs // num_anchors, idxs % num_anchors
-        image_ids = torch.arange(num_images, device=flat.device)[:, None]
-        # read where they are: the map is large, and only these few of its deltas are wanted
-        per_anchor = regression_l.unflatten(1, (num_anchors, 4))  # (N, A, 4, H, W)
-        deltas.append(per_anchor[image_ids, anchor_idxs, :, cells // width, cells % width].float())
-        logits.append(best)
-        references.append(anchors_l[idxs])
-        levels.append(torch.full_like(idxs, level))
-    boxes = decode_boxes(torch.cat(deltas, dim=1), torch.cat(references, dim=1), weights, offset, clamp)
-    boxes = clip_boxes(boxes, sizes_wh[:, None], offset)
-    widths, heights = box_sizes(boxes, offset)
-    large = (widths >= min_size) & (heights >= min_size) & (widths > 0) & (heights > 0)
-    first_group = torch.arange(len(sizes_wh), device=boxes.device)[:, None] * len(anchors)
     return RPNCandidates(
-        torch.where(large, torch.cat(logits, dim=1), torch.nan), boxes, first_group + torch.cat(levels, dim=1)
+        *ops.rpn_candidates(
+            [anchors_l.detach() for anchors_l in anchors],
+            [_readable(objectness_l) for objectness_l in objectness],
+            [_readable(regression_l) for regression_l in box_regression],
+            sizes_wh,
+            top_n,
+            weights,
+            clamp,
+            min_size,
+            offset,
+        )
     )
 
 
@@ -126,73 +104,57 @@ def class_candidates(
     Returns: in the order of the regions, and of one region in that of the classes. The host waits for their number.
     Raises: RuntimeError for tensors that do not fit each other.
     """
-    if scores.device.type == "cpu" and _extension.has_host_kernels() and _are_readable(box_regression):
-        return ClassCandidates(
-            *torch.ops.maskrcnn_benchmark.class_candidates(
-                scores.detach(),
-                box_regression.detach(),
-                references.detach(),
-                image_ids,
-                sizes_wh,
-                threshold,
-                weights,
-                clamp,
-                offset,
-                class_agnostic,
-            )
+    return ClassCandidates(
+        *ops.class_candidates(
+            scores.detach(),
+            _readable(box_regression),
+            references.detach(),
+            image_ids,
+            sizes_wh,
+            threshold,
+            weights,
+            clamp,
+            offset,
+            class_agnostic,
         )
-    rows, labels = classes_above(scores, threshold)
-    image_ids = image_ids[rows]
-    # only the candidates are decoded: with many classes they are few
-    sets = labels.clamp(max=1) if class_agnostic else labels
-    deltas = box_regression.unflatten(1, (-1, 4))[rows, sets].float()
-    boxes = clip_boxes(decode_boxes(deltas, references[rows], weights, offset, clamp), sizes_wh[image_ids], offset)
-    widths, heights = box_sizes(boxes, offset)
-    kept_scores = torch.where((widths > 0) & (heights > 0), scores[rows, labels], torch.nan)
-    return ClassCandidates(boxes, kept_scores, labels, image_ids)
+    )
 
 
-def classes_above(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """(R, J) probabilities -> rows (K,) and labels (K,) of those above the threshold, the background's aside."""
-    rows, classes = (scores[:, 1:] > threshold).nonzero(as_tuple=True)
-    return rows, classes + 1
+def _readable(values: Tensor) -> Tensor:
+    """The values outside the graph, in a type that the kernels read in place; other types are copied to float32."""
+    return (values if values.dtype in _READABLE else values.float()).detach()
 
 
-def _are_readable(*tensors: Tensor) -> bool:
-    return all(tensor.dtype in _READABLE for tensor in tensors)
+@fake_kernel("rpn_candidates")
+def _rpn_candidates_fake(
+    anchors: Sequence[Tensor],
+    objectness: Sequence[Tensor],
+    box_regression: Sequence[Tensor],
+    sizes: Tensor,
+    most: int,
+    weights: Sequence[float],
+    clamp: float,
+    min_size: float,
+    offset: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_images, count = sizes.shape[0], sum(min(most, anchors_l.shape[0]) for anchors_l in anchors)
+    logits = sizes.new_empty((num_images, count), dtype=torch.float32)
+    return logits, logits.new_empty((num_images, count, 4)), torch.empty_like(logits, dtype=torch.int64)
 
 
-if _extension.has_host_kernels():
-
-    @torch.library.register_fake("maskrcnn_benchmark::rpn_candidates")
-    def _rpn_candidates_fake(
-        anchors: Sequence[Tensor],
-        objectness: Sequence[Tensor],
-        box_regression: Sequence[Tensor],
-        sizes: Tensor,
-        most: int,
-        weights: Sequence[float],
-        clamp: float,
-        min_size: float,
-        offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        num_images, count = sizes.shape[0], sum(min(most, anchors_l.shape[0]) for anchors_l in anchors)
-        logits = sizes.new_empty((num_images, count), dtype=torch.float32)
-        return logits, logits.new_empty((num_images, count, 4)), torch.empty_like(logits, dtype=torch.int64)
-
-    @torch.library.register_fake("maskrcnn_benchmark::class_candidates")
-    def _class_candidates_fake(
-        scores: Tensor,
-        box_regression: Tensor,
-        references: Tensor,
-        images: Tensor,
-        sizes: Tensor,
-        threshold: float,
-        weights: Sequence[float],
-        clamp: float,
-        offset: int,
-        class_agnostic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        kept = scores.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.float32)
-        labels = torch.empty_like(kept, dtype=torch.int64)
-        return kept.new_empty((kept.shape[0], 4)), kept, labels, torch.empty_like(labels)
+@fake_kernel("class_candidates")
+def _class_candidates_fake(
+    scores: Tensor,
+    box_regression: Tensor,
+    references: Tensor,
+    images: Tensor,
+    sizes: Tensor,
+    threshold: float,
+    weights: Sequence[float],
+    clamp: float,
+    offset: int,
+    class_agnostic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = scores.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.float32)
+    labels = torch.empty_like(kept, dtype=torch.int64)
+    return kept.new_empty((kept.shape[0], 4)), kept, labels, torch.empty_like(labels)

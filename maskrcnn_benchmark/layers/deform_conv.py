@@ -58,6 +58,8 @@ class DFConv2d(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         predicted = self.offset(features)
         if not self.modulated:
-            return self.conv(features, predicted)
-        offsets, factors = predicted.split([2 * self.samples, self.samples], dim=1)
-        return self.conv(features, offsets, factors.sigmoid())
+            convolved: Tensor = self.conv(features, predicted)
+        else:
+            offsets, factors = predicted.split([2 * self.samples, self.samples], dim=1)
+            convolved = self.conv(features, offsets, factors.sigmoid())
+        return convolved

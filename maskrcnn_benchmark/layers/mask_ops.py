@@ -7,18 +7,17 @@ and cell i of M cells across a region of width w covers [x1 + i * w / M, x1 + (i
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers import _extension
+from maskrcnn_benchmark.layers._extension import ops
+from maskrcnn_benchmark.layers._tracing import fake_kernel
+from maskrcnn_benchmark.layers.reference.masks import touched_pixels
 from maskrcnn_benchmark.layers.roi_align import roi_align
 from maskrcnn_benchmark.utils.allocator import RecycledMemory
 
 # Values that one step of a chunked loop holds at a time; 64 MiB in float32.
 _CHUNK_ELEMENTS = 1 << 24
-# pycocotools walks along polygon edges in fifths of a cell: beyond so many cells from the grid, edges are cut off.
-_FAR_CELLS = 4096.0
 # Areas are sums of rounded products: a cell that is exactly half covered must not depend on the last bit.
 _AREA_TOLERANCE = 1e-9
 # To clear pages that were used before takes a third of the time that the system takes to map new ones.
@@ -42,11 +41,9 @@ def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor
         if polygon.ndim != 2 or polygon.shape[0] < 3 or polygon.shape[1] != 2:
             raise ValueError(f"a polygon is (P, 2) with at least 3 points, not {polygon.shape}")
     corners = extents.detach().to("cpu", torch.float64)
-    if not _extension.has_host_kernels():
-        return _draw_with_pycocotools(polygons, corners, size).to(extents.device)
     place = {key: position for position, key in enumerate(distinct)}
     parts = [polygon for instance in distinct.values() for polygon in instance]
-    drawn = torch.ops.maskrcnn_benchmark.rasterize_polygons(
+    drawn: Tensor = ops.rasterize_polygons(
         torch.from_numpy(np.concatenate([np.zeros((0, 2)), *parts]).astype(np.float64, copy=False)),
         _starts([len(part) for part in parts]),
         _starts([len(instance) for instance in distinct.values()]),
@@ -60,29 +57,6 @@ def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor
 def _starts(lengths: Sequence[int]) -> Tensor:
     """Where each of some parts of these lengths begins, one after the other, and where the last ends."""
     return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
-
-
-def _draw_with_pycocotools(polygons: Sequence[Sequence[np.ndarray]], corners: Tensor, size: int) -> Tensor:
-    """`rasterize_polygons` where the compiled kernels are missing: (R, size, size) uint8 on the CPU."""
-    drawn = np.zeros((len(polygons), size, size), dtype=np.uint8)
-    parts: list[np.ndarray] = []
-    owners: list[int] = []
-    for region, (instance, (x1, y1, x2, y2)) in enumerate(zip(polygons, corners.numpy(), strict=True)):
-        if not (x2 > x1 and y2 > y1):
-            continue
-        scale = np.array((size / (x2 - x1), size / (y2 - y1)))
-        for polygon in instance:
-            points = (polygon - (x1, y1)) * scale
-            if max(-points.min(), points.max()) > size + _FAR_CELLS:
-                points = _clip_polygon(points, -_FAR_CELLS, size + _FAR_CELLS)
-            if len(points) >= 3:
-                parts.append(points.reshape(-1))
-                owners.append(region)
-    if parts:
-        masks = coco_mask.decode(coco_mask.frPyObjects(parts, size, size)).transpose(2, 0, 1)
-        regions, firsts = np.unique(owners, return_index=True)
-        drawn[regions] = np.maximum.reduceat(masks, firsts, axis=0)
-    return torch.from_numpy(drawn)
 
 
 def cover_fractions(
@@ -160,26 +134,15 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
         may lie in the memory of a result that is gone, of which up to 256 MiB are kept.
     """
     _check_masks(masks, extents)
-    height, width = int(image_size_hw[0]), int(image_size_hw[1])
+    shape = (len(masks), int(image_size_hw[0]), int(image_size_hw[1]))
     dtype = torch.bool if threshold >= 0 else torch.uint8
-    if masks.device.type == "cpu" and _extension.has_host_kernels():
-        block, zeroed = _pasted_memory.take((len(masks), height, width))
-        pasted = torch.from_numpy(block).view(dtype)
-        masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
-        torch.ops.maskrcnn_benchmark.paste_masks_(pasted, masks, extents.detach().double(), float(threshold), zeroed)
-        return pasted
-    pasted = masks.new_zeros((len(masks), height, width), dtype=dtype)
     if masks.device.type == "cpu":
-        # The work is proportional to the pixels touched, and most regions are a small part of the image.
-        for index, (left, top, window) in enumerate(paste_windows(masks, extents, image_size_hw, threshold)):
-            pasted[index, top : top + window.shape[0], left : left + window.shape[1]] = window
-        return pasted
-    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
-    regions = extents.detach().to(torch.float64)
-    step = max(1, _CHUNK_ELEMENTS // max(1, height * width))
-    for first in range(0, len(masks), step):
-        chunk = slice(first, first + step)
-        pasted[chunk] = _paste(masks[chunk], regions[chunk], (0, height), (0, width), threshold)
+        block, zeroed = _pasted_memory.take(shape)
+        pasted = torch.from_numpy(block).view(dtype)
+    else:
+        pasted, zeroed = masks.new_zeros(shape, dtype=dtype), True
+    values = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
+    ops.paste_masks_(pasted, values, extents.detach().double(), float(threshold), zeroed)
     return pasted
 
 
@@ -202,15 +165,8 @@ def mask_run_lengths(
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
     masks = masks.detach().cpu()
     masks, regions = masks.to(torch.promote_types(masks.dtype, torch.float32)), extents.detach().cpu().double()
-    if _extension.has_host_kernels():
-        lengths, starts = torch.ops.maskrcnn_benchmark.mask_run_lengths(masks, regions, height, width, float(threshold))
-        return np.split(lengths.numpy(), starts[1:-1].numpy())
-    runs = []
-    for mask, region in zip(masks.split(1), regions.split(1), strict=True):
-        columns = paste_masks(mask, region, (height, width), threshold)[0].t().reshape(-1).numpy()
-        changes = np.flatnonzero(np.diff(columns, prepend=False))
-        runs.append(np.diff(changes, prepend=0, append=height * width))
-    return runs
+    lengths, starts = ops.mask_run_lengths(masks, regions, height, width, float(threshold))
+    return np.split(lengths.numpy(), starts[1:-1].numpy())
 
 
 def paste_windows(
@@ -222,16 +178,12 @@ def paste_windows(
     """
     _check_masks(masks, extents)
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
-    masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
-    regions = extents.detach().to(torch.float64)
-    compiled = masks.device.type == "cpu" and _extension.has_host_kernels()
-    for index, (left, top, right, bottom) in enumerate(_touched_pixels(regions, masks.shape, height, width)):
-        mask, region = masks[index, None], regions[index, None]
-        if compiled:
-            shift = torch.tensor([left, top, left, top], dtype=torch.float64)
-            yield left, top, paste_masks(mask, region - shift, (bottom - top, right - left), threshold)[0]
-        else:
-            yield left, top, _paste(mask, region, (top, bottom), (left, right), threshold)[0]
+    regions = extents.detach().double()
+    windows = touched_pixels(regions, (masks.shape[1], masks.shape[2]), height, width)
+    in_window = regions - windows[:, [0, 1, 0, 1]]  # x1, y1, x2, y2 from the window's corner
+    for index, (left, top, right, bottom) in enumerate(windows.tolist()):
+        one = slice(index, index + 1)
+        yield left, top, paste_masks(masks[one], in_window[one], (bottom - top, right - left), threshold)[0]
 
 
 def expected_iou(masks: Tensor, threshold: float = 0.5) -> Tensor:
@@ -336,22 +288,6 @@ def _check_masks(masks: Tensor, extents: Tensor) -> None:
         )
 
 
-def _clip_polygon(points: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Sutherland and Hodgman's clipping of a polygon (P, 2) to the square [low, high]^2; (Q, 2), Q may be 0."""
-    for axis, sign, bound in ((0, 1, low), (0, -1, high), (1, 1, low), (1, -1, high)):
-        if len(points) == 0:
-            return points
-        following = np.roll(points, -1, axis=0)
-        depth, next_depth = sign * (points[:, axis] - bound), sign * (following[:, axis] - bound)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            crossings = points + (following - points) * (depth / (depth - next_depth))[:, None]
-        crossings[:, axis] = bound
-        # Each edge gives its first point if that is inside, then its crossing if it has one.
-        keep = np.stack((depth >= 0, (depth >= 0) != (next_depth >= 0)), axis=1)
-        points = np.stack((points, crossings), axis=1)[keep]
-    return points
-
-
 def _summed_areas(bitmaps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The summed-area tables of G bitmaps in one flat int32 tensor, where each starts (G,), and the (G, 2) sizes.
 
@@ -390,52 +326,6 @@ def _grid_lines(span: Tensor, source: Tensor, cells: Tensor, count: int) -> tupl
     return before, lines - before, (span[:, 1] - span[:, 0]).clamp(min=0) * scale / count
 
 
-def _touched_pixels(regions: Tensor, shape: torch.Size, height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """For each region the pixels left, top, right, bottom (the last two exclusive) that its mask can reach."""
-    x1, y1, x2, y2 = regions.unbind(1)
-    margin_x, margin_y = (x2 - x1) / (2 * shape[2]), (y2 - y1) / (2 * shape[1])
-    columns = _pixel_range(x1 - margin_x, x2 + margin_x, width)
-    rows = _pixel_range(y1 - margin_y, y2 + margin_y, height)
-    return [
-        (left, top, right, bottom) for (left, right), (top, bottom) in zip(columns.tolist(), rows.tolist(), strict=True)
-    ]
-
-
-def _pixel_range(low: Tensor, high: Tensor, count: int) -> Tensor:
-    """(R, 2) int64: the first of `count` pixels whose centre may lie in [low, high], and one after the last.
-
-    Where an end is NaN there is none.
-    """
-    first = (low - 0.5).floor().clamp(0, count).nan_to_num(nan=0.0)
-    last = (high + 0.5).ceil().clamp(0, count).nan_to_num(nan=0.0).maximum(first)
-    return torch.stack((first, last), dim=1).long()
-
-
-def _paste(masks: Tensor, regions: Tensor, rows: tuple[int, int], columns: tuple[int, int], threshold: float) -> Tensor:
-    """The window rows x columns of the image with each mask (R, M, M) on it: bool, or uint8 if threshold < 0."""
-    row_weights = _tent_weights(_pixels_in_cells(rows, regions[:, 1::2], masks.shape[1]), masks.shape[1])
-    column_weights = _tent_weights(_pixels_in_cells(columns, regions[:, 0::2], masks.shape[2]), masks.shape[2])
-    with torch.autocast(device_type=masks.device.type, enabled=False):
-        values = row_weights.to(masks.dtype) @ masks @ column_weights.to(masks.dtype).transpose(1, 2)
-    return values > threshold if threshold >= 0 else (values * 255).clamp(0, 255).to(torch.uint8)
-
-
-def _pixels_in_cells(pixels: tuple[int, int], span: Tensor, cells: int) -> Tensor:
-    """Centres of pixels first .. last - 1 as positions (R, n), in cells, among the cells of each span (R, 2).
-
-    Cell i has its centre at position i; a span without extent puts every pixel out of reach.
-    """
-    centres = torch.arange(*pixels, device=span.device, dtype=span.dtype) + 0.5
-    extent = span[:, 1:] - span[:, :1]
-    return torch.where(extent > 0, (centres - span[:, :1]) / extent * cells - 0.5, -2.0)
-
-
-def _tent_weights(positions: Tensor, cells: int) -> Tensor:
-    """(R, n) positions in cells -> (R, n, cells) weights of linear interpolation, none for what is beyond the cells."""
-    centres = torch.arange(cells, device=positions.device, dtype=positions.dtype)
-    return (1 - (positions[..., None] - centres).abs()).clamp(min=0)
-
-
 def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: str) -> tuple[Tensor, Tensor]:
     """Weights (R, size, cells) of the old cells in each new one, and their sum (R, size): the part of the new cell, or
     of its centre, that is in the old span."""
@@ -455,21 +345,21 @@ def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: s
     return weights * inside[..., None], inside.to(src.dtype)
 
 
-if _extension.has_host_kernels():
+@fake_kernel("paste_masks_")
+def _paste_masks_fake(pasted: Tensor, masks: Tensor, extents: Tensor, threshold: float, zeroed: bool) -> None:
+    return None
 
-    @torch.library.register_fake("maskrcnn_benchmark::paste_masks_")
-    def _paste_masks_fake(pasted: Tensor, masks: Tensor, extents: Tensor, threshold: float, zeroed: bool) -> None:
-        return None
 
-    @torch.library.register_fake("maskrcnn_benchmark::mask_run_lengths")
-    def _mask_run_lengths_fake(
-        masks: Tensor, extents: Tensor, height: int, width: int, threshold: float
-    ) -> tuple[Tensor, Tensor]:
-        lengths = masks.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
-        return lengths, masks.new_empty(masks.shape[0] + 1, dtype=torch.int64)
+@fake_kernel("mask_run_lengths")
+def _mask_run_lengths_fake(
+    masks: Tensor, extents: Tensor, height: int, width: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    lengths = masks.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+    return lengths, masks.new_empty(masks.shape[0] + 1, dtype=torch.int64)
 
-    @torch.library.register_fake("maskrcnn_benchmark::rasterize_polygons")
-    def _rasterize_polygons_fake(
-        points: Tensor, parts: Tensor, instances: Tensor, indices: Tensor, extents: Tensor, size: int
-    ) -> Tensor:
-        return points.new_empty((indices.shape[0], size, size), dtype=torch.uint8)
+
+@fake_kernel("rasterize_polygons")
+def _rasterize_polygons_fake(
+    points: Tensor, parts: Tensor, instances: Tensor, indices: Tensor, extents: Tensor, size: int
+) -> Tensor:
+    return points.new_empty((indices.shape[0], size, size), dtype=torch.uint8)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers._extension import check_one_device  # its module registers the ops
+from maskrcnn_benchmark.layers._extension import ops
+from maskrcnn_benchmark.layers._tracing import check_one_device, fake_kernel
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 
@@ -21,7 +22,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int = INCLUSIVE
     Returns: (K,) int64 indices of the kept boxes from high score to low. Overlaps are decided in double precision.
     Raises: RuntimeError for shapes, types, devices or a threshold that do not fit.
     """
-    return torch.ops.maskrcnn_benchmark.nms(boxes.detach(), scores.detach(), float(threshold), offset)
+    kept: Tensor = ops.nms(boxes.detach(), scores.detach(), float(threshold), offset)
+    return kept
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
@@ -31,7 +33,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
         groups: (R,) int64, any values.
     Returns: (K,) int64 indices of the kept boxes of all groups from high score to low.
     """
-    return torch.ops.maskrcnn_benchmark.batched_nms(boxes.detach(), scores.detach(), groups, float(threshold), offset)
+    kept: Tensor = ops.batched_nms(boxes.detach(), scores.detach(), groups, float(threshold), offset)
+    return kept
 
 
 def nms_padded(
@@ -46,25 +49,24 @@ def nms_padded(
 
     Returns: (max_out,) int64, -1 after the last. On a GPU the host waits for nothing, and a CUDA graph can capture it.
     """
-    return torch.ops.maskrcnn_benchmark.nms_padded(
-        boxes.detach(), scores.detach(), groups, float(threshold), offset, max_out
-    )
+    kept: Tensor = ops.nms_padded(boxes.detach(), scores.detach(), groups, float(threshold), offset, max_out)
+    return kept
 
 
-@torch.library.register_fake("maskrcnn_benchmark::nms")
+@fake_kernel("nms")
 def _nms_fake(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
     check_one_device("nms", "boxes", "scores", boxes, scores)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
-@torch.library.register_fake("maskrcnn_benchmark::batched_nms")
+@fake_kernel("batched_nms")
 def _batched_nms_fake(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> Tensor:
     check_one_device("batched_nms", "boxes", "scores", boxes, scores)
     check_one_device("batched_nms", "boxes", "groups", boxes, groups)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
-@torch.library.register_fake("maskrcnn_benchmark::nms_padded")
+@fake_kernel("nms_padded")
 def _nms_padded_fake(
     boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float, offset: int, max_out: int
 ) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers._extension import check_one_device  # its module registers the ops
-from maskrcnn_benchmark.layers._fallback import memory_format
+from maskrcnn_benchmark.layers._extension import ops
+from maskrcnn_benchmark.layers._tracing import check_one_device, fake_kernel, memory_format
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 Size = int | tuple[int, int]
@@ -46,9 +46,10 @@ def roi_align(
     Source: He et al. 2017, Mask R-CNN, section 3; `aligned` adds the half-cell shift of later variants.
     """
     bins_h, bins_w = _pair(output_size)
-    return torch.ops.maskrcnn_benchmark.roi_align(
+    pooled: Tensor = ops.roi_align(
         features, rois, float(spatial_scale), bins_h, bins_w, max(int(sampling_ratio), 0), aligned
     )
+    return pooled
 
 
 def multi_level_roi_align(
@@ -81,7 +82,7 @@ def multi_level_roi_align(
     Source: Lin et al. 2017, Feature Pyramid Networks, equation 1.
     """
     bins_h, bins_w = _pair(output_size)
-    return torch.ops.maskrcnn_benchmark.multi_level_roi_align(
+    pooled: Tensor = ops.multi_level_roi_align(
         list(features),
         rois,
         [float(scale) for scale in scales],
@@ -93,6 +94,7 @@ def multi_level_roi_align(
         float(canonical_level),
         offset,
     )
+    return pooled
 
 
 class ROIAlign(nn.Module):
@@ -133,7 +135,7 @@ def _layout(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-@torch.library.register_fake("maskrcnn_benchmark::roi_align")
+@fake_kernel("roi_align")
 def _roi_align_fake(
     features: Tensor, rois: Tensor, scale: float, bins_h: int, bins_w: int, samples: int, aligned: bool
 ) -> Tensor:
@@ -141,7 +143,7 @@ def _roi_align_fake(
     return _empty(features, (rois.shape[0], features.shape[1], bins_h, bins_w), memory_format(features))
 
 
-@torch.library.register_fake("maskrcnn_benchmark::roi_align_backward")
+@fake_kernel("roi_align_backward")
 def _roi_align_backward_fake(
     grad: Tensor,
     rois: Tensor,
@@ -156,7 +158,7 @@ def _roi_align_backward_fake(
     return _empty(grad, sizes, _layout(channels_last))
 
 
-@torch.library.register_fake("maskrcnn_benchmark::multi_level_roi_align")
+@fake_kernel("multi_level_roi_align")
 def _multi_level_fake(
     features: Sequence[Tensor], rois: Tensor, scales: Sequence[float], bins_h: int, bins_w: int, *rule: Any
 ) -> Tensor:
@@ -164,7 +166,7 @@ def _multi_level_fake(
     return _empty(features[0], (rois.shape[0], features[0].shape[1], bins_h, bins_w), memory_format(features[0]))
 
 
-@torch.library.register_fake("maskrcnn_benchmark::multi_level_roi_align_backward")
+@fake_kernel("multi_level_roi_align_backward")
 def _multi_level_backward_fake(
     grad: Tensor,
     rois: Tensor,
@@ -196,7 +198,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (rois,) = ctx.saved_tensors
-    grad_features = torch.ops.maskrcnn_benchmark.roi_align_backward(
+    grad_features = ops.roi_align_backward(
         grad,
         rois,
         ctx.sizes,
@@ -217,7 +219,7 @@ def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor)
 
 def _double_backward(ctx: Any, grad_of_grad: Tensor) -> tuple[Tensor | None, ...]:
     (rois,) = ctx.saved_tensors  # backward is linear in its gradient, and forward is its transpose
-    pooled = torch.ops.maskrcnn_benchmark.roi_align(grad_of_grad, rois, ctx.scale, *ctx.bins, ctx.samples, ctx.aligned)
+    pooled = ops.roi_align(grad_of_grad, rois, ctx.scale, *ctx.bins, ctx.samples, ctx.aligned)
     return pooled, None, None, None, None, None, None, None
 
 
@@ -230,7 +232,7 @@ def _save_levels_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor)
 
 def _levels_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (rois,) = ctx.saved_tensors
-    grads = torch.ops.maskrcnn_benchmark.multi_level_roi_align_backward(
+    grads = ops.multi_level_roi_align_backward(
         grad, rois, ctx.sizes, ctx.scales, *ctx.rule, ctx.channels_last, torch.are_deterministic_algorithms_enabled()
     )
     return grads, None, None, None, None, None, None, None, None, None
@@ -244,7 +246,7 @@ def _save_levels_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: 
 
 def _levels_double_backward(ctx: Any, grads_of_grads: list[Tensor]) -> tuple[Any, ...]:
     (rois,) = ctx.saved_tensors
-    pooled = torch.ops.maskrcnn_benchmark.multi_level_roi_align(grads_of_grads, rois, ctx.scales, *ctx.bins, *ctx.rule)
+    pooled = ops.multi_level_roi_align(grads_of_grads, rois, ctx.scales, *ctx.bins, *ctx.rule)
     return pooled, None, None, None, None, None, None, None, None, None, None
 
 

@@ -12,16 +12,7 @@ from tests.modeling.box_reference import decode_reference
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 SIZES = torch.tensor([[90.0, 70.0], [64.0, 80.0]])
-needs_kernels = pytest.mark.skipif(not _extension.has_host_kernels(), reason="maskrcnn_benchmark._C is not built")
-
-
-@pytest.fixture(params=["compiled", "PyTorch's ops"])
-def implementation(request, monkeypatch):
-    if request.param == "compiled" and not _extension.has_host_kernels():
-        pytest.skip("maskrcnn_benchmark._C is not built")
-    if request.param != "compiled":
-        monkeypatch.setattr(_extension, "has_host_kernels", lambda: False)
-    return request.param
+needs_kernels = pytest.mark.skipif(not _extension.is_compiled(), reason="maskrcnn_benchmark._C is not built")
 
 
 def rpn_case(grids=((9, 11), (4, 5)), num_anchors=3):

@@ -3,19 +3,12 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.layers import _extension, keypoint_ops
 from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, decode_heatmaps, encode_keypoints
+from maskrcnn_benchmark.layers.reference import keypoints as reference_keypoints
 from tests.devices import DEVICES
 
-
-@pytest.fixture(autouse=True, params=["kernels", "fallback"])
-def implementation(request, monkeypatch):
-    """Everything on the CPU is computed twice: by the compiled kernels, and as where they are missing."""
-    if request.param == "fallback":
-        monkeypatch.setattr(_extension, "has_host_kernels", lambda: False)
-    elif not _extension.has_host_kernels():
-        pytest.skip("maskrcnn_benchmark._C is not built")
-
+# Everything on the CPU is computed by the compiled kernels and by their references.
+pytestmark = pytest.mark.usefixtures("implementation")
 
 # Inside an image, across its border, small, of half a pixel, without extent in x, wide, tall.
 FRAMES = torch.tensor(
@@ -120,8 +113,8 @@ def bicubic_reference(logits, frame):
 @pytest.mark.parametrize("chunk", [None, 700])
 def test_bicubic_is_opencvs_resize_and_argmax(device, chunk, monkeypatch):
     if chunk:  # so small that one map takes several bands
-        monkeypatch.setattr(keypoint_ops, "_CHUNK_ELEMENTS", chunk)
-        monkeypatch.setattr(keypoint_ops, "_CHUNK_ELEMENTS_CPU", chunk)
+        monkeypatch.setattr(reference_keypoints, "_CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr(reference_keypoints, "_CHUNK_ELEMENTS_CPU", chunk)
     logits = smooth_logits(len(FRAMES))
     xy, scores = decode_heatmaps(logits.to(device), FRAMES.to(device), "bicubic")
     for row, frame in enumerate(FRAMES):
@@ -140,13 +133,13 @@ def test_of_equal_peaks_the_first_counts():
 
 
 def test_similar_sizes_share_a_group():
-    groups = keypoint_ops._size_groups([[10, 20], [11, 19], [200, 300], [12, 20], [1, 900]], limit=10**6)
+    groups = reference_keypoints._size_groups([[10, 20], [11, 19], [200, 300], [12, 20], [1, 900]], limit=10**6)
     assert sorted(index for members, _ in groups for index in members) == [0, 1, 2, 3, 4]
     assert [0, 1, 3] in [sorted(members) for members, _ in groups]
     for members, (width, height) in groups:
         sizes = [[10, 20], [11, 19], [200, 300], [12, 20], [1, 900]]
         assert all(sizes[index][0] <= width and sizes[index][1] <= height for index in members)
-    assert len(keypoint_ops._size_groups([[10, 10]] * 7, limit=250)) == 4
+    assert len(reference_keypoints._size_groups([[10, 10]] * 7, limit=250)) == 4
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])

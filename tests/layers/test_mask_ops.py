@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from maskrcnn_benchmark.layers import _extension, mask_ops
+from maskrcnn_benchmark.layers import mask_ops
 from maskrcnn_benchmark.layers.mask_ops import (
     at_least_half,
     cover_fractions,
@@ -19,17 +19,12 @@ from maskrcnn_benchmark.layers.mask_ops import (
     rasterize_polygons,
     resample_grids,
 )
+from maskrcnn_benchmark.layers.reference import polygons
+from maskrcnn_benchmark.layers.reference.masks import paste_window
 from tests.devices import DEVICES
 
-
-@pytest.fixture(autouse=True, params=["kernels", "fallback"])
-def implementation(request, monkeypatch):
-    """Everything on the CPU is computed twice: by the compiled kernels, and as where they are missing."""
-    if request.param == "fallback":
-        monkeypatch.setattr(_extension, "has_host_kernels", lambda: False)
-    elif not _extension.has_host_kernels():
-        pytest.skip("maskrcnn_benchmark._C is not built")
-
+# Everything on the CPU is computed by the compiled kernels and by their references.
+pytestmark = pytest.mark.usefixtures("implementation")
 
 TRIANGLE = np.array([[3.0, 2.0], [30.0, 8.5], [9.0, 27.3]])
 NOTCHED = np.array([[10.0, 10.0], [34.0, 10.0], [34.0, 30.0], [22.0, 15.0], [10.0, 30.0]])
@@ -161,7 +156,7 @@ def test_polygons_far_larger_than_their_region():
 
 def test_clipping_leaves_the_part_inside_alone():
     polygon = np.random.default_rng(0).uniform(-9, 19, (9, 2))
-    clipped = mask_ops._clip_polygon(polygon, -3.0, 13.0)
+    clipped = polygons._clip_polygon(polygon, -3.0, 13.0)
     assert clipped.min() >= -3 and clipped.max() <= 13
     before, after = (coco_mask.decode(coco_mask.frPyObjects([p.ravel()], 10, 10)) for p in (polygon, clipped))
     assert (before != after).sum() <= 2  # cut edges are rounded anew to fifths of a cell
@@ -247,9 +242,9 @@ def test_paste_matches_the_formula(device, shape):
     np.testing.assert_allclose(shades.numpy(), np.floor(expected * 255), atol=1)
 
 
-def test_window_by_window_or_all_at_once_is_the_same(monkeypatch):
+def test_window_by_window_or_all_at_once_is_the_same():
     masks = torch.rand(len(REGIONS), 14, 14)
-    whole = mask_ops._paste(masks, REGIONS.double(), (0, 32), (0, 40), 0.5)
+    whole = paste_window(masks, REGIONS.double(), (0, 32), (0, 40), 0.5)
     assert torch.equal(paste_masks(masks, REGIONS, (32, 40)), whole)
     assert torch.equal(paste_masks(masks[3:4], REGIONS[3:4], (32, 40)), whole[3:4])
 

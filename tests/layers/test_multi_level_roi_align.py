@@ -144,7 +144,7 @@ def test_deterministic_gradients_have_the_same_bits_every_time(layout, device, d
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_nan_infinite_and_huge_rois_are_harmless(device):
+def test_nan_infinite_and_huge_rois_are_harmless(device, implementation):
     inf, nan = float("inf"), float("nan")
     rois = torch.tensor(
         [

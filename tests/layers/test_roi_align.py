@@ -141,7 +141,7 @@ def test_a_ramp_pools_to_the_centres_of_the_bins(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_nothing_in_nothing_out(device):
+def test_nothing_in_nothing_out(device, implementation):
     maps = feature_maps(3, device).requires_grad_()
     none = torch.zeros(0, 5, device=device)
     pooled = roi_align(maps, none, (2, 3), 0.5, 2)
@@ -155,7 +155,7 @@ def test_nothing_in_nothing_out(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("samples", [0, 2])
-def test_nan_infinite_and_huge_rois_are_harmless(samples, device):
+def test_nan_infinite_and_huge_rois_are_harmless(samples, device, implementation):
     inf, nan = float("inf"), float("nan")
     rois = torch.tensor(
         [

@@ -48,10 +48,10 @@ WAITS_OF_INFERENCE = {
     # how many proposals each image has, and later how many detections
     ("modeling/selection.py:split_rows", "_to_copy"): 2,
     # how many pairs of region and class score above the threshold
-    ("layers/candidates.py:classes_above", "nonzero"): 1,
+    ("layers/reference/candidates.py:classes_above", "nonzero"): 1,
 }
 # the sizes of the regions, to which heat maps are enlarged
-BICUBIC = {("layers/keypoint_ops.py:_decode_bicubic", "_to_copy"): 1}
+BICUBIC = {("layers/reference/keypoints.py:decode_bicubic", "_to_copy"): 1}
 
 
 def small_model(name, *opts):
