@@ -1,15 +1,16 @@
-# make train   sets up everything it needs, then trains, tests and draws on the embedded dataset
-# make test    sets up everything it needs, then runs the test suite
+# make train   trains, tests and draws on a dataset of drawn people
+# make test    runs the test suite
+# make check   checks format, lint and types, and runs the quick tests
 #
-# PYTHON=python3.12 chooses the interpreter of the virtual environment. All paths are relative, so that a checkout whose
-# path has spaces works.
+# Each installs what it needs first. PYTHON=python3.12 chooses the interpreter of the virtual environment.
+# All paths are relative, because make cannot handle spaces in the path of the checkout.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 JOBS ?= 2
 
-# Without a GPU only the CPU kernels are built: seconds instead of minutes. FORCE_CUDA=1 builds the CUDA ones all the same.
+# Without a GPU, build only the CPU kernels, which takes seconds instead of minutes, unless FORCE_CUDA=1.
 ifeq ($(FORCE_CUDA)$(shell command -v nvidia-smi),)
 export FORCE_CPU := 1
 endif
@@ -24,7 +25,7 @@ TRAIN_CONFIG := configs/quick/hrnet_refine_people.yaml
 TRAIN_OUTPUT := output/people
 TRAIN_RESULTS := $(TRAIN_OUTPUT)/inference/people_val/results.txt
 
-.PHONY: install data train test lint format cuda clean
+.PHONY: install data train test check lint format cuda clean
 
 install: $(INSTALLED)
 
@@ -33,7 +34,7 @@ $(INSTALLED): setup.py pyproject.toml $(CSRC)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(RUN) -m pip install --quiet "torch>=2.10" torchvision
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[dev]"
-	# On a machine without a screen's libraries (libGL) OpenCV's build without windows takes the other's place.
+	# Without libGL, use OpenCV's build without windows.
 	$(RUN) -c "import cv2" 2>/dev/null || $(RUN) -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
@@ -54,6 +55,9 @@ $(TRAIN_RESULTS): $(INSTALLED) $(PEOPLE_ANNOTATIONS) $(TRAIN_CONFIG) configs/hrn
 test: $(INSTALLED)
 	$(RUN) -m pytest -n $(JOBS) -q
 
+check: lint
+	$(RUN) -m pytest -n $(JOBS) -q -m "not slow"
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -63,7 +67,7 @@ format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# Compiles the CUDA kernels for one architecture into build/, to see that they compile; needs nvcc and no GPU.
+# Check that the CUDA kernels compile, for one architecture into build/. Needs nvcc, but no GPU.
 cuda: $(INSTALLED)
 	FORCE_CPU= FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-9.0}" $(RUN) setup.py build_ext --build-temp build/cuda --build-lib build/cuda
 
