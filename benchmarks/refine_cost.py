@@ -24,7 +24,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
-from maskrcnn_benchmark.engine.defaults import errors_explained
+from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
@@ -34,19 +34,18 @@ DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 REFINE, RESULTS, OTHER = "refine", "results", "other"
 
 
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table for each number of detections. Returns the exit status."""
     args = parse_arguments(argv)
-    with errors_explained() as status:
-        cfg = load_config(args.config_file, ["MODEL.ROI_REFINE_HEAD.KEEP_COARSE", "False", *args.opts])
-        torch.manual_seed(0)
-        model = build_detection_model(cfg).eval().to(args.device)
-        wake_refine(model)
-        for count in args.detections:
-            bench = Bench(model, fixed_detections(count, args.size, cfg, args.device), args)
-            print(format_table(bench.run(), count, args), flush=True)
-        status.append(0)
-    return status[-1]
+    cfg = load_config(args.config_file, ["MODEL.ROI_REFINE_HEAD.KEEP_COARSE", "False", *args.opts])
+    torch.manual_seed(0)
+    model = build_detection_model(cfg).eval().to(args.device)
+    wake_refine(model)
+    for count in args.detections:
+        bench = Bench(model, fixed_detections(count, args.size, cfg, args.device), args)
+        print(format_table(bench.run(), count, args), flush=True)
+    return 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

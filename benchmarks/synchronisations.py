@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.engine.defaults import errors_explained
-from maskrcnn_benchmark.engine.startup import StartupError
+from maskrcnn_benchmark.engine.run import StartupError, friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
@@ -33,26 +32,25 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = ROOT / "configs" / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
 
 
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table. Returns the exit status."""
     args = parse_arguments(argv)
-    with errors_explained() as status:
-        if not torch.cuda.is_available():
-            raise StartupError("PyTorch sees no CUDA device here, and only there a host waits for one.")
-        cfg = load_config(args.config_file, ["MODEL.DEVICE", "cuda", "MODEL.WEIGHT", "", *args.opts])
-        model = build_detection_model(cfg).cuda().train()
-        images, targets = random_batch(cfg, args.images, args.size)
-        sum(model(images, targets).values()).backward()  # what the first step alone does does not count
-        torch.cuda.synchronize()
-        losses: dict[str, Any] = {}
-        places = {"forward": synchronisations(lambda: losses.update(model(images, targets)))}
-        places["backward"] = synchronisations(sum(losses.values()).backward)
-        for part, counts in places.items():
-            print(f"{part}: {counts.total()} synchronisations")
-            for place, count in counts.most_common():
-                print(f"  {count:4d}  {place}")
-        status.append(0)
-    return status[-1]
+    if not torch.cuda.is_available():
+        raise StartupError("PyTorch sees no CUDA device here, and only there a host waits for one.")
+    cfg = load_config(args.config_file, ["MODEL.DEVICE", "cuda", "MODEL.WEIGHT", "", *args.opts])
+    model = build_detection_model(cfg).cuda().train()
+    images, targets = random_batch(cfg, args.images, args.size)
+    sum(model(images, targets).values()).backward()  # what the first step alone does does not count
+    torch.cuda.synchronize()
+    losses: dict[str, Any] = {}
+    places = {"forward": synchronisations(lambda: losses.update(model(images, targets)))}
+    places["backward"] = synchronisations(sum(losses.values()).backward)
+    for part, counts in places.items():
+        print(f"{part}: {counts.total()} synchronisations")
+        for place, count in counts.most_common():
+            print(f"  {count:4d}  {place}")
+    return 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.config import get_cfg, load_config
-from maskrcnn_benchmark.engine.defaults import errors_explained
-from maskrcnn_benchmark.engine.startup import StartupError
+from maskrcnn_benchmark.engine.run import StartupError, friendly_errors
 from maskrcnn_benchmark.streams import (
     Pipeline,
     PipelineReport,
@@ -45,19 +44,18 @@ _LOG_PERIOD = 10.0  # seconds between lines about a live source
 _SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status of a shell's command that the signal ended
 
 
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0; 1 after an error, or where parts of the source could not be read; 130 or 143 when
     Ctrl-C or SIGTERM ended a source that would have ended by itself."""
     args = parse_arguments(argv)
     setup_logger("maskrcnn_benchmark")
-    with errors_explained() as status:
-        try:
-            status.append(run(args))
-        except KeyboardInterrupt:
-            status.append(_SIGNALS["SIGINT"])
-        except ValueError as error:  # a config that does not go with the demo
-            raise StartupError(str(error)) from error
-    return status[-1]
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return _SIGNALS["SIGINT"]
+    except ValueError as error:  # a config that does not go with the demo
+        raise StartupError(str(error)) from error
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -32,8 +32,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.engine.defaults import errors_explained
-from maskrcnn_benchmark.engine.startup import StartupError
+from maskrcnn_benchmark.engine.run import StartupError, friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
@@ -108,18 +107,17 @@ class Run:
         return json.loads(self.results_file.read_text(encoding="utf-8"))["metrics"]
 
 
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 when a run failed or after an error that was explained."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    with errors_explained() as status:
-        runs = plan(args)
-        failed = [] if args.report else run_all(runs, args)
-        print(write_tables(runs, args))
-        for run in failed:
-            print(f"failed: {run.variant}, seed {run.seed}; see {run.folder / 'console.txt'}")
-        status.append(1 if failed else 0)
-    return status[-1]
+    runs = plan(args)
+    failed = [] if args.report else run_all(runs, args)
+    print(write_tables(runs, args))
+    for run in failed:
+        print(f"failed: {run.variant}, seed {run.seed}; see {run.folder / 'console.txt'}")
+    return 1 if failed else 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.engine.defaults import errors_explained
+from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
@@ -40,15 +40,14 @@ class Part:
     regions: int = 0  # how many regions of interest `operations` are for; 0 for parts that see the whole image
 
 
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table. Returns the exit status: 0, or 1 after an error that was explained."""
     args = parse_arguments(argv)
-    with errors_explained() as status:
-        cfg = load_config(args.config_file, args.opts)
-        size_hw = (args.size[0], args.size[1]) if args.size else usual_size(cfg)
-        print(format_table(summarize(cfg, size_hw), size_hw))
-        status.append(0)
-    return status[-1]
+    cfg = load_config(args.config_file, args.opts)
+    size_hw = (args.size[0], args.size[1]) if args.size else usual_size(cfg)
+    print(format_table(summarize(cfg, size_hw), size_hw))
+    return 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,6 +9,7 @@ python tools/visualize.py curves OUTPUT_DIR [OUTPUT_DIR ...]
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,24 +19,25 @@ from maskrcnn_benchmark import reporting
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.build import dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
-from maskrcnn_benchmark.engine.defaults import errors_explained, logger
+from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.registry import UnknownNameError
 
+logger = logging.getLogger("maskrcnn_benchmark")
 
+
+@friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after an error that was explained."""
     args = parse_arguments(argv)
     setup_logger("maskrcnn_benchmark")
-    with errors_explained() as status:
-        try:
-            page = args.run(args)
-            logger.info("Open %s in a browser; the pictures are in %s", page, page.parent / "pictures")
-            status.append(0)
-        except (reporting.ReportError, UnknownNameError) as error:
-            logger.error("%s", error)
-            status.append(1)
-    return status[-1]
+    try:
+        page = args.run(args)
+    except (reporting.ReportError, UnknownNameError) as error:
+        logger.error("%s", error)
+        return 1
+    logger.info("Open %s in a browser; the pictures are in %s", page, page.parent / "pictures")
+    return 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

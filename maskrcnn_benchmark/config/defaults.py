@@ -344,6 +344,7 @@ _C.SOLVER.CHECKPOINT_PERIOD = 2500  # iterations between checkpoints
 _C.SOLVER.KEEP_LAST = 0  # new: checkpoints kept, the newest; 0 = all
 _C.SOLVER.TEST_PERIOD = 0  # iterations between evaluations during training; 0 = none
 _C.SOLVER.LOG_PERIOD = 20  # new: iterations between lines in the log
+_C.SOLVER.HOOKS = ()  # new: hooks of your own, by their names in engine.hooks.HOOKS; called after the log is written
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Evaluation
@@ -386,6 +387,7 @@ _C.INPUT.also_accept("MAX_SIZE_TRAIN", tuple)
 _C.INPUT.accept_single("MIN_SIZE_TRAIN")
 _C.accept_single("IMPORTS")
 _C.DATASETS.accept_single("TRAIN", "TEST")
+_C.SOLVER.accept_single("HOOKS")
 _C.MODEL.ROI_REFINE_HEAD.accept_single("INDICATORS", "OUTPUTS")
 _C.SOLVER.also_accept("BIAS_LR_FACTOR", float)
 _C.SOLVER.also_accept("WEIGHT_DECAY_BIAS", float)

@@ -1,4 +1,4 @@
-"""What happens around the steps of a `Trainer`: logs, checkpoints, evaluation, guards."""
+"""The hooks of a training: log, checkpoints, evaluation, a guard against nan, a mean of the weights."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.solver import ModelEMA
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger
+from maskrcnn_benchmark.utils.registry import Registry
 
-from .seed import random_state, restore_random_state
+from .random_state import random_state, restore_random_state
+from .train_loop import Hook, Trainer
 from .writers import Progress, Writer
 
-if TYPE_CHECKING:
-    from .train_loop import Trainer
+__all__ = [
+    "HOOKS",
+    "CheckpointHook",
+    "EMAHook",
+    "EvaluationHook",
+    "Hook",
+    "LogHook",
+    "LossGuard",
+    "NonFiniteLossError",
+    "RandomStateHook",
+    "StopHook",
+    "check_finite_weights",
+]
+
+HOOKS = Registry()  # names for SOLVER.HOOKS: functions or classes (cfg) -> Hook
 
 logger = logging.getLogger(__name__)
-
-
-class Hook:
-    """Base of all hooks: each method may be left as it is. All ranks call all hooks in the same order."""
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Once, when the loader has started and before the first step."""
-
-    def after_step(self, trainer: Trainer) -> None:
-        """After each step; `trainer.iteration` already counts it."""
-
-    def after_train(self, trainer: Trainer) -> None:
-        """Once, after the last step, unless an error ended the loop."""
-
-    def on_error(self, trainer: Trainer, error: Exception) -> None:
-        """When a step or a hook raised; may raise something that explains it better."""
-
-    def close(self, trainer: Trainer) -> None:
-        """Once, at the end, whatever happened."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -61,15 +59,15 @@ class _StepRecord:
 
 
 class LossGuard(Hook):
-    """Ends the run, with a message that names images, when a loss is nan or inf.
+    """Ends the run with a message that names the images when a loss is nan or inf.
 
-    Asking the GPU after each step would make it wait, so the losses of `period` steps are looked at together; the
-    message names the first bad one all the same. A checkpoint is only written after a look (`check`).
+    Reading the losses synchronises with the GPU, so the losses of `period` steps are checked together; the message
+    names the first bad step. They are also checked before each checkpoint.
 
     Args:
-        period: steps between looks.
-        describe_image: index into the training set -> what to call the image in the message.
-        advice: sentences that end the message: what to do.
+        period: steps between checks.
+        describe_image: returns the name of an image, for the message, by its index in the training set.
+        advice: the end of the message: what to do.
     """
 
     def __init__(self, period: int, describe_image: Callable[[int], str] = str, advice: str = "") -> None:
@@ -85,7 +83,7 @@ class LossGuard(Hook):
             self.check()
 
     def check(self) -> None:
-        """Look at all losses since the last look, on all ranks. Raises NonFiniteLossError on all of them."""
+        """Check all losses since the last check, on all ranks. Raises: NonFiniteLossError, on all ranks."""
         bad = self._first_bad()
         reports = [report for report in comm.all_gather(self._report(bad)) if report]
         if reports:
@@ -96,7 +94,7 @@ class LossGuard(Hook):
         self._unchecked.clear()
 
     def on_error(self, trainer: Trainer, error: Exception) -> None:
-        """Other errors often follow from a nan some steps before: then that is what is reported."""
+        """Report a nan of an earlier step instead of `error`, which often follows from it."""
         if isinstance(error, NonFiniteLossError):
             return
         bad = self._first_bad()
@@ -134,9 +132,9 @@ class LossGuard(Hook):
 
 
 class LogHook(Hook):
-    """Gathers losses and times, and hands their figures to the writers every `period` steps: the one place that waits.
+    """Passes losses and times to the writers every `period` steps. Only then it synchronises with the GPU.
 
-    Losses are averaged over the ranks; the writers exist on the main rank only.
+    Losses are averaged over the ranks. The writers exist on the main rank only.
     """
 
     def __init__(self, period: int, writers: Sequence[Writer] = ()) -> None:
@@ -170,7 +168,7 @@ class LogHook(Hook):
         values = dict(zip(reduced, torch.stack(list(reduced.values())).tolist(), strict=True))
         parts = [series for name, series in values.items() if name != "grad_norm"]
         values["loss"] = [sum(losses_of_step) for losses_of_step in zip(*parts, strict=True)]
-        # Reading the losses has waited for the GPU, so the clock now shows what the steps really took.
+        # Reading the losses has synchronised with the GPU, so the clock shows how long the steps took.
         elapsed = time.perf_counter() - self._window_start - (trainer.pause_seconds - self._pause_at_start)
         for step in range(steps):
             self.meters.update(loss=values["loss"][step])
@@ -197,27 +195,27 @@ class LogHook(Hook):
 
 
 class StopHook(Hook):
-    """SIGTERM, as from a scheduler that takes the machine back, ends the loop; a CheckpointHook behind this one saves.
+    """Ends the loop on SIGTERM, which a scheduler sends before it takes the machine; a later CheckpointHook saves.
 
-    Ranks get the signal at different times and must stop at the same step, so several of them ask each other every
-    few steps.
+    The ranks receive the signal at different times and must stop at the same step, so they exchange what they have
+    received every few steps.
     """
 
-    STEPS_BETWEEN_QUESTIONS = 5
+    STEPS_BETWEEN_EXCHANGES = 5
 
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -> None:
         self.signals = signals
         self.received: str | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def before_train(self, trainer: Trainer) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_step(self, trainer: Trainer) -> None:
         received = self.received
         if comm.get_world_size() > 1:
-            if trainer.iteration % self.STEPS_BETWEEN_QUESTIONS:
+            if trainer.iteration % self.STEPS_BETWEEN_EXCHANGES:
                 return
             received = next((name for name in comm.all_gather(self.received) if name), None)
         if received:
@@ -227,12 +225,12 @@ class StopHook(Hook):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
 
 
 class RandomStateHook(Hook):
-    """Puts the random numbers back to where the run that is resumed left them, on each rank its own."""
+    """Restores the random state of each rank from the checkpoint of the resumed run."""
 
     def __init__(self, states: Sequence[Mapping[str, Any]] | None) -> None:
         self.states = states
@@ -249,21 +247,27 @@ class RandomStateHook(Hook):
         restore_random_state(self.states[comm.get_rank()], trainer.device)
 
 
-class CheckpointHook(Hook):
-    """Saves every `period` steps, when the loop is asked to stop, and at the end as "model_final".
+class Saver(Protocol):
+    """What writes a checkpoint with a name; a Checkpointer is one."""
 
-    Nothing is saved when a loss or a weight is not finite: the last checkpoint stays the last good one.
+    def save(self, name: str, **extra: Any) -> object: ...
+
+
+class CheckpointHook(Hook):
+    """Saves every `period` steps, when the loop is about to stop early, and at the end as "model_final".
+
+    Nothing is saved if a loss or a weight is not finite, so the last checkpoint is always good.
 
     Args:
         checkpointer: a Checkpointer; its `save` writes on the main rank.
-        period: steps between checkpoints; 0 for the end alone.
-        guard: looked at before each save.
-        state: what else goes into a checkpoint, besides model, optimizer, scheduler, iteration and random numbers.
+        period: steps between checkpoints; 0 to save only at the end.
+        guard: checked before each save.
+        state: returns what to save besides model, optimizer, scheduler, iteration and random state.
     """
 
     def __init__(
         self,
-        checkpointer: Any,
+        checkpointer: Saver,
         period: int,
         guard: LossGuard,
         state: Callable[[Trainer], Mapping[str, Any]] = lambda trainer: {},
@@ -280,7 +284,7 @@ class CheckpointHook(Hook):
             self.save(trainer, f"model_{trainer.iteration:07d}")
 
     def save(self, trainer: Trainer, name: str) -> None:
-        """All ranks together."""
+        """Save a checkpoint. Collective."""
         with trainer.pause():
             self.guard.check()
             check_finite_weights(trainer.bare_model, trainer.iteration, self.guard.advice)
@@ -289,7 +293,7 @@ class CheckpointHook(Hook):
 
 
 class EvaluationHook(Hook):
-    """Calls `evaluate(trainer)` every `period` steps, and at the last step when the period divides it."""
+    """Calls `evaluate(trainer)` after every step that `period` divides, the last one included."""
 
     def __init__(self, period: int, evaluate: Callable[[Trainer], None]) -> None:
         self.period = period
@@ -301,8 +305,18 @@ class EvaluationHook(Hook):
                 self.evaluate(trainer)
 
 
+class EMAHook(Hook):
+    """Updates a running mean of the weights after each step."""
+
+    def __init__(self, ema: ModelEMA) -> None:
+        self.ema = ema
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.ema.update(trainer.bare_model)
+
+
 def check_finite_weights(model: nn.Module, iteration: int, advice: str = "") -> None:
-    """Raises NonFiniteLossError that names the first parameters with nan or inf."""
+    """Raises: NonFiniteLossError that names the first parameters with nan or inf."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     if not tensors:
         return
@@ -316,7 +330,7 @@ def check_finite_weights(model: nn.Module, iteration: int, advice: str = "") -> 
 
 
 def peak_memory(device: torch.device) -> float:
-    """Largest memory in MiB: what PyTorch held on the GPU, or the resident size of the process on a CPU."""
+    """Return the peak memory in MiB: of PyTorch on a GPU, or the resident size of the process for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

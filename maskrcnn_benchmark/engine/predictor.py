@@ -26,10 +26,10 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 
-from .launch import select_device
-from .startup import check_evaluation
+from .run.checks import check_evaluation
+from .run.processes import select_device
+from .run.weights import load_trained_weights
 from .train_loop import PRECISIONS, autocast
-from .weights import load_trained_weights
 
 logger = logging.getLogger(__name__)
 

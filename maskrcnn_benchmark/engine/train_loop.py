@@ -1,4 +1,4 @@
-"""The training loop: forward, backward, update, and hooks around them."""
+"""`Trainer`, the training loop, and `Hook`, what is called around its steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,35 +16,56 @@ from torch.nn.parallel import DistributedDataParallel
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
-if TYPE_CHECKING:
-    from .hooks import Hook
-
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Trainer:
-    """Runs a model through a loader's batches and calls hooks around each step; knows nothing of cfg, files or logs.
+class Hook:
+    """Base of all hooks; override the methods you need. All ranks call all hooks in the same order."""
 
-    An iteration is one optimiser step. Nothing here waits for the GPU: losses stay tensors.
+    def before_train(self, trainer: Trainer) -> None:
+        """Called once, after the loader has started and before the first step."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Called after each step; `trainer.iteration` already counts it."""
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Called once, after the last step, unless an error ended the loop."""
+
+    def on_error(self, trainer: Trainer, error: Exception) -> None:
+        """Called when a step or a hook has raised; may raise an error that explains it better."""
+
+    def close(self, trainer: Trainer) -> None:
+        """Called once at the end, also after an error."""
+
+
+class Trainer:
+    """Trains a model on the batches of a loader and calls hooks around each step. Reads no cfg and writes no files.
+
+    An iteration is one optimizer step. The loop never synchronises with the GPU: losses stay tensors.
 
     Args:
         model: in training mode returns a dict of losses; may be wrapped in DistributedDataParallel.
-        data_loader: yields (ImageList, BoxLists, dataset indices), from the batches of iteration `start_iter` on;
-            `accumulate` of them for each iteration.
-        optimizer, scheduler: the scheduler is stepped after each optimiser step.
-        device: where the model is.
+        data_loader: yields (ImageList, BoxLists, dataset indices), `accumulate` batches per iteration; starts with
+            the batches of iteration `start_iter`.
+        optimizer: updates the parameters of the model.
+        scheduler: stepped after each optimizer step.
+        device: the device of the model.
         max_iter: iterations of the whole run.
-        start_iter: iterations that were done before, by the run that is resumed.
+        start_iter: iterations that the resumed run has already done.
         precision: "float32", or "float16" / "bfloat16" for mixed precision; float16 scales the loss.
-        accumulate: batches whose mean gradient makes one step, as that of one batch so many times as large.
-        clip_gradients: called with the parameters before each step, may return their norm.
-        hooks: called in order.
+        accumulate: batches per step; their gradients are averaged, as those of one larger batch.
+        clip_gradients: called with the parameters before each step; may return their gradient norm.
+        hooks: called in this order.
     Attributes:
-        iteration: iterations done. losses: of the last step, detached, means over its batches. images: dataset indices
-        that it saw. gradient_norm: what `clip_gradients` returned. data_time: seconds that it waited for data.
-        stop_reason: set by a hook to end the loop after the current step. pause_seconds: spent in `pause()`.
+        iteration: iterations done.
+        losses: losses of the last step, detached, averaged over its batches.
+        images: dataset indices of the images of the last step.
+        gradient_norm: what `clip_gradients` returned in the last step.
+        data_time: seconds that the last step waited for data.
+        stop_reason: a hook sets it to end the loop after the current step.
+        pause_seconds: seconds spent in `pause()`.
     """
 
     def __init__(
@@ -94,10 +115,10 @@ class Trainer:
     def train(self) -> None:
         """Run from `start_iter` to `max_iter`, or until a hook sets `stop_reason`.
 
-        Raises: RuntimeError when the loader ends before; whatever a step or a hook raises, after the hooks saw it.
+        Raises: RuntimeError if the loader ends too early; any error of a step or a hook, after `on_error` of all hooks.
         """
         self.model.train()
-        batches = iter(self.data_loader)  # before the hooks: this draws random numbers, and a hook restores their state
+        batches = iter(self.data_loader)  # draws random numbers; a hook may restore the random state afterwards
         self._call_hooks("before_train")
         try:
             while self.iteration < self.max_iter and self.stop_reason is None:
@@ -113,7 +134,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """For hooks: what is done inside (a checkpoint, an evaluation) does not count as training time."""
+        """For hooks: the time spent inside, such as in an evaluation, does not count as training time."""
         start = time.perf_counter()
         try:
             yield
@@ -121,7 +142,7 @@ class Trainer:
             self.pause_seconds += time.perf_counter() - start
 
     def run_step(self, batches: Iterator[Any]) -> None:
-        """Read `accumulate` batches, sum up their gradients, update once."""
+        """Average the gradients of `accumulate` batches and update the weights once."""
         self.optimizer.zero_grad(set_to_none=True)
         self.losses, self.images, self.data_time = {}, (), 0.0
         for position in range(self.accumulate):
@@ -129,7 +150,7 @@ class Trainer:
             self.images += tuple(indices)
             images = images.to(self.device, non_blocking=True)
             targets = [target.to(self.device, non_blocking=True) for target in targets]
-            with self._gradients_stay_local(position + 1 < self.accumulate):
+            with self._keep_gradients_local(position + 1 < self.accumulate):
                 self._backward(images, targets)
         self._update()
         self.iteration += 1
@@ -147,7 +168,7 @@ class Trainer:
             self.data_time += time.perf_counter() - start
 
     def _backward(self, images: ImageList, targets: Sequence[BoxList]) -> None:
-        """Add a batch's gradients to the parameters, and its losses to `losses`."""
+        """Add the gradients of a batch to the parameters, and its losses to `self.losses`."""
         with autocast(self.device, self.dtype):
             losses = self.model(images, targets)
         self.scaler.scale(sum(losses.values()) / self.accumulate).backward()
@@ -162,12 +183,12 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with warnings.catch_warnings():
-            if self.scaler.is_enabled():  # a step that the scaler skips still counts for the schedule
+            if self.scaler.is_enabled():  # the schedule also counts a step that the scaler skips
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
 
-    def _gradients_stay_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
-        """Ranks exchange gradients once a step, with the last batch."""
+    def _keep_gradients_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
+        """Skip the exchange of gradients between ranks, except for the last batch of a step."""
         if local and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
@@ -178,10 +199,10 @@ class Trainer:
 
 
 def bare_model(model: nn.Module) -> nn.Module:
-    """What is inside a DistributedDataParallel, or the model itself."""
+    """Return the model inside a DistributedDataParallel, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision in `dtype`; nothing for float32."""
+    """Return a context for mixed precision in `dtype`; it does nothing for float32."""
     return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)

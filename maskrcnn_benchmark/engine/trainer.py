@@ -1,4 +1,4 @@
-"""`do_train`: a config's training run, made of a `Trainer` and its hooks."""
+"""`do_train`: builds a `Trainer` with its hooks from a config, and trains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,19 +18,32 @@ from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import get_time_str
 
-from .hooks import CheckpointHook, EvaluationHook, Hook, LogHook, LossGuard, RandomStateHook, StopHook
+from .hooks import (
+    HOOKS,
+    CheckpointHook,
+    EMAHook,
+    EvaluationHook,
+    LogHook,
+    LossGuard,
+    RandomStateHook,
+    Saver,
+    StopHook,
+)
 from .inference import run_tests
-from .seed import untouched_random_state
-from .train_loop import Trainer, bare_model
+from .random_state import preserve_random_state
+from .train_loop import Hook, Trainer, bare_model
 from .writers import ConsoleWriter, Writer, build_writers
 
-__all__ = ["EMAHook", "Evaluation", "Trainer", "do_train"]
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+__all__ = ["Evaluation", "Hook", "Trainer", "do_train"]
 
 logger = logging.getLogger(__name__)
 
 
 def do_train(
-    cfg: Any,
+    cfg: CfgNode,
     model: nn.Module,
     data_loader: DataLoader,
     data_loader_val: Sequence[DataLoader] | None,
@@ -41,19 +54,26 @@ def do_train(
     checkpoint_period: int,
     test_period: int,
     arguments: MutableMapping[str, Any],
+    hooks: Sequence[Hook] = (),
 ) -> Trainer:
     """Train from iteration `arguments["iteration"]` to SOLVER.MAX_ITER.
 
+    The hooks are called in this order: random state, mean of the weights, guard against nan, log, hooks of the user
+    (those of SOLVER.HOOKS, then `hooks`), stop on SIGTERM, checkpoints, evaluation. So a hook of the user that sets
+    `trainer.stop_reason` gets its checkpoint, and an evaluation that fails comes after the checkpoint.
+
     Args:
-        model: on `device`, wrapped in DistributedDataParallel where there are several processes.
+        model: on `device`, wrapped in DistributedDataParallel if there are several processes.
         data_loader: starts at that iteration, see `make_data_loader(..., start_iter)`.
-        data_loader_val: one loader per name in DATASETS.TEST; used when `test_period` is above 0.
-        checkpoint_period, test_period: iterations; 0 for never.
-        arguments: "iteration", and in a resumed run whatever else the checkpoint held. Updated with the progress, with
+        data_loader_val: one loader per name in DATASETS.TEST; used if `test_period` is above 0.
+        checkpoint_period: iterations between checkpoints; 0 for the final one only.
+        test_period: iterations between evaluations; 0 for none.
+        arguments: "iteration", and in a resumed run what else the checkpoint holds. Updated with the progress, with
             "best" and with "evaluated_at", the iteration of the latest evaluation.
-    Returns: the trainer, after its last step: its `iteration`, and its `stop_reason` where a signal ended it early. The
-        model has its final weights then, the mean ones where SOLVER.EMA_DECAY is on.
-    Raises: NonFiniteLossError when a loss becomes nan or inf.
+        hooks: the user's own.
+    Returns: the trainer after its last step. Its `stop_reason` is set if the run ended early. The model then has its
+        final weights: the mean ones if SOLVER.EMA_DECAY is on.
+    Raises: NonFiniteLossError if a loss becomes nan or inf.
     """
     device = torch.device(device)
     start_iter = int(arguments["iteration"])
@@ -69,16 +89,20 @@ def do_train(
         return {"scaler": scaler, "best": arguments.get("best"), "seed": cfg.SEED, "categories": categories}
 
     save = AveragedCheckpoints(checkpointer, ema, inner)
-    hooks: list[Hook] = [RandomStateHook(arguments.get("random_states"))]
-    if ema is not None:
-        hooks.append(EMAHook(ema))
     checkpoints = CheckpointHook(save, checkpoint_period, guard, state)
-    # Evaluation comes last: when it fails, the checkpoint is there.
-    hooks += [guard, LogHook(cfg.SOLVER.LOG_PERIOD, writers), StopHook(), checkpoints]
+    all_hooks: list[Hook] = [
+        RandomStateHook(arguments.get("random_states")),
+        *([EMAHook(ema)] if ema is not None else []),
+        guard,
+        LogHook(cfg.SOLVER.LOG_PERIOD, writers),
+        *[HOOKS[name](cfg) for name in cfg.SOLVER.HOOKS],
+        *hooks,
+        StopHook(),
+        checkpoints,
+    ]
     if test_period > 0 and data_loader_val:
-        hooks.append(
-            EvaluationHook(test_period, Evaluation(cfg, data_loader_val, ema, writers, checkpoints, arguments))
-        )
+        evaluation = Evaluation(cfg, data_loader_val, ema, writers, checkpoints, arguments)
+        all_hooks.append(EvaluationHook(test_period, evaluation))
 
     trainer = Trainer(
         model,
@@ -91,7 +115,7 @@ def do_train(
         precision=cfg.DTYPE,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_gradients=make_gradient_clipper(cfg),
-        hooks=hooks,
+        hooks=all_hooks,
     )
     if arguments.get("scaler"):
         trainer.scaler.load_state_dict(arguments["scaler"])
@@ -102,34 +126,23 @@ def do_train(
     seconds, done = time.perf_counter() - start, max(1, trainer.iteration - start_iter)
     logger.info("Total training time: %s (%.4f s / it)", get_time_str(seconds), seconds / done)
     if ema is not None and not trainer.stop_reason:
-        inner.load_state_dict(ema.weights)  # what was saved as model_final is what is tested next
+        inner.load_state_dict(ema.weights)  # as saved in model_final
     if trainer.stop_reason:
         logger.warning(
             "Stopped by %s after iteration %d; a checkpoint was saved. The same command continues from it.",
-            trainer.stop_reason,
-            trainer.iteration,
-        )
+            trainer.stop_reason, trainer.iteration,
+        )  # fmt: skip
     return trainer
 
 
-class EMAHook(Hook):
-    """Keeps a running mean of the weights."""
-
-    def __init__(self, ema: ModelEMA) -> None:
-        self.ema = ema
-
-    def after_step(self, trainer: Trainer) -> None:
-        self.ema.update(trainer.bare_model)
-
-
 class AveragedCheckpoints:
-    """A checkpointer whose files hold the mean weights, where there is a mean, under "model".
+    """A checkpointer that saves the mean weights, if there is a mean, as "model".
 
-    So whoever reads "model" (test_net.py, the demo, other code) has the weights that were evaluated; only a resumed
-    run looks for the others.
+    Every reader of "model" (test_net.py, the demo, other code) then has the weights that were evaluated. The training's
+    own weights are saved as "training_weights", for a resumed run.
     """
 
-    def __init__(self, checkpointer: Any, ema: ModelEMA | None, model: nn.Module) -> None:
+    def __init__(self, checkpointer: Saver, ema: ModelEMA | None, model: nn.Module) -> None:
         self.checkpointer = checkpointer
         self.ema = ema
         self.model = model
@@ -144,9 +157,10 @@ class AveragedCheckpoints:
 
 
 def restore_ema(model: nn.Module, decay: float, arguments: MutableMapping[str, Any]) -> ModelEMA | None:
-    """The running mean that SOLVER.EMA_DECAY asks for; from a checkpoint with mean weights it goes on where it was.
+    """Return the running mean that SOLVER.EMA_DECAY asks for, or None.
 
-    Such a checkpoint's mean is what the model has been given; this gives the model the training's own weights.
+    If the model was loaded from a checkpoint with mean weights, the mean continues from these, and the model gets the
+    training's own weights back.
     """
     own = arguments.pop("training_weights", None)
     ema = ModelEMA(model, decay) if decay > 0 else None
@@ -158,14 +172,14 @@ def restore_ema(model: nn.Module, decay: float, arguments: MutableMapping[str, A
 
 
 class Evaluation:
-    """Evaluates on DATASETS.TEST in the middle of a training run, and keeps the best weights as "model_best".
+    """Evaluates on DATASETS.TEST during a training and saves the best weights as "model_best".
 
-    The best are those with the largest mean AP over tasks and datasets (final predictions, not the coarse ones).
+    The best have the largest mean AP over tasks and datasets; predictions before refinement do not count.
     """
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: CfgNode,
         data_loaders: Sequence[DataLoader],
         ema: ModelEMA | None,
         writers: Sequence[Writer],
@@ -182,7 +196,7 @@ class Evaluation:
     def __call__(self, trainer: Trainer) -> None:
         model = trainer.bare_model
         mean_weights = self.ema.applied(model) if self.ema is not None else contextlib.nullcontext()
-        with untouched_random_state(trainer.device), mean_weights:
+        with preserve_random_state(trainer.device), mean_weights:
             results = run_tests(self.cfg, model, self.data_loaders, trainer.device)
         for writer in self.writers:
             writer.write_evaluation(trainer.iteration, evaluation_scalars(results))
@@ -196,7 +210,7 @@ class Evaluation:
 
 
 def evaluation_scalars(results: Mapping[str, EvaluationResults]) -> dict[str, float]:
-    """{"dataset/task/metric": value}, for the writers; what could not be measured is left out."""
+    """Return {"dataset/task/metric": value} for the writers, without metrics that could not be measured."""
     return {
         f"{dataset}/{task}/{metric}": value
         for dataset, found in results.items()
@@ -207,7 +221,7 @@ def evaluation_scalars(results: Mapping[str, EvaluationResults]) -> dict[str, fl
 
 
 def image_describer(dataset: Any) -> Callable[[int], str]:
-    """Index -> image id and file name, as far as the dataset knows them."""
+    """Return a function that maps an index to image id and file name, if the dataset knows them."""
 
     def describe(index: int) -> str:
         info = dataset.get_img_info(index)
@@ -222,7 +236,7 @@ def _writers(folder: str, start_iter: int) -> list[Writer]:
     return build_writers(folder, start_iter, logger) if folder else [ConsoleWriter(logger)]
 
 
-def _advice(cfg: Any) -> str:
+def _advice(cfg: CfgNode) -> str:
     clipping = cfg.SOLVER.CLIP_GRADIENTS.ENABLED
     remedies = [
         "look at the annotations of these images",

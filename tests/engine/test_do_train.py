@@ -11,7 +11,7 @@ import torch
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.engine.hooks import NonFiniteLossError
-from maskrcnn_benchmark.engine.seed import seed_everything
+from maskrcnn_benchmark.engine.run import seed_everything
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.engine.hooks import Hook, LogHook, LossGuard, StopHook
+from maskrcnn_benchmark.engine.hooks import EMAHook, Hook, LogHook, LossGuard, StopHook
 from maskrcnn_benchmark.engine.inference import compute_on_dataset
 from maskrcnn_benchmark.engine.predictor import Predictor
 from maskrcnn_benchmark.engine.train_loop import Trainer
-from maskrcnn_benchmark.engine.trainer import EMAHook
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper, make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.image_list import to_image_list

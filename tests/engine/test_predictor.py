@@ -13,7 +13,7 @@ from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.engine.inference import compute_on_dataset
 from maskrcnn_benchmark.engine.predictor import Predictor, detections_in_image, find_category_names
-from maskrcnn_benchmark.engine.startup import StartupError
+from maskrcnn_benchmark.engine.run import StartupError
 from maskrcnn_benchmark.layers.mask_ops import paste_masks
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import fields

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn_benchmark.engine.hooks import Hook
+from maskrcnn_benchmark.engine.train_loop import Hook
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
@@ -74,3 +77,8 @@ class Keep:
 
     def close(self):
         pass
+
+
+def draws() -> tuple[float, ...]:
+    """One number of each generator."""
+    return random.random(), float(np.random.rand()), float(torch.rand(())), float(torch.randn(()))

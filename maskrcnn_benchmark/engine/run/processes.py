@@ -1,4 +1,4 @@
-"""One process among several: which GPU it has, which group it joins, how many CPU threads it takes."""
+"""The processes of a run: the group that they form, and the device and CPU threads of each."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_benchmark.utils.allocator import keep_freed_memory
 
+from .errors import StartupError
+
 logger = logging.getLogger(__name__)
 
-# The main rank counts an evaluation while the others wait for it; pycocotools takes minutes on a large set.
+# The other ranks wait while the main rank evaluates, which takes minutes on a large data set.
 _GROUP_TIMEOUT = timedelta(hours=2)
 
 
-class LaunchError(RuntimeError):
-    """Processes were started in a way that cannot work."""
+class LaunchError(StartupError):
+    """The processes were started in a way that cannot work."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the run.
+    """The place of this process in the run.
 
-    rank: number of `world_size`, over all machines. local_rank: number of `local_world_size`, on this one.
+    Attributes:
+        rank: its number among all processes, from 0.
+        local_rank: its number among those of this machine, from 0.
+        world_size: number of processes.
+        local_world_size: number of processes on this machine.
+        device: the GPU of this process, or the CPU.
     """
 
     rank: int
@@ -40,18 +49,16 @@ class Process:
         return self.world_size > 1
 
 
-def launch(device_name: str, local_rank: int | None = None) -> Process:
-    """Join the run that a launcher has started (`torchrun`, `python -m torch.distributed.launch`), or run alone.
+def join_process_group(device_name: str, local_rank: int | None = None) -> Process:
+    """Join the processes that a launcher has started (`torchrun`, `python -m torch.distributed.launch`), if any.
 
-    Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which both launchers set; joins a group of processes
-    over NCCL on GPUs and over gloo on CPUs; takes the GPU of this process. On CPUs freed memory is kept for reuse.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which both launchers set. The group uses NCCL on GPUs and
+    gloo on CPUs. On CPUs, freed memory is kept for reuse.
 
     Args:
-        device_name: MODEL.DEVICE. "cuda" takes the GPU number LOCAL_RANK; where PyTorch sees no GPU the CPU is
-            taken, with a warning, so that a config for GPUs can be tried on a laptop.
-        local_rank: what an older launcher passed as --local_rank; the environment wins.
-    Raises: LaunchError when there are more processes on this machine than GPUs, or --local_rank came without a
-    launcher.
+        device_name: MODEL.DEVICE, see `select_device`.
+        local_rank: the --local_rank of an older launcher; LOCAL_RANK in the environment wins.
+    Raises: LaunchError if there are more processes on this machine than GPUs, or --local_rank came without a launcher.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if "LOCAL_RANK" in os.environ:
@@ -74,14 +81,39 @@ def launch(device_name: str, local_rank: int | None = None) -> Process:
     return Process(rank, local_rank, world_size, local_world_size, device)
 
 
-def leave() -> None:
-    """Leave the group of processes, where one was joined."""
+def leave_process_group() -> None:
+    """Leave the group of processes, if one was joined."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
+def distribute(model: nn.Module, process: Process) -> nn.Module:
+    """Wrap the model in DistributedDataParallel if there are several processes."""
+    if not process.distributed:
+        return model
+    # Frozen statistics never change, and SyncBN keeps its own in step. Those of plain batch norm differ between ranks
+    # and are copied from rank 0.
+    has_local_statistics = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        for module in model.modules()
+    )
+    return DistributedDataParallel(
+        model,
+        device_ids=[process.device] if process.device.type == "cuda" else None,
+        broadcast_buffers=has_local_statistics,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+    )
+
+
 def select_device(name: str, local_rank: int = 0, local_world_size: int = 1) -> torch.device:
-    """MODEL.DEVICE -> the device of this process; a GPU becomes the current one."""
+    """Return the device of this process; a GPU becomes the current one.
+
+    Args:
+        name: MODEL.DEVICE. "cuda" means the GPU with the number `local_rank`. If PyTorch sees no GPU, it means the
+            CPU, with a warning, so that a config for GPUs can be tried on a laptop.
+    Raises: LaunchError if there is no such GPU.
+    """
     device = torch.device(name)
     if device.type != "cuda":
         return device
@@ -101,7 +133,7 @@ def select_device(name: str, local_rank: int = 0, local_world_size: int = 1) -> 
 
 
 def _share_cpu_threads(local_world_size: int) -> None:
-    """Processes that each take every core slow each other down; OMP_NUM_THREADS, where set, is the user's choice."""
+    """Divide the cores among the processes of this machine, unless the user has set OMP_NUM_THREADS."""
     if local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // local_world_size))

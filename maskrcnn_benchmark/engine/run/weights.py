@@ -1,37 +1,39 @@
-"""Which weights a trained model is given."""
+"""Load the weights of a trained model."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 
-from .startup import StartupError
+from .errors import StartupError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
 
 def load_trained_weights(
-    cfg: Any,
+    cfg: CfgNode,
     model: nn.Module,
     path: str | os.PathLike[str] | None = None,
     *,
     flag: str = "--ckpt",
     purpose: str = "test",
 ) -> dict[str, Any]:
-    """Load the weights of `path`, or the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT: the first that there is, and a
-    line that says which.
+    """Load the weights of `path`, else of the last checkpoint in OUTPUT_DIR, else of MODEL.WEIGHT. Logs which.
 
     Args:
         path: a file, a URL or a catalog:// name.
-        flag: what the user gives the path with, for messages.
-        purpose: what the weights are for, likewise.
-    Returns: "categories", {label: name}, where the checkpoint has them.
-    Raises: StartupError where there is none of the three; CheckpointError, FileNotFoundError.
+        flag: the command-line flag of the path, for messages.
+        purpose: a verb that says what the weights are for, for messages.
+    Returns: what the checkpoint holds besides weights, such as "categories": {label: name}.
+    Raises: StartupError if there is none of the three; CheckpointError, FileNotFoundError.
     """
     checkpointer = DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR, save_to_disk=False)
     sources = {

@@ -1,4 +1,4 @@
-"""Whether a run continues what its output folder holds, or starts from MODEL.WEIGHT: decided once, and said aloud."""
+"""Decide whether a run continues the one in its output folder or starts from MODEL.WEIGHT."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,36 +14,42 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import LAST_CHECKPOINT, Checkpointer
 
+from .errors import StartupError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yml"
 _NOT_PART_OF_THE_MODEL = {"MODEL.DEVICE"}
 
 
-class ResumeError(RuntimeError):
-    """The output folder holds another run, and nobody said what to do about it."""
+class ResumeError(StartupError):
+    """The output folder holds a checkpoint of another model, and no flag says what to do about it."""
 
 
 @dataclass(frozen=True)
 class ResumePlan:
     """What a run does with its output folder.
 
-    resume: continue from the last checkpoint. seed: that of the run that is continued; None where it is not known.
+    Attributes:
+        resume: continue from the last checkpoint.
+        seed: seed of the run that is continued; None if it is not known.
     """
 
     resume: bool
     seed: int | None = None
 
 
-def plan_resume(cfg: Any, flag: bool | None) -> ResumePlan:
-    """Look into OUTPUT_DIR and decide. Reads files only, so every rank comes to the same decision.
+def plan_resume(cfg: CfgNode, flag: bool | None) -> ResumePlan:
+    """Decide by the files in OUTPUT_DIR.
 
     Args:
         flag: True for --resume (continue if there is a checkpoint, whatever the config), False for --no-resume
-            (start from MODEL.WEIGHT), None for neither: continue if the checkpoint is of this very model, and refuse
-            otherwise.
-    Raises: ResumeError when there is a checkpoint of a run whose MODEL keys differ and no flag was given, or when the
-        checkpoint is gone.
+            (start from MODEL.WEIGHT), None for neither (continue if the checkpoint is of the same model).
+    Raises: ResumeError if the checkpoint is of a run whose MODEL keys differ and no flag was given, or if the
+        checkpoint is missing.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if not cfg.OUTPUT_DIR or not (folder / LAST_CHECKPOINT).is_file():
@@ -77,15 +83,15 @@ def plan_resume(cfg: Any, flag: bool | None) -> ResumePlan:
     changed = [text for key, text in differences if key not in ("SEED", "OUTPUT_DIR", "PATHS_CATALOG")]
     if changed:
         logger.warning(
-            "The config differs from that of the run it continues; the new values hold:\n  %s", "\n  ".join(changed)
+            "The config differs from that of the run it continues; the new values are used:\n  %s", "\n  ".join(changed)
         )
     return ResumePlan(True, saved.SEED if saved is not None and saved.SEED >= 0 else None)
 
 
-def agreed(plan: ResumePlan) -> ResumePlan:
-    """The plan, once all ranks are known to have the same. Collective.
+def broadcast_plan(plan: ResumePlan) -> ResumePlan:
+    """Return the main rank's plan on all ranks. Collective.
 
-    Raises: ResumeError where they differ, as when machines do not share OUTPUT_DIR.
+    Raises: ResumeError if the ranks came to different decisions because their machines do not share OUTPUT_DIR.
     """
     plans = comm.all_gather(plan.resume)
     if len(set(plans)) > 1:
@@ -93,25 +99,23 @@ def agreed(plan: ResumePlan) -> ResumePlan:
             f"ranks {[rank for rank, resume in enumerate(plans) if resume]} see a checkpoint in OUTPUT_DIR and the "
             "others do not: it must be one folder, which all machines share."
         )
-    return plan
+    return comm.broadcast(plan)
 
 
-def _read_saved_config(folder: Path) -> Any:
+def _read_saved_config(folder: Path) -> CfgNode | None:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        logger.warning("%s is missing, so nobody can tell whether the checkpoint beside it is of this config", path)
+        logger.warning("%s is missing, so it is unknown whether the checkpoint beside it is of this config", path)
         return None
     try:
         return load_config(path, lenient=True)
     except Exception as error:  # an edited or half-written file must not stop a run that has a good checkpoint
-        logger.warning(
-            "%s cannot be read (%s), so nobody can tell whether the checkpoint is of this config", path, error
-        )
+        logger.warning("%s cannot be read (%s), so it is unknown whether the checkpoint is of this config", path, error)
         return None
 
 
-def _differences(saved: Any, cfg: Any) -> Iterator[tuple[str, str]]:
-    """(key, "KEY: was A, now B") of every key whose values differ."""
+def _differences(saved: CfgNode, cfg: CfgNode) -> Iterator[tuple[str, str]]:
+    """Yield (key, "KEY: was A, now B") for each key whose value differs."""
     before, now = dict(_leaves(saved)), dict(_leaves(cfg))
     for key in now:
         old = before.get(key)
@@ -119,7 +123,7 @@ def _differences(saved: Any, cfg: Any) -> Iterator[tuple[str, str]]:
             yield key, f"{key}: was {old!r}, now {now[key]!r}"
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -128,5 +132,5 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and lists alike: YAML has no tuples."""
+    """Turn tuples into lists: YAML has no tuples."""
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

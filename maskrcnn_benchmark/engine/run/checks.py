@@ -1,12 +1,11 @@
-"""What can be said at the start of a run is said there, and not after hours."""
+"""Checks at the start of a run of what would make it fail later."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,56 +14,38 @@ from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
 
-from .inference import iou_types_of
-from .launch import Process
+from ..inference import iou_types_of
+from .errors import StartupError
+from .processes import Process
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
 
-class StartupError(RuntimeError):
-    """Something about the config, the data or the machine that would end the run later."""
-
-
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """For building what a config describes: a ValueError or KeyError that this package raises becomes a StartupError.
-
-    Such an error says what is wrong with the config or the data. One from elsewhere, a dataset of the user's own, say,
-    stays as it is: its traceback is needed.
-    """
-    try:
-        yield
-    except (ValueError, KeyError) as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is None or not str(trace.tb_frame.f_globals.get("__name__")).startswith("maskrcnn_benchmark"):
-            raise
-        raise StartupError(str(error.args[0]) if error.args else str(error)) from error
-
-
-def check_evaluation(cfg: Any) -> None:
-    """Is what TEST asks for there? Raises: StartupError."""
+def check_evaluation(cfg: CfgNode) -> None:
+    """Check the TEST section. Raises: StartupError."""
     if cfg.TEST.BBOX_AUG.ENABLED or cfg.TEST.MULTI_SCALE:
         key = "TEST.BBOX_AUG.ENABLED" if cfg.TEST.BBOX_AUG.ENABLED else "TEST.MULTI_SCALE"
-        raise StartupError(f"{key} is True, but test-time augmentation is not part of this version; set it False.")
+        raise StartupError(f"{key} is True, but this version has no test-time augmentation; set it to False.")
     for entry in cfg.TEST.EXPECTED_RESULTS:
         _check_expected_result(entry)
 
 
-def check_datasets_exist(cfg: Any, names: Sequence[str]) -> None:
-    """All missing datasets in one message. Raises: FileNotFoundError; KeyError for an unknown name."""
+def check_datasets_exist(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Raises: FileNotFoundError that names all missing datasets; KeyError for an unknown name."""
     catalog = dataset_catalog(cfg)
     if hasattr(catalog, "check"):
         catalog.check(names)
 
 
-def check_test_data(cfg: Any, training: Any | None, tests: Sequence[Any]) -> None:
-    """Can the test sets be evaluated, and do they number their categories as the training set does?
+def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any]) -> None:
+    """Check that the test sets can be evaluated and number their categories as the training set does.
 
     Args:
-        training: the training dataset, or None where nothing is trained.
-        tests: datasets of DATASETS.TEST, or none where nothing is tested.
+        training: the training dataset, or None if nothing is trained.
+        tests: the datasets of DATASETS.TEST, or none if nothing is tested.
     Raises: StartupError, or what building the evaluators raises.
     """
     for name, dataset in zip(cfg.DATASETS.TEST if tests else (), tests, strict=True):
@@ -80,25 +61,25 @@ def check_test_data(cfg: Any, training: Any | None, tests: Sequence[Any]) -> Non
             if ours != theirs:
                 raise StartupError(
                     f"label {label} is {ours!r} in {', '.join(cfg.DATASETS.TRAIN)}, but {theirs!r} in {name}: "
-                    "a model trained on the one would be scored wrongly on the other. Labels follow the order of "
+                    "a model trained on one would be scored wrongly on the other. Labels follow the order of "
                     '"categories" in the annotation file.'
                 )
 
 
 def check_model(model: nn.Module, process: Process) -> None:
-    """Raises: StartupError for layers that do not work with these processes."""
+    """Raises: StartupError if the model has layers that do not work with these processes."""
     if process.distributed and process.device.type == "cpu":
         synchronised = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
         if synchronised:
             raise StartupError(
-                f"PyTorch's SyncBatchNorm works on GPUs alone when several processes train, and the model has "
+                f"PyTorch's SyncBatchNorm works on GPUs only when several processes train, and the model has "
                 f"{len(synchronised)} of them ({synchronised[0]}, ...). Choose GN or FrozenBN (the *.NORM keys), "
                 "or one process."
             )
 
 
-def warn_about_disk_space(cfg: Any, model: nn.Module) -> None:
-    """A warning when the checkpoints of a run will hardly fit: weights, and as much again for the optimiser."""
+def warn_about_disk_space(cfg: CfgNode, model: nn.Module) -> None:
+    """Warn if the checkpoints may not fit on the disk; the optimizer state takes about as much as the weights."""
     folder = cfg.OUTPUT_DIR or "."
     size = 2 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoints = 1 + cfg.SOLVER.MAX_ITER // max(1, cfg.SOLVER.CHECKPOINT_PERIOD or cfg.SOLVER.MAX_ITER)
@@ -108,7 +89,7 @@ def warn_about_disk_space(cfg: Any, model: nn.Module) -> None:
     if free < size * checkpoints:
         logger.warning(
             "The disk of %s has %.1f GB left; %d checkpoints of about %.1f GB each may not fit. "
-            "SOLVER.KEEP_LAST keeps the newest alone; SOLVER.CHECKPOINT_PERIOD makes them rarer.",
+            "SOLVER.KEEP_LAST keeps only the newest; a larger SOLVER.CHECKPOINT_PERIOD writes fewer.",
             folder, free / 1e9, checkpoints, size / 1e9,
         )  # fmt: skip
 
