@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_benchmark.drawing.label_layout import place_labels
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.keypoint import Keypoints
-from maskrcnn_benchmark.structures.label_layout import place_labels
 
 from .colours import KIND_COLOURS, SVG_SIDE_COLOURS, SVG_TARGET_COLOURS, Colour, limb_sides, point_sides
 from .marks import Mark, Panel

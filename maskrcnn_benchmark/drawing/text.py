@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_benchmark.drawing.label_layout import place_labels
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.label_layout import place_labels
 
 from .colours import Colour
 from .strokes import font_scale

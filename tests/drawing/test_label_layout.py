@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn_benchmark.structures.label_layout import place_labels
+from maskrcnn_benchmark.drawing.label_layout import place_labels
 
 side = st.integers(-50, 400)
 
