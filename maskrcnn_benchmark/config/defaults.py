@@ -352,6 +352,9 @@ _C.SOLVER.HOOKS = ()  # new: hooks of your own, by their names in engine.hooks.H
 _C.TEST = CN()
 _C.TEST.IMS_PER_BATCH = 8  # images per step of each process, so that results do not depend on their number
 _C.TEST.DETECTIONS_PER_IMG = 100  # of RetinaNet; ROI_HEADS.DETECTIONS_PER_IMG is that of R-CNN
+# new: names in the registry EVALUATORS, which score the same detections and share one table; () = the one that the data
+# set names, which is COCO's
+_C.TEST.EVALUATORS = ()
 _C.TEST.EXPECTED_RESULTS = []  # [[task, metric, [mean, deviation]], ...] to compare the results with
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass
 _C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of its annotations relative to the person; [] = COCO's 17
@@ -388,6 +391,7 @@ _C.INPUT.accept_single("MIN_SIZE_TRAIN")
 _C.accept_single("IMPORTS")
 _C.DATASETS.accept_single("TRAIN", "TEST")
 _C.SOLVER.accept_single("HOOKS")
+_C.TEST.accept_single("EVALUATORS")
 _C.MODEL.ROI_REFINE_HEAD.accept_single("INDICATORS", "OUTPUTS")
 _C.SOLVER.also_accept("BIAS_LR_FACTOR", float)
 _C.SOLVER.also_accept("WEIGHT_DECAY_BIAS", float)

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.evaluation import EvaluationResults, build_evaluator, check_expected_results
-from maskrcnn_benchmark.data.evaluation.coco.pictures import write_pictures
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
@@ -86,6 +85,7 @@ def inference(
     *,
     keypoint_oks_sigmas: Sequence[float] = (),
     boundary_ap: bool = False,
+    evaluators: Sequence[str] = (),
     dtype: str = "float32",
     pictures: int = 0,
 ) -> EvaluationResults | None:
@@ -97,6 +97,7 @@ def inference(
     Args:
         output_folder: where predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/ go.
         boundary_ap: score masks by their boundaries too.
+        evaluators: TEST.EVALUATORS; empty for the evaluator that the data set names.
         dtype: DTYPE, precision of the forward pass.
         pictures: images to draw, ground truth beside prediction; 0 for none.
     Returns: the results on the main rank, None on the others. Leaves the model in the mode in which it was.
@@ -109,6 +110,7 @@ def inference(
         box_only=box_only,
         keypoint_oks_sigmas=keypoint_oks_sigmas,
         boundary_ap=boundary_ap,
+        evaluators=evaluators,
     )
     devices = comm.get_world_size()
     logger.info("Start evaluation on %s dataset (%d images)", dataset_name, len(dataset))
@@ -132,8 +134,9 @@ def inference(
     if results.per_class:
         logger.info("By category:\n%s", results.per_class_table())
     if output_folder and pictures > 0:
-        folder = write_pictures(dataset, evaluator.results, Path(output_folder) / "pictures", pictures)
-        logger.info("Pictures, ground truth beside prediction: %s", folder)
+        folder = evaluator.write_pictures(Path(output_folder) / "pictures", pictures)
+        if folder is not None:
+            logger.info("Pictures, ground truth beside prediction: %s", folder)
     check_expected_results(results, expected_results, expected_results_sigma_tol)
     return results
 
@@ -162,6 +165,7 @@ def run_tests(
             output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name) if cfg.OUTPUT_DIR else None,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             boundary_ap=cfg.TEST.BOUNDARY_AP,
+            evaluators=cfg.TEST.EVALUATORS,
             dtype=cfg.DTYPE,
             pictures=cfg.TEST.PICTURES,
         )

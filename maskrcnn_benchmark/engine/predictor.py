@@ -18,7 +18,7 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.build import dataset_catalog, padding_multiple
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
 from maskrcnn_benchmark.data.datasets.image_files import read_image, to_rgb
-from maskrcnn_benchmark.data.evaluation.coco.image_results import resize_drawn_masks
+from maskrcnn_benchmark.data.evaluation.coco.run_lengths import resize_drawn_masks
 from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.modeling.detector import build_detection_model

@@ -79,8 +79,7 @@ class Results:
             boxes=_boxes(payloads, keypoints),
             scores=scores.pop(first_name),
             labels=np.array([label_of[first[row]["category_id"]] for row in rows.tolist()], dtype=np.int64),
-            masks=masks,
-            keypoints=keypoints,
+            packed={**masks, **keypoints},
             own_scores=scores,
         )
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.datasets import COCODataset
-from maskrcnn_benchmark.data.evaluation.coco.coco_eval import run_cocoeval
+from maskrcnn_benchmark.data.evaluation.coco.measures import run_cocoeval
 from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
 from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder

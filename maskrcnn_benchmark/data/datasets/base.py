@@ -48,6 +48,7 @@ class DetectionDataset(Dataset[Sample]):
         coco: the annotations as pycocotools has them, for COCO's evaluation; None if there are none of that form.
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
         id_to_img_map: index -> image id, as result files have it.
+        kind: name of the class, for messages.
         can_draw: whether `read_image` and `get_groundtruth` work, so that pictures can show truth beside prediction.
     """
 
@@ -69,6 +70,10 @@ class DetectionDataset(Dataset[Sample]):
     def get_groundtruth(self, index: int) -> BoxList:
         """The target in pixels of the image file."""
         raise NotImplementedError(f"{type(self).__name__} does not define get_groundtruth")
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
 
     @property
     def can_draw(self) -> bool:
@@ -136,12 +141,16 @@ class AdaptedDataset(DetectionDataset):
         return sample
 
     @property
+    def kind(self) -> str:
+        return type(self.dataset).__name__
+
+    @property
     def can_draw(self) -> bool:
         return all(hasattr(self.dataset, name) for name in ("read_image", "get_groundtruth"))
 
 
 _MISSING = object()
-_MEMBERS = {name for name in vars(DetectionDataset) if not name.startswith("_")} - {"can_draw"}
+_MEMBERS = {name for name in vars(DetectionDataset) if not name.startswith("_")} - {"kind", "can_draw"}
 
 
 def as_detection_dataset(dataset: Any) -> DetectionDataset:

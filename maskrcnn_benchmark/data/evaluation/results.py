@@ -1,18 +1,23 @@
-"""The figures of one evaluation: kept by task and metric, printed as a table, compared with what was expected."""
+"""The metrics of one evaluation: kept by task and name, written as tables, compared with expected values."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import torch
 
 logger = logging.getLogger(__name__)
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # COCO has no small people in its keypoint task
 PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in (100, 1000) for area in ("", "s", "m", "l"))
-TASK_METRICS = {
+# The rows of a table in their order, and what TEST.EXPECTED_RESULTS may name. An evaluator of your own adds its tasks.
+TASK_METRICS: dict[str, Sequence[str]] = {
     "bbox": AP_METRICS,
     "segm_coarse": AP_METRICS,
     "segm": AP_METRICS,
@@ -28,11 +33,16 @@ ExpectedResults = Sequence[tuple[str, str, tuple[float, float]]]  # (task, metri
 
 @dataclass
 class EvaluationResults:
-    """Metrics by task ("bbox", "segm", "boundary", "keypoints", "..._coarse", "box_proposal") and name, all in 0..1.
+    """The metrics of one data set.
 
-    A metric is -1 where the ground truth has nothing to measure it on (no small objects, say), as pycocotools has it.
-    per_class: AP by task and category name, filled when there are several categories.
-    failures: expected results that were not met, one sentence each; filled by `check_expected_results`.
+    A metric is -1 if there is nothing to measure it on, for example no small object; pycocotools does the same.
+
+    Attributes:
+        metrics: value by task ("bbox", "segm", "boundary", "keypoints", "..._coarse", "box_proposal") and metric name;
+            COCO's are between 0 and 1.
+        num_images: number of images that were evaluated.
+        per_class: AP by task and category name, if there are several categories.
+        failures: a sentence for each expected result that was not met, filled by `check_expected_results`.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -50,36 +60,34 @@ class EvaluationResults:
         return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class}
 
     def summary_score(self) -> float:
-        """One number to rank checkpoints by: mean AP over tasks (AR@1000 of proposals).
+        """One number to rank checkpoints by: the mean AP of all tasks (AR@1000 for proposals).
 
-        Coarse results do not count, nor do boundaries: they are another view of the masks.
+        Not counted are coarse results, boundaries, which are another view of the masks, and tasks without an AP.
         """
         headline = [
-            metrics.get("AP", metrics.get("AR@1000", 0.0))
+            metrics["AP"] if "AP" in metrics else metrics["AR@1000"]
             for task, metrics in self.metrics.items()
-            if not task.endswith("_coarse") and task != "boundary"
+            if not task.endswith("_coarse") and task != "boundary" and metrics.keys() & {"AP", "AR@1000"}
         ]
         return sum(headline) / len(headline) if headline else 0.0
 
     def table(self) -> str:
-        """Rows of tasks, columns of metrics; "-" where a task has no such metric or nothing to measure it on."""
-        columns = [
-            name for name in (*AP_METRICS, *PROPOSAL_METRICS) if any(name in row for row in self.metrics.values())
-        ]
+        """Rows of tasks, columns of metrics; "-" if a task does not have the metric or nothing to measure it on."""
+        names = {name: None for metrics in self.metrics.values() for name in metrics}
+        columns = _ordered(names, (*AP_METRICS, *PROPOSAL_METRICS))
         rows = [
             [self._row_title(task), *(_format(self.metrics[task].get(name, -1.0)) for name in columns)]
-            for task in TASK_METRICS
-            if task in self.metrics
+            for task in _ordered(self.metrics, TASK_METRICS)
         ]
         return _align([["", *columns], *rows])
 
     def per_class_table(self) -> str:
-        """AP of every category (rows) in every task (columns); empty with a single category."""
-        tasks = [task for task in TASK_METRICS if task in self.per_class]
+        """AP of every category (rows) in every task (columns); empty if there is only one category."""
+        tasks = _ordered(self.per_class, TASK_METRICS)
         if not tasks:
             return ""
-        names = list(self.per_class[tasks[0]])
-        rows = [[name, *(_format(self.per_class[task][name]) for task in tasks)] for name in names]
+        names = {name: None for task in tasks for name in self.per_class[task]}
+        rows = [[name, *(_format(self.per_class[task].get(name, -1.0)) for task in tasks)] for name in names]
         return _align([["AP of", *map(self._row_title, tasks)], *rows])
 
     def _row_title(self, task: str) -> str:
@@ -88,10 +96,39 @@ class EvaluationResults:
         return f"{task} (refined)" if f"{task}_coarse" in self.metrics else task
 
 
-def check_expected_results(results: EvaluationResults, expected: ExpectedResults, sigma_tolerance: float) -> bool:
-    """Compare with TEST.EXPECTED_RESULTS; log PASS or FAIL for each, keep the failures in `results`.
+def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults:
+    """The results of several evaluators on one data set as one.
 
-    An entry passes when the metric lies within `sigma_tolerance` standard deviations of the mean. True if all passed.
+    Metrics of the same task share a row. If two evaluators have a metric of the same name, the later one gets a row of
+    its own, "task (evaluator)".
+
+    Args:
+        results: by name of the evaluator.
+    """
+    merged = EvaluationResults({}, max(found.num_images for found in results.values()))
+    for evaluator, found in results.items():
+        for rows, more in ((merged.metrics, found.metrics), (merged.per_class, found.per_class)):
+            for task, values in more.items():
+                row = task if not rows.get(task, {}).keys() & values.keys() else f"{task} ({evaluator})"
+                rows.setdefault(row, {}).update(values)
+    return merged
+
+
+def write_results(results: EvaluationResults, folder: Path) -> None:
+    """Write the tables as results.txt, and the metrics as coco_results.json and coco_results.pth."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(results.metrics, folder / "coco_results.pth")
+    (folder / "coco_results.json").write_text(json.dumps(results.plain(), indent=1) + "\n", encoding="utf-8")
+    tables = [results.table(), results.per_class_table()]
+    (folder / "results.txt").write_text("\n\n".join(filter(None, tables)) + "\n", encoding="utf-8")
+
+
+def check_expected_results(results: EvaluationResults, expected: ExpectedResults, sigma_tolerance: float) -> bool:
+    """Compare with TEST.EXPECTED_RESULTS: log PASS or FAIL for each, and keep the failures in `results`.
+
+    An entry passes if the metric is within `sigma_tolerance` standard deviations of the mean.
+
+    Returns: whether all passed.
     """
     for task, metric, (mean, deviation) in expected:
         actual = results.metrics.get(task, {}).get(metric)
@@ -111,6 +148,11 @@ def check_expected_results(results: EvaluationResults, expected: ExpectedResults
             logger.error("FAIL: %s", text)
             results.failures.append(text)
     return not results.failures
+
+
+def _ordered(names: Collection[str], order: Collection[str]) -> list[str]:
+    """The names in this order, then those that the order does not have."""
+    return [name for name in order if name in names] + [name for name in names if name not in order]
 
 
 def _format(value: float) -> str:

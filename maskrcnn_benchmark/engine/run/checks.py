@@ -54,6 +54,7 @@ def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any]) ->
             iou_types=iou_types_of(cfg),
             box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            evaluators=cfg.TEST.EVALUATORS,
         )
         trained = as_detection_dataset(training).class_names if training is not None else ()
         tested = as_detection_dataset(dataset).class_names

@@ -9,8 +9,8 @@ from pycocotools import mask as mask_utils
 
 from maskrcnn_benchmark.data.evaluation import build_evaluator, evaluate
 from maskrcnn_benchmark.data.evaluation.coco.boundary import BoundaryEval, boundary_of
-from maskrcnn_benchmark.data.evaluation.coco.coco_eval import headline_metrics, run_cocoeval
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import new_coco
+from maskrcnn_benchmark.data.evaluation.coco.measures import headline_metrics, run_cocoeval
 from maskrcnn_benchmark.structures import fields
 
 
@@ -131,7 +131,7 @@ def test_rows_of_an_evaluation(tmp_path):
     plain = ground_truth_as_detections(scale=1)
     assert list(evaluate(FakeDataset(ANNOTATIONS), plain, None, **options).metrics) == ["bbox", "segm", "boundary"]
     assert "boundary" not in evaluate(FakeDataset(ANNOTATIONS), plain, None, iou_types=("segm",)).metrics
-    assert build_evaluator(FakeDataset(ANNOTATIONS), boundary_ap=True).boundary_ap
+    assert build_evaluator(FakeDataset(ANNOTATIONS), boundary_ap=True).settings.boundary_ap
 
 
 def test_no_detections_score_zero():

@@ -14,8 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.data.evaluation import CocoEvaluator, EvaluationResults, build_evaluator, evaluate
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
-from maskrcnn_benchmark.data.evaluation.coco.image_results import encode_masks
 from maskrcnn_benchmark.data.evaluation.coco.proposal_recall import proposal_recall
+from maskrcnn_benchmark.data.evaluation.coco.run_lengths import encode_masks
 from maskrcnn_benchmark.data.evaluation.results import check_expected_results
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList

@@ -55,7 +55,7 @@ def test_a_result_becomes_boxes_in_the_image_with_the_coarse_fields_on_request()
         name: np.full((2, 17, 3), value, np.float32) for name, value in (("keypoints", 3), ("keypoints_coarse", 4))
     }
     boxes = np.array([[1, 2, 3, 4], [0, 0, 8, 8]], np.float32)
-    result = ImageResult((8, 8), boxes, np.array([0.5, 0.7], np.float32), np.array([1, 2]), keypoints=points)
+    result = ImageResult((8, 8), boxes, np.array([0.5, 0.7], np.float32), np.array([1, 2]), packed=points)
     found = result.to_boxlist()
     assert found.bbox.tolist() == [[1, 2, 4, 6], [0, 0, 8, 8]] and found.offset == 0
     assert found.get_field(fields.LABELS).tolist() == [1, 2]

@@ -1,5 +1,5 @@
-"""Evaluation on data in COCO's format."""
+"""Evaluation on annotations in COCO's format."""
 
-from .coco_eval import CocoEvaluator, coco_evaluation
+from .coco_eval import CocoEvaluator
 
-__all__ = ["CocoEvaluator", "coco_evaluation"]
+__all__ = ["CocoEvaluator"]

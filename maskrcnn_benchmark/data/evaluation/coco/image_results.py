@@ -1,71 +1,52 @@
-"""One image's detections in COCO's terms: small, plain, and safe to send from process to process."""
+"""The detections of one image as COCO's evaluation needs them: small, and safe to send between processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_utils
-from torch import Tensor
-from torch.nn import functional as F
+from numpy.typing import NDArray
 
-from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
-RLE = dict[str, Any]  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
-
-# result name -> (field of the detections, field of the boxes that it spans where these are not the detections' own)
-MASK_FIELDS = {"segm": (fields.MASK, fields.MASK_BOXES), "segm_coarse": (fields.COARSE_MASK, None)}
-KEYPOINT_FIELDS = {"keypoints": fields.KEYPOINTS, "keypoints_coarse": fields.COARSE_KEYPOINTS}
-# result name -> field of the scores that it is ranked by, where there is one; else by the detections' own scores
-SCORE_FIELDS = {
-    "segm": fields.MASK_SCORES,
-    "segm_coarse": fields.COARSE_MASK_SCORES,
-    "keypoints": fields.KEYPOINT_SCORES,
-    "keypoints_coarse": fields.COARSE_KEYPOINT_SCORES,
-}
-
-# Masks of the image's size take one byte a pixel: so many pixels at once bound what encoding takes to 64 MiB.
-_PIXELS_AT_ONCE = 1 << 26
+from .run_lengths import RLE
+from .tasks import TASKS, Task, task_of, to_numpy
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found in one image, in pixels of the image as it is on disk; R detections.
+    """R detections of one image, in pixels of the image file.
 
-    boxes: (R, 4) float32 x, y, width, height, as COCO writes boxes. scores: (R,) float32. labels: (R,) int64
-    contiguous ids. masks: run lengths, R per result name ("segm", and "segm_coarse" where a refine head replaced the
-    coarse masks). keypoints: (R, K, 3) float32 x, y, visibility per result name ("keypoints", "keypoints_coarse").
-    own_scores: (R,) float32 per result name, of masks and keypoints that have a ranking of their own.
+    Attributes:
+        size_wh: width and height of the image.
+        boxes: (R, 4) float32 x, y, width, height, as COCO writes boxes.
+        scores: (R,) float32.
+        labels: (R,) int64, contiguous from 1.
+        packed: results of the other tasks by stage: "segm" and "segm_coarse" R run lengths, "keypoints" and
+            "keypoints_coarse" (R, K, 3) float32 x, y, visibility.
+        own_scores: (R,) float32 by stage, for results that are ranked by scores of their own.
     """
 
     size_wh: tuple[int, int]
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: dict[str, list[RLE]] = field(default_factory=dict)
-    keypoints: dict[str, np.ndarray] = field(default_factory=dict)
-    own_scores: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    packed: dict[str, Any] = field(default_factory=dict)
+    own_scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def from_detections(cls, detections: BoxList, size_wh: tuple[int, int]) -> ImageResult:
-        """Detections in resized-image coordinates -> the same in an image of `size_wh`.
+        """Detections in pixels of the image that the model was given -> the same in an image of `size_wh`.
 
-        Masks are drawn on the detections' device. Proposals (no "scores", no "labels") are taken with their
-        objectness as the score and the label 1.
+        Proposals, which have no SCORES and LABELS, are scored by their objectness and get the label 1.
         """
-        masks = {
-            name: encode_detected_masks(detections, mask_field, boxes_field, size_wh)
-            for name, (mask_field, boxes_field) in MASK_FIELDS.items()
-            if detections.has_field(mask_field)
-        }
-        detections = detections.resize(size_wh)
+        resized = detections.resize(size_wh)
         count = len(detections)
         box_scores = fields.SCORES if detections.has_field(fields.SCORES) else fields.OBJECTNESS
         labels = (
@@ -75,27 +56,38 @@ class ImageResult:
         )
         return cls(
             size_wh=(int(size_wh[0]), int(size_wh[1])),
-            boxes=_to_numpy(detections.convert("xywh").bbox.reshape(count, 4).float()),
-            scores=_to_numpy(detections.get_field(box_scores).reshape(count).float()),
-            labels=_to_numpy(labels.reshape(count)),
-            masks=masks,
-            keypoints={
-                name: _to_numpy(detections.get_field(keypoint_field).keypoints.float())
-                for name, keypoint_field in KEYPOINT_FIELDS.items()
-                if detections.has_field(keypoint_field)
+            boxes=to_numpy(resized.convert("xywh").bbox.reshape(count, 4).float()),
+            scores=to_numpy(detections.get_field(box_scores).reshape(count).float()),
+            labels=to_numpy(labels.reshape(count)),
+            packed={
+                stage.name: task.pack(stage, detections, resized)
+                for task in TASKS.values()
+                for stage in task.stages
+                if stage.field is not None and detections.has_field(stage.field)
             },
             own_scores={
-                name: _to_numpy(detections.get_field(score_field).float())
-                for name, score_field in SCORE_FIELDS.items()
-                if detections.has_field(score_field)
+                stage.name: to_numpy(detections.get_field(stage.score_field).float())
+                for task in TASKS.values()
+                for stage in task.stages
+                if stage.score_field is not None and detections.has_field(stage.score_field)
             },
         )
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def scores_of(self, name: str) -> np.ndarray:
-        """(R,), what the detections are ranked by as "bbox", "segm", "keypoints", "segm_coarse", ..."""
+    @property
+    def masks(self) -> dict[str, list[RLE]]:
+        """Run lengths of R masks by stage."""
+        return self._packed_of(TASKS["segm"])
+
+    @property
+    def keypoints(self) -> dict[str, NDArray[np.float32]]:
+        """(R, K, 3) by stage."""
+        return self._packed_of(TASKS["keypoints"])
+
+    def scores_of(self, name: str) -> NDArray[np.float32]:
+        """(R,), what the results of a stage are ranked by."""
         return self.own_scores.get(name, self.scores)
 
     def best_rows(self, score_threshold: float, max_count: int) -> list[int]:
@@ -132,87 +124,32 @@ class ImageResult:
             boxes.add_field(fields.KEYPOINTS, keypoints_class(points, self.size_wh))
         return boxes
 
-    def coco_results(self, name: str, image_id: int, category_ids: Mapping[int, int]) -> Iterator[dict[str, Any]]:
-        """Entries of COCO's result format; `category_ids` maps contiguous labels to the annotation file's ids."""
-        payload_of = self._payload(name)
-        for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores_of(name).tolist(), strict=True)):
-            yield {"image_id": image_id, "category_id": category_ids[label], **payload_of(index), "score": score}
-
-    def _payload(self, name: str) -> Callable[[int], dict[str, Any]]:
-        if name == "bbox":
-            boxes = self.boxes.tolist()
-            return lambda index: {"bbox": boxes[index]}
-        if name in MASK_FIELDS:
-            masks = self.masks.get(name, [])
-            return lambda index: {"segmentation": masks[index]}
-        keypoints = self.keypoints.get(name, np.zeros((0, 0, 3)))
-        return lambda index: {"keypoints": keypoints[index].reshape(-1).tolist()}
+    def coco_results(self, name: str, image_id: Any, category_ids: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+        """Entries of COCO's result format; `category_ids` maps labels to the annotation file's ids."""
+        task = task_of(name)
+        if not len(self):
+            return
+        entries = task.entries(task.packed(self, name))
+        rows = zip(self.labels.tolist(), entries, self.scores_of(name).tolist(), strict=True)
+        for label, entry, score in rows:
+            yield {"image_id": image_id, "category_id": category_ids[label], task.entry_key: entry, "score": score}
 
     def plain(self) -> dict[str, Any]:
         """The same as tensors, strings and numbers, which `torch.load(..., weights_only=True)` reads."""
+        groups: dict[str, dict[str, Any]] = {}
+        for task in TASKS.values():
+            if task.group is not None:
+                groups.setdefault(task.group, {}).update(
+                    {name: task.plain(packed) for name, packed in self._packed_of(task).items()}
+                )
         return {
             "size_wh": self.size_wh,
             "boxes_xywh": torch.from_numpy(self.boxes),
             "scores": torch.from_numpy(self.scores),
             "labels": torch.from_numpy(self.labels),
-            "masks": self.masks,
-            "keypoints": {name: torch.from_numpy(values) for name, values in self.keypoints.items()},
+            **groups,
             "own_scores": {name: torch.from_numpy(values) for name, values in self.own_scores.items()},
         }
 
-
-def encode_detected_masks(
-    detections: BoxList, mask_field: str, boxes_field: str | None, size_wh: tuple[int, int]
-) -> list[RLE]:
-    """The masks of one image's detections as run lengths, drawn into an image of `size_wh`.
-
-    Probabilities (R, 1, M, M) are drawn into what they span: the extents of the detections, or of the boxes in
-    `boxes_field`. Extents are scaled as a whole: scaling inclusive corners would move a mask's far side by up to a
-    pixel. Masks that the model has already drawn (bool or uint8, (R, 1, H, W),
-    MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS) are resized.
-    """
-    masks = detections.get_field(mask_field)
-    if masks.shape[0] == 0:
-        return []
-    masks = masks[:, 0]
-    width, height = int(size_wh[0]), int(size_wh[1])
-    if masks.dtype in (torch.bool, torch.uint8):
-        rles: list[RLE] = []
-        for chunk in masks.split(max(1, _PIXELS_AT_ONCE // (height * width))):
-            rles += encode_masks(resize_drawn_masks(chunk, (height, width)))
-        return rles
-    spanned = detections
-    if boxes_field is not None and detections.has_field(boxes_field):
-        spanned = detections.get_field(boxes_field)
-    ratios = (width / detections.size[0], height / detections.size[1])
-    extents = spanned.extents()
-    extents = extents * torch.tensor(ratios * 2, dtype=extents.dtype).to(extents.device, non_blocking=True)
-    runs = mask_run_lengths(masks, extents, (height, width))
-    size = [height, width]
-    return _plain(mask_utils.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width))
-
-
-def encode_masks(masks: Tensor) -> list[RLE]:
-    """(R, H, W) bool -> R run lengths. COCO's runs go down the columns; masks are transposed on their own device."""
-    columns = masks.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()  # (R, W, H)
-    return _plain(mask_utils.encode(columns.transpose(2, 1, 0)))  # a Fortran-ordered (H, W, R) view, no copy
-
-
-def _plain(rles: list[RLE]) -> list[RLE]:
-    """pycocotools' run lengths, as JSON can hold them."""
-    for rle in rles:
-        rle["size"] = [int(side) for side in rle["size"]]
-        rle["counts"] = rle["counts"].decode("ascii")
-    return rles
-
-
-def resize_drawn_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Masks (R, H, W), drawn where they are not 0 -> (R, *size_hw) bool."""
-    if tuple(masks.shape[-2:]) == size_hw:
-        return masks > 0
-    resized = F.interpolate((masks > 0)[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
-    return resized[:, 0] > 0.5
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    def _packed_of(self, task: Task) -> dict[str, Any]:
+        return {stage.name: self.packed[stage.name] for stage in task.stages if stage.name in self.packed}

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+from .ground_truth import build_ground_truth
+from .image_results import ImageResult
 
 AREA_RANGES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # COCO's, in pixels
 IOU_THRESHOLDS = np.arange(0.5, 0.951, 0.05)
 LIMITS = (100, 1000)
 
 
+def evaluate_proposals(
+    coco: COCO, image_ids: Sequence[Any], results: Sequence[ImageResult], folder: Path | None
+) -> dict[str, float]:
+    """The recall of the boxes of these images, which are proposals; box_proposals.pth is written into the folder."""
+    ground_truth = build_ground_truth(coco, image_ids, "bbox")
+    images = [_overlaps(result, ground_truth.imgToAnns[id_]) for id_, result in zip(image_ids, results, strict=True)]
+    if folder:
+        plain = [
+            {
+                "image_id": image_id,
+                "boxes_xywh": torch.from_numpy(result.boxes),
+                "objectness": torch.from_numpy(result.scores),
+            }
+            for image_id, result in zip(image_ids, results, strict=True)
+        ]
+        torch.save(plain, folder / "box_proposals.pth")
+    return proposal_recall(images)
+
+
 def proposal_recall(
-    images: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], limits: Sequence[int] = LIMITS
+    images: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]],
+    limits: Sequence[int] = LIMITS,
 ) -> dict[str, float]:
     """AR@n for the best n proposals of each image, over all objects and over small, medium and large ones.
 
     Args:
-        images: per image the pairwise IoU (P, G) of its proposals, best first, with its objects; the objects' areas
-            (G,) in pixels; and the proposals' order is the order of the rows.  The third entry marks crowds (G,),
-            which do not count.
+        images: for each image three arrays: the IoU (P, G) of its proposals, best first, with its objects; the areas
+            (G,) of the objects in pixels; which objects are crowds (G,), which are not counted.
         limits: numbers of proposals per image to score.
-    Returns: {"AR@100": ..., "ARs@100": ...}; -1 where there is no object of that size.
+    Returns: {"AR@100": ..., "ARs@100": ...}; -1 if there is no object of that size.
     """
     metrics = {}
     for limit in limits:
@@ -37,8 +65,23 @@ def proposal_recall(
     return metrics
 
 
-def _matched_overlaps(ious: np.ndarray) -> np.ndarray:
-    """(P, G) -> (G,): each object's overlap with its proposal, best pairs first, each proposal used once."""
+def _overlaps(
+    result: ImageResult, objects: Sequence[dict[str, Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """One image's entry of `images` in `proposal_recall`."""
+    best_first = result.boxes[np.argsort(-result.scores, kind="stable")].astype(np.float64)
+    boxes = np.asarray([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
+    crowd = np.asarray([bool(entry["iscrowd"]) for entry in objects], dtype=bool)
+    ious = (
+        mask_utils.iou(best_first, boxes, np.zeros(len(boxes), dtype=np.uint8))
+        if len(boxes) and len(best_first)
+        else np.zeros((len(best_first), len(boxes)))
+    )
+    return ious, np.asarray([entry["area"] for entry in objects], dtype=float), crowd
+
+
+def _matched_overlaps(ious: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(P, G) -> (G,): the overlap of each object with its proposal; best pairs first, each proposal used once."""
     ious = ious.copy()
     matched = np.zeros(ious.shape[1])
     for _ in range(min(ious.shape)):

@@ -1,0 +1,179 @@
+"""The tasks that COCO's evaluation scores. Each is one object that packs, writes and measures a kind of result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from ..base import EvaluationSettings
+from .ground_truth import build_ground_truth
+from .measures import BOUNDARY
+from .run_lengths import RLE, encode_detected_masks
+
+if TYPE_CHECKING:
+    from .image_results import ImageResult
+
+COARSE = "_coarse"  # ending of the names of results from before refinement
+COCO_KEYPOINTS = 17
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Results of a task before or after refinement; each has its own file and its own row in the table.
+
+    Attributes:
+        name: of the file and the row, such as "segm" or "segm_coarse".
+        field: BoxList field that holds the results; None for the boxes themselves.
+        score_field: field of the scores to rank by; without this field, the scores of the boxes are used.
+        boxes_field: field of the boxes that a mask spans; without this field, it spans the boxes of the detections.
+    """
+
+    name: str
+    field: str | None = None
+    score_field: str | None = None
+    boxes_field: str | None = None
+
+
+class Task(ABC):
+    """A kind of result: what it is in the detections, in COCO's result files, and how it is scored.
+
+    A task of your own is added by `TASKS[task.name] = task`.
+
+    Attributes:
+        name: "bbox", "segm", ...
+        stages: the final one, whose name is that of the task, and the one before refinement, if there may be one.
+        entry_key: key of the result in an entry of the result file.
+        group: key of the results in predictions.pth; None if they are not kept there.
+    """
+
+    name: str
+    stages: Sequence[Stage]
+    entry_key: str
+    group: str | None
+
+    def pack(self, stage: Stage, detections: BoxList, resized: BoxList) -> Any:
+        """The results of one image, small and on the CPU. Only called for a stage with a field that is there.
+
+        Args:
+            detections: in pixels of the image that the model was given.
+            resized: the same in pixels of the image file.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a stage with the field {stage.field!r}, but no `pack`")
+
+    def packed(self, result: ImageResult, stage_name: str) -> Any:
+        """What `pack` has returned; empty if the detections did not have the field."""
+        return result.packed.get(stage_name, ())
+
+    @abstractmethod
+    def entries(self, packed: Any) -> Sequence[Any]:
+        """One JSON value per detection, from what `pack` returned."""
+
+    def plain(self, packed: Any) -> Any:
+        """What `pack` returned, as tensors, strings and numbers."""
+        return torch.from_numpy(packed)
+
+    def check(self, coco: COCO, settings: EvaluationSettings) -> None:
+        """Raise ValueError if these annotations cannot be scored. Called before anything is detected."""
+        return
+
+    def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
+        """The annotations of these images, complete enough for pycocotools."""
+        return build_ground_truth(coco, image_ids, self.name, len(settings.keypoint_oks_sigmas) or COCO_KEYPOINTS)
+
+    def measures(self, settings: EvaluationSettings) -> Sequence[str]:
+        """Names in `MEASURES`; each makes a row of the table."""
+        return (self.name,)
+
+
+class BoxTask(Task):
+    """Boxes. Every detection has one, and `ImageResult.boxes` holds them."""
+
+    name, entry_key, group = "bbox", "bbox", None
+    stages = (Stage("bbox"),)
+
+    def packed(self, result: ImageResult, stage_name: str) -> NDArray[np.float32]:
+        return result.boxes
+
+    def entries(self, packed: NDArray[np.float32]) -> Sequence[Any]:
+        boxes: list[Any] = packed.tolist()
+        return boxes
+
+
+class MaskTask(Task):
+    """Masks, pasted into the image on the detections' device and kept as run lengths."""
+
+    name, entry_key, group = "segm", "segmentation", "masks"
+    stages = (
+        Stage("segm", fields.MASK, fields.MASK_SCORES, fields.MASK_BOXES),
+        Stage(f"segm{COARSE}", fields.COARSE_MASK, fields.COARSE_MASK_SCORES),
+    )
+
+    def pack(self, stage: Stage, detections: BoxList, resized: BoxList) -> list[RLE]:
+        assert stage.field is not None
+        width, height = resized.size
+        return encode_detected_masks(detections, stage.field, stage.boxes_field, (int(width), int(height)))
+
+    def entries(self, packed: list[RLE]) -> Sequence[Any]:
+        return packed
+
+    def plain(self, packed: list[RLE]) -> list[RLE]:
+        return packed
+
+    def measures(self, settings: EvaluationSettings) -> Sequence[str]:
+        return (self.name, BOUNDARY) if settings.boundary_ap else (self.name,)
+
+
+class KeypointTask(Task):
+    """Keypoints, (R, K, 3) float32: x, y and visibility."""
+
+    name, entry_key, group = "keypoints", "keypoints", "keypoints"
+    stages = (
+        Stage("keypoints", fields.KEYPOINTS, fields.KEYPOINT_SCORES),
+        Stage(f"keypoints{COARSE}", fields.COARSE_KEYPOINTS, fields.COARSE_KEYPOINT_SCORES),
+    )
+
+    def pack(self, stage: Stage, detections: BoxList, resized: BoxList) -> NDArray[np.float32]:
+        assert stage.field is not None
+        return to_numpy(resized.get_field(stage.field).keypoints.float())
+
+    def entries(self, packed: NDArray[np.float32]) -> Sequence[Any]:
+        return [points.reshape(-1).tolist() for points in packed]
+
+    def check(self, coco: COCO, settings: EvaluationSettings) -> None:
+        annotations = coco.dataset.get("annotations", ())
+        lengths = {len(entry["keypoints"]) // 3 for entry in annotations if entry.get("keypoints")}
+        sigmas = len(settings.keypoint_oks_sigmas)
+        if lengths - {sigmas or COCO_KEYPOINTS}:
+            given = f"lists {sigmas} sigmas" if sigmas else "is empty, which means COCO's 17"
+            raise ValueError(
+                f"the annotations have {', '.join(map(str, sorted(lengths)))} keypoints, "
+                f"but TEST.KEYPOINT_OKS_SIGMAS {given}. "
+                "Give one sigma per keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips)."
+            )
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (BoxTask(), MaskTask(), KeypointTask())}
+
+
+def task_of(stage_name: str) -> Task:
+    """The task that has a stage of this name. Raises: ValueError."""
+    tasks = {stage.name: task for task in TASKS.values() for stage in task.stages}
+    if stage_name not in tasks:
+        raise ValueError(f"there are no results called {stage_name!r}; there are {', '.join(tasks)}")
+    return tasks[stage_name]
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
