@@ -46,6 +46,15 @@ MOVED_MODULES: dict[str, str] = {  # upstream's module, with all modules below i
 }
 
 NAMES: dict[str, dict[str, Here]] = {  # upstream's module -> upstream's name -> what stands for it here
+    "utils.c2_model_loading": {
+        "load_c2_format": Here("load_c2_format", "modeling.state_dict_names"),
+    },
+    "utils.checkpoint": {
+        "DetectronCheckpointer": Here("DetectronCheckpointer", "engine.checkpointer"),
+    },
+    "utils.model_serialization": {
+        "load_state_dict": Here("load_state_dict", "modeling.state_dict_names"),
+    },
     "modeling.roi_heads.roi_heads": {"build_roi_heads": Here("CombinedROIHeads.from_cfg")},
     "modeling.rpn.anchor_generator": {"make_anchor_generator": Here("AnchorGenerator.from_cfg")},
     "modeling.rpn.loss": {"make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg")},

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.engine.checkpointer import DetectronCheckpointer
 from maskrcnn_benchmark.engine.inference import run_tests
 from maskrcnn_benchmark.engine.run import (
     EXIT_STOPPED,
@@ -33,7 +34,6 @@ from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 from maskrcnn_benchmark.utils.miscellaneous import save_labels
 
 logger = logging.getLogger("maskrcnn_benchmark")

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -32,13 +31,12 @@ from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDatase
 from maskrcnn_benchmark.data.transforms import Resize, build_transforms
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.imports import import_file
+from maskrcnn_benchmark.utils.imports import import_catalog
 
 logger = logging.getLogger(__name__)
 
 ASPECT_RATIO_BINS = (1.0,)  # height / width below and from 1: landscape, and portrait with square
 
-_CATALOG_MODULE = "maskrcnn_benchmark.config.paths_catalog"
 _OPEN_FILES = 65536
 
 
@@ -98,11 +96,8 @@ def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[Detect
 
 
 def dataset_catalog(cfg: Any) -> Any:
-    """`DatasetCatalog` of the file `cfg.PATHS_CATALOG`; if that is imported already, with what was registered since."""
-    module = sys.modules.get(_CATALOG_MODULE)
-    if module is None or not _same_file(getattr(module, "__file__", None), cfg.PATHS_CATALOG):
-        module = import_file("maskrcnn_benchmark_paths_catalog", cfg.PATHS_CATALOG)
-    return module.DatasetCatalog
+    """`DatasetCatalog` of the file `cfg.PATHS_CATALOG`, with the datasets that were registered in it so far."""
+    return import_catalog(cfg.PATHS_CATALOG).DatasetCatalog
 
 
 def check_datasets(cfg: Any, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
@@ -251,7 +246,3 @@ def _allow_open_files() -> None:
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _same_file(first: str | None, second: str) -> bool:
-    return first is not None and os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)

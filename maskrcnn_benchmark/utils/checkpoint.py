@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read as mere data, resumed exactly or loaded for their weights alone."""
+"""Checkpoints: written completely or not at all, read as data, resumed exactly or loaded for their weights only."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .c2_model_loading import load_c2_format
 from .comm import is_main_process
-from .imports import import_file
 from .miscellaneous import mkdir
-from .model_serialization import LoadReport, load_state_dict, strip_prefix_if_present
-from .model_zoo import cache_url
+from .model_serialization import NO_RULES, LoadReport, NameRules, load_weights, strip_prefix_if_present
 from .optimizer_state import restore_optimizer
 from .safetensors_file import read_safetensors
 
@@ -28,41 +25,52 @@ _PLAIN = (type(None), bool, int, float, str, Tensor, torch.dtype, torch.device)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or used; says which and what to do."""
+    """A checkpoint that cannot be written, read or used. The text says which one and what to do."""
+
+
+class Stateful(Protocol):
+    """An object with a state to save, such as a learning-rate schedule."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 class Checkpointer:
-    """Saves and loads a model with all that training needs.
+    """Saves and loads a model with everything that training needs.
 
-    Files hold {"model": weights, "optimizer": ..., "scheduler": ..., and what `save` is given, "iteration" above all}.
+    Files hold {"model": weights, "optimizer": ..., "scheduler": ...} and what `save` is given, such as "iteration".
 
     Args:
-        model: a DistributedDataParallel or torch.compile wrapper around it is seen through.
-        optimizer, scheduler: None where only weights are of interest.
+        model: a DistributedDataParallel or torch.compile wrapper around it is removed.
+        optimizer, scheduler: None if only weights are needed.
         save_dir: folder of the checkpoints; "" to load only.
-        save_to_disk: does this process write? By default the main process does.
+        save_to_disk: does this process write? By default only the main process does.
         logger: where to report.
-        keep_last: numbered checkpoints to keep, the newest; 0 keeps all.
+        keep_last: number of numbered checkpoints to keep, the newest; 0 keeps all.
+        names: how names of weights in files may differ from the model's.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
+        scheduler: Stateful | None = None,
         save_dir: str | os.PathLike[str] = "",
         save_to_disk: bool | None = None,
         logger: logging.Logger | None = None,
         *,
         keep_last: int = 0,
+        names: NameRules = NO_RULES,
     ) -> None:
-        self.model = _unwrapped(model)
+        self.model = _unwrap(model)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.save_dir = os.fspath(save_dir)
         self.save_to_disk = is_main_process() if save_to_disk is None else save_to_disk
         self.logger = logger if logger is not None else logging.getLogger(__name__)
         self.keep_last = keep_last
+        self.names = names
 
     # ---- writing ----
 
@@ -70,9 +78,9 @@ class Checkpointer:
         """Write `save_dir/name.pth` and make it the last checkpoint.
 
         Args:
-            extra: more to keep: numbers, text, tensors, and lists, tuples or dictionaries of them ("iteration",
-                "random_states", "categories", ...).
-        Raises: TypeError for anything else, which loading would refuse later; CheckpointError when writing fails.
+            extra: what else to save ("iteration", "random_states", "categories", ...): numbers, text, tensors, and
+                lists, tuples or dictionaries of them.
+        Raises: TypeError for anything else, which loading would refuse later; CheckpointError if writing fails.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -93,9 +101,9 @@ class Checkpointer:
                 torch.save(content, file)
             with _replacing(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
                 file.write(path.encode())
-        except (OSError, RuntimeError) as error:  # PyTorch turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:  # PyTorch raises a RuntimeError if the disk is full
             raise CheckpointError(
-                f"cannot write the checkpoint {path}: {error}. Earlier checkpoints are as they were. "
+                f"cannot write the checkpoint {path}: {error}. Earlier checkpoints are unchanged. "
                 "Is the disk full, or OUTPUT_DIR not writable? SOLVER.KEEP_LAST limits how many checkpoints stay."
             ) from error
         self._prune(path)
@@ -107,7 +115,7 @@ class Checkpointer:
         by_age = sorted(numbered, key=lambda name: int(numbered[name].group(1)))
         for name in by_age[: -self.keep_last]:
             if name != os.path.basename(newest):
-                with contextlib.suppress(OSError):  # a file that cannot be removed is no reason to end a training
+                with contextlib.suppress(OSError):  # a file that cannot be removed must not stop the training
                     os.remove(os.path.join(self.save_dir, name))
 
     # ---- reading ----
@@ -117,7 +125,7 @@ class Checkpointer:
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """Path of the last checkpoint in `save_dir`; "" where there is none. Holds after the folder has been moved."""
+        """Path of the last checkpoint in `save_dir`, also after the folder was moved; "" if there is none."""
         if not self.save_dir:
             return ""
         try:
@@ -133,13 +141,13 @@ class Checkpointer:
         return ""
 
     def load(self, path: str | os.PathLike[str] | None = None, resume: bool = False) -> dict[str, Any]:
-        """Weights from `path`, or with `resume` everything from the last checkpoint of `save_dir`.
+        """Load the weights of `path`, or with `resume` everything from the last checkpoint of `save_dir`.
 
         Args:
-            path: a file, or whatever `read` of this class knows; None or "" leaves the model as it is. With `resume` it
-                is used where `save_dir` holds no checkpoint yet, and then only its weights.
-            resume: continue a run: the model must fit completely, optimiser and schedule are restored as well.
-        Returns: what else the checkpoint holds; of a mere load of weights only "categories", if it has them.
+            path: what `read` of this class accepts; None or "" leaves the model as it is. With `resume`, `path` is used
+                only if `save_dir` has no checkpoint yet, and only its weights are loaded.
+            resume: continue a run: all tensors must fit the model; optimizer and schedule are restored as well.
+        Returns: what else the checkpoint holds. Without `resume` only "categories", if the checkpoint has them.
         Raises: CheckpointError; FileNotFoundError.
         """
         if resume and self.has_checkpoint():
@@ -154,8 +162,8 @@ class Checkpointer:
         if not report.loaded:
             names = [*report.unused, *report.mis_shaped]
             raise CheckpointError(
-                f"{path}: not one of its {len(names)} tensors fits the model; it names {', '.join(names[:3])}, ... "
-                "Is it of another architecture than the config?"
+                f"{path}: none of its {len(names)} tensors fits the model; their names are {', '.join(names[:3])}, ... "
+                "Do the weights belong to another architecture than the config's?"
             )
         return {key: value for key, value in content.items() if key == "categories"}
 
@@ -168,7 +176,7 @@ class Checkpointer:
             raise CheckpointError(
                 f"cannot resume from {path}: it does not fit the model ({len(report.missing)} tensors missing, "
                 f"{len(report.mis_shaped)} of another shape: {', '.join(names[:3])}, ...). Resume with the config of "
-                "that run, or start another: with an OUTPUT_DIR of its own and this file as MODEL.WEIGHT."
+                "that run, or start a new run with another OUTPUT_DIR and this file as MODEL.WEIGHT."
             )
         if self.optimizer is not None and "optimizer" in content:
             restore_optimizer(self.optimizer, content["optimizer"], self.model)
@@ -177,22 +185,21 @@ class Checkpointer:
         return {key: value for key, value in content.items() if key not in ("optimizer", "scheduler")}
 
     def _load_model(self, state: Mapping[str, Tensor], source: str) -> LoadReport:
-        report = load_state_dict(self.model, state)
+        report = load_weights(self.model, state, self.names)
         report.log(self.logger, os.path.basename(source))
         return report
 
     def read(self, path: str) -> dict[str, Any]:
-        """Content of a checkpoint file, on the CPU, with the weights under "model".
+        """Read a checkpoint file to the CPU. The result has the weights under "model".
 
-        Reads what `save` writes, bare state dicts, and `.safetensors`. Raises: FileNotFoundError, CheckpointError.
+        Accepts what `save` writes, bare state dicts, and `.safetensors`. Raises: FileNotFoundError, CheckpointError.
         """
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no weights file {path} (MODEL.WEIGHT or --ckpt).")
+        check_exists(path)
         if path.endswith(".safetensors"):
             return {"model": read_safetensors(path)}
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged or dishonest file makes of it
+        except Exception as error:  # a damaged or malicious file can cause any error
             raise CheckpointError(
                 f"cannot read {path}: {_reason(error)}. A checkpoint is read as data: it may hold tensors, numbers, "
                 "text and plain containers, and is refused if it asks for code or is damaged."
@@ -200,43 +207,14 @@ class Checkpointer:
         return _with_model(content, path)
 
 
-class DetectronCheckpointer(Checkpointer):
-    """A `Checkpointer` that also reads `catalog://` names, http(s) URLs and Detectron's `.pkl` files.
-
-    Args:
-        cfg: for PATHS_CATALOG and SOLVER.KEEP_LAST; the rest as for `Checkpointer`.
-    """
-
-    def __init__(
-        self,
-        cfg: Any,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-        save_dir: str | os.PathLike[str] = "",
-        save_to_disk: bool | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        super().__init__(model, optimizer, scheduler, save_dir, save_to_disk, logger, keep_last=cfg.SOLVER.KEEP_LAST)
-        self.cfg = cfg
-
-    def read(self, path: str) -> dict[str, Any]:
-        if path.startswith("catalog://"):
-            catalog = import_file("maskrcnn_benchmark.config.paths_catalog", self.cfg.PATHS_CATALOG).ModelCatalog
-            url = catalog.get(path[len("catalog://") :])
-            self.logger.info("%s is %s", path, url)
-            path = url
-        if path.startswith(("http://", "https://")):
-            path = cache_url(path)
-        if path.endswith(".pkl"):
-            if not os.path.isfile(path):
-                raise FileNotFoundError(f"there is no weights file {path} (MODEL.WEIGHT or --ckpt).")
-            return {"model": load_c2_format(path)}
-        return super().read(path)
+def check_exists(path: str) -> None:
+    """Raises: FileNotFoundError if there is no file."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no weights file {path} (MODEL.WEIGHT or --ckpt).")
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel or torch.compile."""
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, DataParallel or torch.compile."""
     while True:
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             model = model.module
@@ -247,7 +225,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _with_model(content: Any, path: str) -> dict[str, Any]:
-    """A checkpoint with its weights under "model": bare state dicts and other code bases' "state_dict" are wrapped."""
+    """Put the weights under "model": accepts bare state dicts, and "state_dict" as other projects call it."""
     if isinstance(content, Mapping):
         for key in ("model", "state_dict"):
             if isinstance(content.get(key), Mapping):
@@ -259,7 +237,7 @@ def _with_model(content: Any, path: str) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of PyTorch's many; of a refused pickle the name that it asked for."""
+    """Return the name that a refused pickle asked for, or else the first sentence of PyTorch's message."""
     text = str(error).strip()
     asked_for = re.search(r"GLOBAL (\S+)", text)
     if asked_for:
@@ -268,7 +246,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Raises: TypeError for what `torch.load(weights_only=True)` would refuse, now rather than at the resume."""
+    """Raises: TypeError for what `torch.load(weights_only=True)` would refuse when the run is resumed."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             _check_plain(key, f"a key of {where}")
@@ -284,7 +262,7 @@ def _check_plain(value: Any, where: str) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends well; else `path` stays as it was."""
+    """Open a file that replaces `path` if the block ends without an error; otherwise `path` stays as it was."""
     folder, name = os.path.split(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder or ".")
     try:
@@ -292,7 +270,7 @@ def _replacing(path: str) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
+        os.chmod(temporary, 0o666 & ~_umask())  # a file of mkstemp is readable by its owner only
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

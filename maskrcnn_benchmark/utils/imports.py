@@ -1,4 +1,4 @@
-"""A Python file by its path: how a config names a catalog of the user's own."""
+"""Import a Python file by its path, such as a catalog that a config names."""
 
 from __future__ import annotations
 
@@ -9,25 +9,40 @@ from types import ModuleType
 
 
 def import_file(module_name: str, file_path: str | os.PathLike[str], make_importable: bool = False) -> ModuleType:
-    """The Python file at `file_path` as a module.
+    """Import the Python file at `file_path`.
 
-    A file that some import has already brought into `sys.modules` is not run a second time, so that what was added to
-    it since (a dataset registered in the catalog, say) is there.
+    A file that is in `sys.modules` already, under any path or name, is not executed again. So it has what was added to
+    it since (a dataset that was registered in a catalog, for example).
 
     Args:
-        module_name: its `__name__`.
-        make_importable: let later `import module_name` find it.
+        module_name: the module's `__name__`.
+        make_importable: add the module to `sys.modules`.
     Raises: FileNotFoundError; whatever the file raises.
     """
     path = os.path.abspath(file_path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no Python file at {os.fspath(file_path)} (wanted as {module_name}).")
+    status = os.stat(path)
     for module in list(sys.modules.values()):
-        if getattr(module, "__file__", None) == path:
+        if _is_file(getattr(module, "__file__", None), status):
             return module
     spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise FileNotFoundError(f"no Python file at {os.fspath(file_path)} (wanted as {module_name}).")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{os.fspath(file_path)} is no Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     if make_importable:
         sys.modules[module_name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def import_catalog(path: str | os.PathLike[str]) -> ModuleType:
+    """Import the file of the config key PATHS_CATALOG, which has `DatasetCatalog` and, for weights, `ModelCatalog`."""
+    return import_file("paths_catalog", path)
+
+
+def _is_file(path: object, status: os.stat_result) -> bool:
+    try:
+        return isinstance(path, str) and os.path.samestat(os.stat(path), status)
+    except OSError:  # modules inside archives, and files that are gone
+        return False

@@ -1,18 +1,25 @@
-"""Weights from a file into a model: by equal names first, then by declared prefix rules, never by guessing.
+"""Load weights into a model: by equal names first, then by declared prefix rules, never by guessing.
 
-Whatever a load does not do, its report says: which tensors of the model the file lacks, which of the file nothing took,
-and which have another shape. Tensors of another shape are skipped, so a detector of 80 classes starts one of 2.
+A report lists what a load did not do: tensors of the model that the file lacks, tensors of the file that the model does
+not have, and tensors of another shape. Those are skipped, so that a detector of 80 classes can start one of 2.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
+
+_WRAPPER = "module."  # prefix that DataParallel and DistributedDataParallel add
+_COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm; other norms have none, and no result depends on it
+_MAX_LISTED = 10  # names or lines in a log message
 
 
 class PrefixRule(NamedTuple):
@@ -22,33 +29,32 @@ class PrefixRule(NamedTuple):
     target: str
 
 
-PREFIX_RULES = (
-    PrefixRule(
-        "", "backbone.body."
-    ),  # bodies trained on ImageNet: HRNet's own files, timm's, and Caffe2's once renamed
-    PrefixRule("conv1.", "backbone.body.stem.conv1."),  # torchvision's ResNets have no module around the stem
-    PrefixRule("bn1.", "backbone.body.stem.bn1."),
-    PrefixRule(
-        "layer4.", "roi_heads.box.feature_extractor.head.layer4."
-    ),  # C4 models hold the last stage in their heads
-    PrefixRule("layer4.", "roi_heads.mask.feature_extractor.head.layer4."),
-    PrefixRule("backbone.", "backbone.body."),  # detectors of the mmdetection family
-    PrefixRule("neck.reduction_conv.conv.", "backbone.neck.reduction_conv.0."),
-    *(PrefixRule(f"neck.fpn_convs.{level}.conv.", f"backbone.neck.fpn_conv.{level}.") for level in range(5)),
-)
+@dataclass(frozen=True)
+class NameRules:
+    """How names in files may differ from those of a model.
 
-_WRAPPER = "module."  # DataParallel's and DistributedDataParallel's
-_INCIDENTAL = (".num_batches_tracked", ".eps")  # a norm layer of another kind neither has nor misses them
-_MOST_LINES = 10
+    Attributes:
+        prefixes: tried for names that the model does not have; each rule whose target the model has applies.
+        ignored: endings of names in files that are not worth a report if the model does not read them.
+    """
+
+    prefixes: tuple[PrefixRule, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+NO_RULES = NameRules()
 
 
 @dataclass
 class LoadReport:
-    """What a load did. Names are the model's; those of `unused` are the file's.
+    """What a load did. Names are the model's, except in `unused`.
 
-    loaded: set from the file. renamed: of these, {model's name: file's name} where they differ.
-    missing: not in the file. mis_shaped: name -> (shape in the model, shape in the file); skipped.
-    unused: what nothing in the model took.
+    Attributes:
+        loaded: set from the file.
+        renamed: {name in the model: name in the file} of the loaded tensors whose names differ.
+        missing: not in the file.
+        mis_shaped: {name: (shape in the model, shape in the file)}; these tensors were skipped.
+        unused: names in the file that the model did not read.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -63,9 +69,8 @@ class LoadReport:
         return not self.missing and not self.mis_shaped
 
     def fresh_parts(self) -> dict[str, int]:
-        """The largest modules of which nothing was loaded, and the single tensors beside them -> number of tensors."""
-        filled = [name for name in self.loaded if not name.endswith(_INCIDENTAL)]
-        touched = {prefix for name in filled for prefix in _prefixes(name)}
+        """{name: number of tensors} of the largest modules without any loaded tensor, and of single tensors."""
+        touched = {prefix for name in self.loaded if not name.endswith(_COUNTER) for prefix in _prefixes(name)}
         parts: dict[str, int] = {}
         for name in (*self.missing, *self.mis_shaped):
             part = next((prefix for prefix in _prefixes(name) if prefix not in touched), name)
@@ -73,7 +78,7 @@ class LoadReport:
         return parts
 
     def log(self, logger: logging.Logger, source: str) -> None:
-        """Tell it: a line for what was loaded, one for what starts fresh, and more only where something is odd."""
+        """Log one line for what was loaded, one for what keeps its initial values, and more only for what is odd."""
         total = len(self.loaded) + len(self.missing) + len(self.mis_shaped)
         text = f"{source}: {len(self.loaded)} of {total} tensors of the model loaded"
         if self.renamed:
@@ -86,82 +91,83 @@ class LoadReport:
         for name, (shape, shape_in_file) in _first(self.mis_shaped.items()):
             logger.warning("another shape, skipped: %s is %s here and %s in the file", name, shape, shape_in_file)
         if self.unused:
-            names = ", ".join(name for name in self.unused[:_MOST_LINES])
-            more = ", ..." if len(self.unused) > _MOST_LINES else ""
-            logger.info("%d tensors of the file fit nothing in the model: %s%s", len(self.unused), names, more)
+            more = ", ..." if len(self.unused) > _MAX_LISTED else ""
+            names = ", ".join(_first(self.unused)) + more
+            logger.info("%d tensors of the file fit nothing in the model: %s", len(self.unused), names)
 
 
-def strip_prefix_if_present(state: Mapping[str, Tensor], prefix: str = _WRAPPER) -> dict[str, Tensor]:
-    """Names without the prefix, if all of them have it."""
+def strip_prefix_if_present(state: Mapping[str, T], prefix: str = _WRAPPER) -> dict[str, T]:
+    """Remove the prefix from all names, if all of them have it."""
     if state and all(name.startswith(prefix) for name in state):
         return {name[len(prefix) :]: value for name, value in state.items()}
     return dict(state)
 
 
 @torch.no_grad()
-def load_state_dict(
-    model: nn.Module, state: Mapping[str, Tensor], rules: Iterable[PrefixRule] = PREFIX_RULES
-) -> LoadReport:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules = NO_RULES) -> LoadReport:
     """Copy the tensors of `state` into the model, as far as names and shapes fit.
 
-    A module may read older names of its own in `_load_from_state_dict`; what it takes counts as loaded. A module with
-    the attribute `keeps_buffers` keeps its buffers, and gets the file's, of any shape, to compare them.
+    A module may read other names than its own in `_load_from_state_dict`, such as those of older files. It is given
+    every tensor whose name, as it is or after a rule, lies directly below the module's; what it takes counts as used.
+    A module with the attribute `keeps_buffers` keeps its buffers. It is given those of the file, whatever their shape,
+    and may compare them.
 
     Args:
-        state: name -> tensor; DistributedDataParallel's prefix is taken off.
-        rules: other names to try for tensors of the file that the model does not know; a rule applies where its target
-            is in the model, and several may apply to one tensor.
+        state: name -> tensor. The prefix of DistributedDataParallel is removed; entries without a tensor are skipped.
+        rules: how names in the file may differ from the model's.
     """
     state = {name: value for name, value in strip_prefix_if_present(state).items() if isinstance(value, Tensor)}
     own = model.state_dict()
-    report = LoadReport()
-    sources = _match(state, own, tuple(rules))
+    sources = _match(state, own, {name for name, _ in model.named_modules()}, rules.prefixes)
     kept = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keeps_buffers", False))
-
-    chosen: dict[str, Tensor] = {}
+    report = LoadReport()
     for name, source in sources.items():
-        value = state[source]
-        if name not in own:  # an epsilon beside the statistics of a norm
-            chosen[name] = value
-        elif own[name].shape != value.shape and not name.startswith(kept):
-            report.mis_shaped[name] = (tuple(own[name].shape), tuple(value.shape))
-        else:
-            chosen[name] = value
-            if name != source:
-                report.renamed[name] = source
-    taken = set(sources.values())
-    leftovers = {name: value for name, value in state.items() if name not in taken}
-    result = model.load_state_dict({**leftovers, **chosen}, strict=False)
+        if name in own and own[name].shape != state[source].shape and not name.startswith(kept):
+            report.mis_shaped[name] = (tuple(own[name].shape), tuple(state[source].shape))
+    given = {name: state[source] for name, source in sources.items() if name not in report.mis_shaped}
+    result = model.load_state_dict(given, strict=False)
 
-    absent = set(result.missing_keys)
+    missing, unexpected = set(result.missing_keys), set(result.unexpected_keys)
     for name in own:
-        if name not in chosen and (name in report.mis_shaped or name.endswith(_INCIDENTAL) or name.startswith(kept)):
-            continue  # PyTorch's batch norm fills in a count of its own where a file has none
-        if name not in absent:
-            report.loaded.append(name)
-        else:
+        if name not in given and (name in report.mis_shaped or name.endswith(_COUNTER) or name.startswith(kept)):
+            continue  # reported already, or nothing that the file has to have
+        if name in missing:
             report.missing.append(name)
-    report.unused = [name for name in result.unexpected_keys if name in leftovers and not name.endswith(_INCIDENTAL)]
+            continue
+        report.loaded.append(name)
+        if sources.get(name, name) != name:
+            report.renamed[name] = sources[name]
+    used = {source for name, source in sources.items() if name not in unexpected}
+    report.unused = [name for name in state if name not in used and not name.endswith((_COUNTER, *rules.ignored))]
     return report
 
 
-def _match(state: Mapping[str, Tensor], own: Mapping[str, Tensor], rules: tuple[PrefixRule, ...]) -> dict[str, str]:
-    """Model's name -> file's name. Equal names win; a tensor of the file that has found its equal goes nowhere else."""
-    sources = {name: name for name in state if name in own or _is_epsilon(name, own)}
+def _match(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], modules: Collection[str], rules: Iterable[PrefixRule]
+) -> dict[str, str]:
+    """Name in the model -> name in the file. A tensor whose name the model has goes nowhere else."""
+    rules = tuple(rules)
+    sources = {name: name for name in state if name in own}
     for source in state:
-        if source in sources:
-            continue
-        for rule in rules:
-            if source.startswith(rule.source):
-                target = rule.target + source[len(rule.source) :]
-                if target in own or _is_epsilon(target, own):
-                    sources.setdefault(target, source)
+        if source not in sources:
+            for target in _targets(source, own, modules, rules):
+                sources.setdefault(target, source)
     return sources
 
 
-def _is_epsilon(name: str, own: Mapping[str, Tensor]) -> bool:
-    """The HRNet fork's files carry an epsilon in every frozen batch norm; the layer reads it, though it keeps none."""
-    return name.endswith(".eps") and name[: -len("eps")] + "running_var" in own
+def _targets(
+    source: str, own: Mapping[str, Tensor], modules: Collection[str], rules: tuple[PrefixRule, ...]
+) -> list[str]:
+    """Names in the model that a name in the file may stand for, which the model does not have."""
+    renamed = [rule.target + source[len(rule.source) :] for rule in rules if source.startswith(rule.source)]
+    known = [name for name in renamed if name in own]
+    if known:
+        return known
+    for candidates in ([source], renamed):
+        in_a_module = [name for name in candidates if "." in name and name.rpartition(".")[0] in modules]
+        if in_a_module:
+            return in_a_module
+    return [source]
 
 
 def _prefixes(name: str) -> list[str]:
@@ -170,5 +176,5 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
 
 
-def _first(items: Iterable) -> list:
-    return [item for _, item in zip(range(_MOST_LINES), items, strict=False)]
+def _first(items: Iterable[T]) -> list[T]:
+    return list(islice(items, _MAX_LISTED))

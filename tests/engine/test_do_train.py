@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.engine.checkpointer import DetectronCheckpointer
 from maskrcnn_benchmark.engine.hooks import NonFiniteLossError
 from maskrcnn_benchmark.engine.run import seed_everything
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
-from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 from tests.engine.toy import ToyDetector, ToyLoader
 
 MAX_ITER = 8

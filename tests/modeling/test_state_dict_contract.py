@@ -5,7 +5,7 @@ import torch
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.modeling.detector import build_detection_model
-from maskrcnn_benchmark.utils.model_serialization import load_state_dict
+from maskrcnn_benchmark.modeling.state_dict_names import load_state_dict
 from tests.contracts.contract import NAMES as CONTRACTS
 from tests.contracts.contract import Contract, read_contract
 from tests.golden.regenerate import GOLDEN, NAMES, keys_of_config

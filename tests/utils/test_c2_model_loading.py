@@ -13,12 +13,9 @@ import torch
 
 from maskrcnn_benchmark.utils.c2_model_loading import (
     RefusedPickleError,
-    load_c2_format,
+    read_c2_blobs,
     read_pickle_of_arrays,
-    rename_c2_blobs,
 )
-from maskrcnn_benchmark.utils.model_serialization import PREFIX_RULES
-from tests.contracts.contract import read_contract
 
 
 def write(path, content, protocol=2):
@@ -104,7 +101,7 @@ def test_anything_else_is_refused_and_does_not_run(tmp_path, payload, protocol):
         payload = Runs(function, *(a.format(marker=str(marker)) if isinstance(a, str) else a for a in args))
     path = write(tmp_path / "evil.pkl", {"blobs": {"fc6_w": payload}}, protocol)
     with pytest.raises(RefusedPickleError, match=r"evil.pkl is not read: it asks for \S+\. A .pkl is admitted if"):
-        load_c2_format(path)
+        read_c2_blobs(path)
     assert not marker.exists()
 
 
@@ -132,121 +129,12 @@ def test_damaged_files_are_refused(tmp_path, content):
 
 def test_a_pickle_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no named arrays"):
-        load_c2_format(write(tmp_path / "x.pkl", {"blobs": {"lr": 0.1}}))
+        read_c2_blobs(write(tmp_path / "x.pkl", {"blobs": {"lr": 0.1}}))
     with pytest.raises(ValueError, match="holds no named arrays"):
-        load_c2_format(write(tmp_path / "x.pkl", [1, 2]))
+        read_c2_blobs(write(tmp_path / "x.pkl", [1, 2]))
 
 
-@pytest.mark.parametrize(
-    ("blob", "name"),
-    [
-        ("conv1_w", "stem.conv1.weight"),
-        ("res_conv1_bn_s", "stem.bn1.weight"),
-        ("res_conv1_bn_b", "stem.bn1.bias"),
-        ("conv1_gn_s", "stem.bn1.weight"),
-        ("res2_0_branch1_w", "layer1.0.downsample.0.weight"),
-        ("res2_0_branch1_bn_b", "layer1.0.downsample.1.bias"),
-        ("res4_22_branch2a_w", "layer3.22.conv1.weight"),
-        ("res4_22_branch2b_bn_s", "layer3.22.bn2.weight"),
-        ("res5_2_branch2c_gn_b", "layer4.2.bn3.bias"),
-        ("fpn_inner_res5_2_sum_w", "backbone.fpn.fpn_inner4.weight"),
-        ("fpn_inner_res4_22_sum_lateral_b", "backbone.fpn.fpn_inner3.bias"),
-        ("fpn_inner_res2_2_sum_lateral_w", "backbone.fpn.fpn_inner1.weight"),
-        ("fpn_res2_2_sum_w", "backbone.fpn.fpn_layer1.weight"),
-        ("fpn_res5_2_sum_b", "backbone.fpn.fpn_layer4.bias"),
-        ("conv_rpn_fpn2_w", "rpn.head.conv.weight"),
-        ("conv_rpn_w", "rpn.head.conv.weight"),
-        ("rpn_cls_logits_fpn2_b", "rpn.head.cls_logits.bias"),
-        ("rpn_bbox_pred_w", "rpn.head.bbox_pred.weight"),
-        ("fc6_w", "roi_heads.box.feature_extractor.fc6.weight"),
-        ("fc7_b", "roi_heads.box.feature_extractor.fc7.bias"),
-        ("cls_score_w", "roi_heads.box.predictor.cls_score.weight"),
-        ("bbox_pred_b", "roi_heads.box.predictor.bbox_pred.bias"),
-        ("_[mask]_fcn3_w", "roi_heads.mask.feature_extractor.mask_fcn3.weight"),
-        ("conv5_mask_w", "roi_heads.mask.predictor.conv5_mask.weight"),
-        ("mask_fcn_logits_b", "roi_heads.mask.predictor.mask_fcn_logits.bias"),
-        ("conv_fcn8_w", "roi_heads.keypoint.feature_extractor.conv_fcn8.weight"),
-        ("kps_score_lowres_w", "roi_heads.keypoint.predictor.kps_score_lowres.weight"),
-        ("fc1000_w", "fc1000_w"),
-    ],
-)
-def test_blobs_get_our_names(blob, name):
-    array = np.arange(3, dtype=np.float32)
-    renamed = rename_c2_blobs({blob: array})
-    assert next(iter(renamed)) == name
-    torch.testing.assert_close(renamed[name], torch.arange(3.0))
-
-
-def test_blobs_that_are_no_weights_are_left_out():
-    blobs = {"conv1_w_momentum": np.ones(2, "f4"), "kps_score_w": np.ones(2, "f4"), "lr": np.ones(1, "f4"), "cfg": "x"}
-    assert rename_c2_blobs(blobs) == {}
-
-
-def test_an_affine_layer_becomes_a_batch_norm_that_does_the_same():
-    renamed = rename_c2_blobs({"res_conv1_bn_s": np.full(2, 3.0, "f4"), "res_conv1_bn_b": np.ones(2, "f4")})
-    assert renamed["stem.bn1.running_mean"].tolist() == [0, 0]
-    assert renamed["stem.bn1.running_var"].tolist() == [1, 1]
-    assert "stem.bn1.running_mean" not in rename_c2_blobs({"conv1_gn_s": np.ones(2, "f4")})
-
-
-def test_with_group_norm_convolution_and_norm_are_a_sequence():
-    blobs = {
-        f"{name}_{end}": np.ones(1, "f4")
-        for name in ("_[mask]_fcn1", "fpn_res2_2_sum")
-        for end in ("w", "gn_s", "gn_b")
-    }
-    assert sorted(rename_c2_blobs(blobs)) == [
-        "backbone.fpn.fpn_layer1.0.weight",
-        "backbone.fpn.fpn_layer1.1.bias",
-        "backbone.fpn.fpn_layer1.1.weight",
-        "roi_heads.mask.feature_extractor.mask_fcn1.0.weight",
-        "roi_heads.mask.feature_extractor.mask_fcn1.1.bias",
-        "roi_heads.mask.feature_extractor.mask_fcn1.1.weight",
-    ]
-
-
-# ---- whole models: every tensor of a released model has its blob ----
-
-
-def detectron_names(parts, *, blocks=(3, 4, 6, 3), fpn=True):
-    """Names of the blobs in Detectron's file of a model, from its naming scheme."""
-    names = ["conv1_w", "res_conv1_bn_s", "res_conv1_bn_b"]
-    for stage, count in enumerate(blocks, start=2):
-        for block in range(count):
-            for branch in ["branch1"] * (block == 0) + ["branch2a", "branch2b", "branch2c"]:
-                stem = f"res{stage}_{block}_{branch}"
-                names += [f"{stem}_w", f"{stem}_bn_s", f"{stem}_bn_b"]
-    layers = []
-    if fpn:
-        for stage, count in enumerate(blocks, start=2):
-            sum_name = f"res{stage}_{count - 1}_sum"
-            layers += [f"fpn_inner_{sum_name}" + ("_lateral" if stage < 5 else ""), f"fpn_{sum_name}"]
-    layers += [f"{name}_fpn2" if fpn else name for name in ("conv_rpn", "rpn_cls_logits", "rpn_bbox_pred")]
-    layers += ["cls_score", "bbox_pred"] + (["fc6", "fc7"] if fpn else [])
-    if "mask" in parts:
-        layers += [f"_[mask]_fcn{number}" for number in (1, 2, 3, 4)] + ["conv5_mask", "mask_fcn_logits"]
-    if "keypoint" in parts:
-        layers += [f"conv_fcn{number}" for number in range(1, 9)] + ["kps_score_lowres", "kps_score"]
-    return names + [f"{layer}_{ending}" for layer in layers for ending in ("w", "b")]
-
-
-@pytest.mark.parametrize(
-    ("contract", "parts", "fpn"),
-    [
-        ("e2e_mask_rcnn_R_50_FPN_1x", ("mask",), True),
-        ("e2e_keypoint_rcnn_R_50_FPN_1x", ("keypoint",), True),
-        ("e2e_faster_rcnn_R_50_C4_1x", (), False),
-    ],
-)
-def test_blobs_of_a_released_model_cover_it(contract, parts, fpn):
-    expected = {name for name in read_contract(contract).shapes if ".cell_anchors." not in name}
-    blobs = {name: np.zeros(1, np.float32) for name in detectron_names(parts, fpn=fpn)}
-    blobs.update({f"{name}_momentum": np.zeros(1, np.float32) for name in list(blobs)})
-    named = set(rename_c2_blobs(blobs))
-
-    placed = set()
-    for name in named:
-        targets = {rule.target + name[len(rule.source) :] for rule in PREFIX_RULES if name.startswith(rule.source)}
-        placed |= {name} & expected or targets & expected
-        assert name in expected or targets & expected, name
-    assert placed == expected
+def test_the_named_arrays_of_a_file_are_its_blobs(tmp_path):
+    blobs = {"fc6_w": np.ones(2, np.float32), "name": "text"}
+    for content in ({"blobs": blobs, "cfg": "text"}, blobs):
+        assert list(read_c2_blobs(write(tmp_path / "x.pkl", content))) == ["fc6_w"]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ from torch import nn
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
-from maskrcnn_benchmark.utils.checkpoint import Checkpointer, CheckpointError, DetectronCheckpointer
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer, CheckpointError
+from maskrcnn_benchmark.utils.model_serialization import NameRules, PrefixRule
 
 OPTIONS = ["SOLVER.BASE_LR", 0.1, "SOLVER.WARMUP_ITERS", 4, "SOLVER.STEPS", (6, 8), "SOLVER.WEIGHT_DECAY", 0.01]
 
@@ -25,7 +25,7 @@ class Run:
         self.model = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2, 1))
         self.optimizer = make_optimizer(self.cfg, self.model)
         self.scheduler = make_lr_scheduler(self.cfg, self.optimizer)
-        self.checkpointer = DetectronCheckpointer(self.cfg, self.model, self.optimizer, self.scheduler, folder)
+        self.checkpointer = Checkpointer(self.model, self.optimizer, self.scheduler, folder)
         self.iteration = 0
 
     def train(self, until):
@@ -224,12 +224,9 @@ class Runs:
 def test_a_checkpoint_that_asks_for_code_is_refused_and_runs_nothing(tmp_path):
     marker = tmp_path / "ran"
     torch.save({"model": {"weight": Runs(str(marker))}}, tmp_path / "evil.pth")
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"blobs": {"fc6_w": Runs(str(marker))}}, 2))
-    checkpointer = DetectronCheckpointer(load_config(), nn.Linear(1, 1))
+    checkpointer = Checkpointer(nn.Linear(1, 1))
     with pytest.raises(CheckpointError, match=r"cannot read .*evil.pth: it asks for (_?io|builtins).open"):
         checkpointer.load(tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError, match=r"evil.pkl is not read: it asks for"):
-        checkpointer.load(tmp_path / "evil.pkl")
     assert not marker.exists()
 
 
@@ -241,10 +238,10 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         Checkpointer(nn.Linear(50, 50)).load(tmp_path / "half.pth")
 
 
-@pytest.mark.parametrize("name", ["no.pth", "no.pkl", "no.safetensors"])
+@pytest.mark.parametrize("name", ["no.pth", "no.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"there is no weights file .*{name}"):
-        DetectronCheckpointer(load_config(), nn.Linear(1, 1)).load(tmp_path / name)
+        Checkpointer(nn.Linear(1, 1)).load(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [{"iteration": 3}, [1, 2], {"model": 5}])
@@ -256,7 +253,7 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
 
 def test_weights_of_which_nothing_fits_are_refused(tmp_path):
     torch.save({"encoder.kernel": torch.ones(3)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"not one of its 1 tensors fits the model; it names encoder.kernel"):
+    with pytest.raises(CheckpointError, match=r"none of its 1 tensors fits the model; their names are encoder.kernel"):
         Checkpointer(nn.Linear(1, 1)).load(tmp_path / "x.pth")
 
 
@@ -269,33 +266,16 @@ def test_bare_and_wrapped_state_dicts_load(tmp_path, wrap):
     assert model.weight.eq(2).all()
 
 
+def test_names_in_the_file_may_differ_by_rules(tmp_path):
+    torch.save({"old.weight": torch.full((2, 2), 2.0), "old.bias": torch.ones(2)}, tmp_path / "x.pth")
+    model = nn.ModuleDict({"new": nn.Linear(2, 2)})
+    Checkpointer(model, names=NameRules(prefixes=(PrefixRule("old.", "new."),))).load(tmp_path / "x.pth")
+    assert model["new"].weight.eq(2).all()
+
+
 def test_files_of_the_old_format_load(tmp_path):
     torch.save({"model": nn.Linear(2, 2).state_dict()}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     assert Checkpointer(nn.Linear(2, 2)).load(tmp_path / "x.pth") == {}
-
-
-def test_detectron_files_find_the_body(tmp_path):
-    model = nn.ModuleDict({"backbone": nn.ModuleDict({"body": nn.ModuleDict({"stem": nn.ModuleDict(
-        {"conv1": nn.Conv2d(3, 2, 7, bias=False)})})})})  # fmt: skip
-    blobs = {"conv1_w": np.full((2, 3, 7, 7), 3.0, np.float32), "fc1000_w": np.ones(2, np.float32)}
-    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, protocol=2))
-    DetectronCheckpointer(load_config(), model).load(tmp_path / "R-50.pkl")
-    assert model.state_dict()["backbone.body.stem.conv1.weight"].eq(3).all()
-
-
-def test_a_catalog_name_that_is_not_known(tmp_path):
-    with pytest.raises(KeyError, match="did you mean catalog://ImageNetPretrained/MSRA/R-50"):
-        DetectronCheckpointer(load_config(), nn.Linear(1, 1)).load("catalog://ImageNetPretrained/MSRA/R-51")
-
-
-def test_a_catalog_of_the_users_own_is_asked(tmp_path, monkeypatch):
-    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "mine.pth")
-    catalog = tmp_path / "my_catalog.py"
-    catalog.write_text(
-        f"class ModelCatalog:\n    get = staticmethod(lambda name: {str(tmp_path)!r} + '/' + name + '.pth')\n"
-    )
-    cfg = load_config(opts=["PATHS_CATALOG", str(catalog)])
-    DetectronCheckpointer(cfg, nn.Linear(2, 2)).load("catalog://mine")
 
 
 # ---- resuming into something else ----
@@ -362,7 +342,7 @@ def test_parameters_without_state_start_afresh_with_a_word(tmp_path, caplog):
     run.model[0].requires_grad_(False)
     run.optimizer = make_optimizer(run.cfg, run.model)
     run.scheduler = make_lr_scheduler(run.cfg, run.optimizer)
-    run.checkpointer = DetectronCheckpointer(run.cfg, run.model, run.optimizer, run.scheduler, tmp_path)
+    run.checkpointer = Checkpointer(run.model, run.optimizer, run.scheduler, tmp_path)
     run.train(2)
     run.save()
     thawed = Run(tmp_path)

@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from maskrcnn_benchmark.config import get_cfg, load_config
+from maskrcnn_benchmark.config import get_cfg, load_config, paths_catalog
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
-from maskrcnn_benchmark.utils.imports import import_file
+from maskrcnn_benchmark.utils.imports import import_catalog, import_file
 from maskrcnn_benchmark.utils.miscellaneous import ensure_writable, mkdir, save_config, save_labels
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
 
@@ -93,6 +93,18 @@ def test_a_file_that_is_imported_already_is_not_run_again(tmp_path):
         assert import_file("another_name", path).value == ["registered"]
     finally:
         del sys.modules["importable_name"]
+
+
+def test_a_catalog_is_found_under_another_path_to_the_same_file(tmp_path):
+    (tmp_path / "link.py").symlink_to(paths_catalog.__file__)
+    assert import_catalog(paths_catalog.__file__) is paths_catalog
+    assert import_catalog(tmp_path / "link.py") is paths_catalog
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "catalog.yaml").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"catalog.yaml is no Python file: its name must end in .py"):
+        import_file("x", tmp_path / "catalog.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,0 +1,56 @@
+"""The checkpointer of this project's models: knows where weights come from and how other projects name them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from maskrcnn_benchmark.modeling.state_dict_names import NAME_RULES, load_c2_format
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer, Stateful, check_exists
+from maskrcnn_benchmark.utils.imports import import_catalog
+from maskrcnn_benchmark.utils.model_zoo import cache_url
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+_CATALOG = "catalog://"
+
+
+class DetectronCheckpointer(Checkpointer):
+    """A `Checkpointer` that also reads `catalog://` names, http(s) URLs and Detectron's `.pkl` files.
+
+    Args:
+        cfg: for PATHS_CATALOG and SOLVER.KEEP_LAST; the rest as for `Checkpointer`.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Stateful | None = None,
+        save_dir: str | os.PathLike[str] = "",
+        save_to_disk: bool | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        keep_last = cfg.SOLVER.KEEP_LAST
+        super().__init__(
+            model, optimizer, scheduler, save_dir, save_to_disk, logger, keep_last=keep_last, names=NAME_RULES
+        )
+        self.cfg = cfg
+
+    def read(self, path: str) -> dict[str, Any]:
+        if path.startswith(_CATALOG):
+            url = import_catalog(self.cfg.PATHS_CATALOG).ModelCatalog.get(path[len(_CATALOG) :])
+            self.logger.info("%s is %s", path, url)
+            path = url
+        if path.startswith(("http://", "https://")):
+            path = cache_url(path)
+        if path.endswith(".pkl"):
+            check_exists(path)
+            return {"model": load_c2_format(path)}
+        return super().read(path)
