@@ -1,4 +1,4 @@
-"""The curves of training runs, from their metrics.jsonl: losses, average precision, learning rate, speed."""
+"""Plot the metrics.jsonl of training runs: losses, average precision, learning rate, speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +22,27 @@ from maskrcnn_benchmark.engine.writers import METRICS_FILE
 from .files import ReportError, ReportFolder
 from .page import Card, Filters, card_html, page_html, table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 logger = logging.getLogger(__name__)
 
 TRAIN_COMMAND = "python tools/train_net.py --config-file FILE OUTPUT_DIR DIR"
 _SPEED = {"lr": "learning rate", "grad_norm": "gradient norm", "time": "seconds per iteration",
           "data": "seconds waiting for data", "max_mem_mb": "peak memory (MiB)"}  # fmt: skip
 _DOTS_PER_INCH = 110
-_SMOOTH_FROM = 60  # values; longer curves are drawn faintly, with their running mean above
+_SMOOTH_FROM = 60  # curves of at least this many values are drawn faintly below their running mean
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: for each figure the iterations at which it was reported, and its values."""
+    """A training run.
+
+    Attributes:
+        name: name in the legend.
+        series: metric -> iterations at which it was reported, and its values.
+    """
 
     name: str
     series: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -44,17 +53,17 @@ class Run:
 
 
 def report_curves(runs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Path:
-    """Write the report of one or several runs, drawn over each other.
+    """Write the report of one or several runs, drawn in the same axes.
 
     Args:
-        runs: output folders of training, or their metrics.jsonl.
+        runs: output folders of training runs, or their metrics.jsonl files.
     Returns: the page. Raises: FileNotFoundError, ReportError, OSError.
     """
     read = [read_run(path) for path in runs]
     names = _distinct_names([Path(path) for path in runs])
     read = [Run(name, run.series) for name, run in zip(names, read, strict=True)]
     folder = ReportFolder(output)
-    figures: dict[str, Callable[[], np.ndarray] | None] = {
+    figures: dict[str, Callable[[], NDArray[np.uint8]] | None] = {
         "Losses": _losses(read),
         "Average precision at evaluations": _evaluations(read),
         "Learning rate, gradients, speed": _speed(read),
@@ -70,22 +79,23 @@ def report_curves(runs: Sequence[str | os.PathLike[str]], output: str | os.PathL
     tables = [_last_values(read)]
     lead = [f"{run.name}: up to iteration {run.last_iteration}" for run in read]
     if figures["Average precision at evaluations"] is None:
-        lead.append("There is no evaluation in these runs: SOLVER.TEST_PERIOD makes training evaluate as it goes.")
+        lead.append("These runs have no evaluations: set SOLVER.TEST_PERIOD to evaluate during training.")
     return folder.write_page(page_html("Training curves", lead, cards, after=tables))
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """The figures of a run.
+    """Read the metrics of a run.
+
+    An incomplete last line is ignored. If an iteration was logged twice, as after a resume, the later line counts.
 
     Args:
-        path: its output folder, or the file. A line that was cut off at the end is left out; of two lines for an
-            iteration, as after a resume, the later counts.
-    Raises: FileNotFoundError with the command that writes the file; ReportError for a file of something else.
+        path: output folder of the run, or the file.
+    Raises: FileNotFoundError with the command that writes the file; ReportError if the file is not a run's metrics.
     """
     file = Path(path)
     file = file / METRICS_FILE if file.is_dir() else file
     if not file.is_file():
-        raise FileNotFoundError(f"no {file}: `{TRAIN_COMMAND}` writes it to DIR, which is what to name here")
+        raise FileNotFoundError(f"no {file}: `{TRAIN_COMMAND}` writes it to DIR; give that folder here")
     lines = file.read_text(encoding="utf-8").splitlines()
     points: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
@@ -94,17 +104,19 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             if name != "iteration" and isinstance(value, (int, float)):
                 points.setdefault(name, {})[int(record["iteration"])] = float(value)
     if not points:
-        raise ReportError(f"{file} has no figures yet; training writes a line every SOLVER.LOG_PERIOD iterations")
+        raise ReportError(f"{file} has no metrics yet; training writes a line every SOLVER.LOG_PERIOD iterations")
     return Run(str(path), {name: _sorted_series(values) for name, values in points.items()})
 
 
 def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Mean over a window of `width` values around each, of those that there are and that are finite."""
+    """Mean of the finite values in a window of `width` around each value; nan if there are none."""
     finite = np.isfinite(values)
     kernel = np.ones(width)
     sums = np.convolve(np.where(finite, values, 0.0), kernel, mode="same")
     counts = np.convolve(finite.astype(float), kernel, mode="same")
-    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    means = np.full(len(values), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def _record(file: Path, number: int, line: str, is_last: bool) -> Mapping[str, Any]:
@@ -112,11 +124,11 @@ def _record(file: Path, number: int, line: str, is_last: bool) -> Mapping[str, A
         record = json.loads(line)
     except ValueError as error:
         if is_last:
-            logger.warning("%s: the last line is incomplete and is left out", file)
+            logger.warning("%s: the last line is incomplete and ignored", file)
             return {}
         raise ReportError(f"{file}, line {number} is not JSON ({error}); each line is one JSON object") from error
     if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
-        raise ReportError(f'{file}, line {number} has no "iteration"; is this a {METRICS_FILE} of a training run?')
+        raise ReportError(f'{file}, line {number} has no "iteration". Is this the {METRICS_FILE} of a training run?')
     return record
 
 
@@ -126,19 +138,19 @@ def _sorted_series(values: Mapping[int, float]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The folders' last names where they differ, else the paths."""
+    """The names of the folders if they are distinct, else the paths."""
     short = [path.parent.resolve().name if path.name == METRICS_FILE else path.resolve().name for path in paths]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _losses(runs: Sequence[Run]) -> Callable[[], np.ndarray] | None:
+def _losses(runs: Sequence[Run]) -> Callable[[], NDArray[np.uint8]] | None:
     names = sorted({name for run in runs for name in run.series if name.startswith("loss_")})
     panels = {name: [(name, "-")] for name in ("loss", *names)}
     return _grid(runs, panels, smooth=True)
 
 
-def _evaluations(runs: Sequence[Run]) -> Callable[[], np.ndarray] | None:
-    """A panel for each dataset, task and metric; what refinement started from is dashed in the panel of its task."""
+def _evaluations(runs: Sequence[Run]) -> Callable[[], NDArray[np.uint8]] | None:
+    """A panel for each data set, task and metric. Results from before refinement are dashed lines in the same panel."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for name in sorted({name for run in runs for name in run.series if name.count("/") == 2}):
         dataset, task, metric = name.split("/")
@@ -149,27 +161,28 @@ def _evaluations(runs: Sequence[Run]) -> Callable[[], np.ndarray] | None:
     return _grid(runs, panels, markers=True)
 
 
-def _speed(runs: Sequence[Run]) -> Callable[[], np.ndarray] | None:
+def _speed(runs: Sequence[Run]) -> Callable[[], NDArray[np.uint8]] | None:
     return _grid(runs, {title: [(name, "-")] for name, title in _SPEED.items()})
 
 
 def _grid(
     runs: Sequence[Run], panels: Mapping[str, Sequence[tuple[str, str]]], smooth: bool = False, markers: bool = False
-) -> Callable[[], np.ndarray] | None:
-    """How to draw the panels that any run has something for; None for nothing at all.
+) -> Callable[[], NDArray[np.uint8]] | None:
+    """A function that draws the panels for which any run has metrics; None if there are no such panels.
 
-    panels: title -> figures with the style of their lines.
+    Args:
+        panels: title -> metrics and the styles of their lines.
     """
-    there = {
+    nonempty = {
         title: lines for title, lines in panels.items() if any(name in run.series for run in runs for name, _ in lines)
     }
-    return (lambda: _draw_grid(runs, there, smooth, markers)) if there else None
+    return (lambda: _draw_grid(runs, nonempty, smooth, markers)) if nonempty else None
 
 
 def _draw_grid(
     runs: Sequence[Run], panels: Mapping[str, Sequence[tuple[str, str]]], smooth: bool, markers: bool
-) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
+) -> NDArray[np.uint8]:
+    """Draw the panels in a grid: (H, W, 3) uint8 RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to import
     from matplotlib.figure import Figure
 
@@ -196,7 +209,7 @@ def _draw_grid(
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def _plot(axis: Any, run: Run, name: str, style: str, position: int, smooth: bool, markers: bool) -> None:
+def _plot(axis: Axes, run: Run, name: str, style: str, position: int, smooth: bool, markers: bool) -> None:
     iterations, values = run.series[name]
     colour = RUN_COLOURS[position % len(RUN_COLOURS)]
     marker = "o" if markers or len(values) == 1 else None
@@ -206,8 +219,8 @@ def _plot(axis: Any, run: Run, name: str, style: str, position: int, smooth: boo
     axis.plot(iterations, values, style, color=colour, linewidth=1.6, marker=marker, markersize=4)
 
 
-def _legend(figure: Any, axis: Any, runs: Sequence[Run], panels: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """Names of the runs, and what a dashed line is, where there is more than one of a kind."""
+def _legend(figure: Figure, axis: Axes, runs: Sequence[Run], panels: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """A legend of the runs if there are several, and of the line styles if any line is dashed."""
     handles, texts = [], []
     if len(runs) > 1:
         for position, run in enumerate(runs):
@@ -222,7 +235,7 @@ def _legend(figure: Any, axis: Any, runs: Sequence[Run], panels: Mapping[str, Se
 
 
 def _last_values(runs: Sequence[Run]) -> str:
-    names = {name for run in runs for name in run.series} - {"eta_seconds"}
+    names = sorted({name for run in runs for name in run.series} - {"eta_seconds"})
     rows = [
         [name, *(f"{run.series[name][1][-1]:.4g}" if name in run.series else "-" for run in runs)] for name in names
     ]

@@ -1,16 +1,17 @@
-"""The images of a data loader with their targets: a dataset as the model sees it."""
+"""The images and targets of a data loader: a data set as the model sees it."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_benchmark.data import make_data_loader
@@ -25,17 +26,26 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from .files import ReportError, ReportFolder
 from .page import Card, Filters, card_html, page_html, table
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 
 class Sample(NamedTuple):
-    """One image of a batch: pixels (H, W, 3) uint8 RGB, padded as the batch was; its target; what to call it."""
+    """One image of a batch.
 
-    pixels: np.ndarray
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, padded to the size of the batch.
+        target: its annotations.
+        title: its place in the batch, file name and id.
+    """
+
+    pixels: NDArray[np.uint8]
     target: BoxList
     title: str
 
 
 def report_dataset(
-    cfg: Any,
+    cfg: CfgNode,
     output: str | os.PathLike[str],
     *,
     is_train: bool = True,
@@ -43,17 +53,20 @@ def report_dataset(
     start_iter: int = 0,
     thumbnail: int = 640,
 ) -> Path:
-    """Write the report of the first images that training (or testing) on this config would load.
+    """Write the report of the first images that training (or testing) with this config loads.
+
+    With the SEED of a training run, these are the images of its batches.
 
     Args:
-        is_train: DATASETS.TRAIN with augmentation, or DATASETS.TEST.
-        count: images to show. start_iter: training iterations to leave out before; with the SEED of a run, its batches.
-        thumbnail: longest side of images in the page, in pixels.
-    Returns: the page. Raises: FileNotFoundError, OSError, ReportError for a config that no loader can be made of.
+        is_train: DATASETS.TRAIN with augmentation if True, else DATASETS.TEST.
+        count: number of images.
+        start_iter: number of training iterations to skip.
+        thumbnail: longest side of the images in the page, in pixels.
+    Returns: the page. Raises: FileNotFoundError, OSError, ReportError if no loader can be built from the config.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = 0  # the data do not depend on it, and few images are not worth starting processes
+    cfg.DATALOADER.NUM_WORKERS = 0  # same data; starting processes does not pay for a few images
     if cfg.SEED < 0:
         cfg.SEED = choose_seed(cfg.SEED)
     try:
@@ -67,8 +80,8 @@ def report_dataset(
     filters = Filters(categories=list(names[1:]) if len(names) > 2 else ())
     cards: list[str] = []
     instances: Counter[str] = Counter()
-    places = _training_places(start_iter, cfg.SOLVER.ACCUMULATE) if is_train else _test_places()
-    for sample in _samples(loaders, normalize, places, count):
+    batch_names = _training_batch_names(start_iter, cfg.SOLVER.ACCUMULATE) if is_train else _test_batch_names()
+    for sample in _samples(loaders, normalize, batch_names, count):
         card = _card(sample, names, len(cards))
         instances.update(mark.category for mark in card.panels[0].marks)
         folder.save_picture(draw_panels(card.image, card.panels), sample.title)
@@ -77,18 +90,18 @@ def report_dataset(
     steps = "augmentation, scaling" if is_train else "scaling"
     lead = [f"{', '.join(which)}: {len(cards)} images after {steps} and padding, as the model gets them."]
     if is_train:
-        lead.append(f"SEED {cfg.SEED}, from iteration {start_iter + 1} on.")
+        lead.append(f"SEED {cfg.SEED}, starting at iteration {start_iter + 1}.")
     lead.append(
-        "Padding, beyond the dashed line, is zero after normalisation, which is the mean colour here. A white point is "
-        "a keypoint that is labelled but hidden."
+        "The padding, outside the dashed line, is zero after normalisation and shows as the mean colour here. White "
+        "points are keypoints that are labelled but hidden."
     )
     rows = [[name, str(number)] for name, number in instances.most_common()]
     tables = [table("Shown", ["class", "instances"], rows)]
     return folder.write_page(page_html("Dataset", lead, cards, tables=tables, filters=filters))
 
 
-def restore_pixels(image: Tensor, normalize: Normalize) -> np.ndarray:
-    """(3, H, W) as `Normalize` makes them -> (H, W, 3) uint8 RGB, as they were."""
+def restore_pixels(image: Tensor, normalize: Normalize) -> NDArray[np.uint8]:
+    """Invert `Normalize`: (3, H, W) -> (H, W, 3) uint8 RGB."""
     scale, shift = (torch.tensor(values)[:, None, None] for values in (normalize.std, normalize.mean))
     values = image.cpu() * scale + shift
     if not normalize.image_format.endswith("255"):
@@ -98,19 +111,19 @@ def restore_pixels(image: Tensor, normalize: Normalize) -> np.ndarray:
     return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def _training_places(start_iter: int, accumulate: int) -> Iterator[str]:
-    """Names of the batches: the iteration, and its part where an iteration takes several."""
+def _training_batch_names(start_iter: int, accumulate: int) -> Iterator[str]:
+    """Names of the batches: the iteration, and the part of it if an iteration consists of several batches."""
     for number in itertools.count():
         iteration, part = divmod(number, accumulate)
         yield f"iteration {start_iter + iteration + 1}" + (f", part {part + 1}" if accumulate > 1 else "")
 
 
-def _test_places() -> Iterator[str]:
+def _test_batch_names() -> Iterator[str]:
     return (f"batch {number}" for number in itertools.count(1))
 
 
 def _samples(loaders: Iterable[Any], normalize: Normalize, batch_names: Iterator[str], count: int) -> Iterator[Sample]:
-    """The first `count` images of the loaders, batch by batch."""
+    """The first `count` images of the loaders, one batch after the other."""
     left = count
     for loader in loaders:
         for images, targets, indices in loader:
@@ -124,16 +137,12 @@ def _samples(loaders: Iterable[Any], normalize: Normalize, batch_names: Iterator
                     return
 
 
-def _card(sample: Sample, names: Any, number: int) -> Card:
+def _card(sample: Sample, names: Sequence[str], number: int) -> Card:
     height, width = sample.pixels.shape[:2]
     target = sample.target
-    marks = [
-        Mark(TARGET, name, name, details)
-        for name, details in (
-            (str(names[label]) if label < len(names) else str(label), _details(target, row))
-            for row, label in enumerate(target.get_field(fields.LABELS).tolist())
-        )
-    ]
+    labels = target.get_field(fields.LABELS).tolist()
+    classes = [str(names[label]) if label < len(names) else str(label) for label in labels]
+    marks = [Mark(TARGET, name, name, _details(target, row)) for row, name in enumerate(classes)]
     size = f"{target.size[0]} x {target.size[1]} pixels"
     size += f", padded to {width} x {height}" if (width, height) != tuple(target.size) else ""
     frame = (int(target.size[0]), int(target.size[1]))

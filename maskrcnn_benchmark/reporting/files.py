@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 logger = logging.getLogger(__name__)
@@ -17,15 +18,15 @@ _NUMBERED = re.compile(r"\d{4}-.*\.png")
 
 
 class ReportError(RuntimeError):
-    """What a report is to be made of is malformed, or does not fit together."""
+    """The input of a report is malformed, or its parts do not fit together."""
 
 
 class ReportFolder:
-    """Where one report goes. Numbered pictures that an earlier report left there are removed, nothing else is.
+    """The folder of one report. Removes the numbered pictures of an earlier report and no other files.
 
     Args:
-        path: made where it does not exist.
-    Raises: OSError that names the folder when it cannot be written.
+        path: created if it does not exist.
+    Raises: OSError with the name of the folder if it cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -38,11 +39,11 @@ class ReportFolder:
                 if _NUMBERED.fullmatch(entry.name):
                     entry.unlink()
         except OSError as error:
-            text = f"--output {self.path} cannot be written: {error}. Name a folder that you may write to"
+            text = f"--output {self.path} cannot be written: {error}. Name a folder with write permission"
             raise type(error)(text) from error
 
-    def save_picture(self, picture: np.ndarray, name: object) -> Path:
-        """Write (H, W, 3) uint8 RGB as pictures/<number>-<name>.png: the order in a file manager is the report's."""
+    def save_picture(self, picture: NDArray[np.uint8], name: object) -> Path:
+        """Write (H, W, 3) uint8 RGB as pictures/<number>-<name>.png; files sort in the order of the report."""
         self._count += 1
         plain = re.sub(r"[^\w.-]+", "_", str(name))
         path = self.pictures / f"{self._count:04d}-{plain}.png"
@@ -50,7 +51,7 @@ class ReportFolder:
         return path
 
     def write_page(self, html: str) -> Path:
-        """Write report.html; a reader never sees half of one."""
+        """Write report.html atomically: readers never see an incomplete file."""
         path = self.path / PAGE
         partial = path.with_suffix(".partial")
         partial.write_text(html, encoding="utf-8")

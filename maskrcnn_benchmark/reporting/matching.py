@@ -1,27 +1,27 @@
-"""Which detection is which annotation: COCO's rule at one threshold, for every image of a dataset."""
+"""Match detections to annotations by COCO's rule at one threshold, for every image of a data set."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 from .files import ReportError
+from .overlaps import is_ignored, keypoint_sigmas, similarities
 from .results_files import PAYLOADS, Results
 
 
 class Counts(NamedTuple):
-    """Detections that are right and wrong, and annotations that nothing found."""
+    """Numbers of true positives, false positives and missed annotations."""
 
     tp: int
     fp: int
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 where there is nothing to find and nothing was found."""
+        """Harmonic mean of precision and recall; 1 if there are neither annotations nor detections."""
         total = 2 * self.tp + self.fp + self.miss
         return 2 * self.tp / total if total else 1.0
 
@@ -51,13 +51,19 @@ def total_counts(counts: Iterable[Counts]) -> Counts:
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """How D detections of an image, best score first, meet its G annotations.
+    """How D detections of an image, best score first, were matched to its G annotations.
 
-    rows: (D,) numbers of the detections in their result file. scores: (D,). category_ids: (D,).
-    partners: (D,) the annotation (0 .. G - 1) that each was matched to, -1 for none.
-    overlaps: (D,) IoU or OKS with that annotation, 0 for none.
-    annotation_ids, annotation_category_ids: (G,). ignored: (G,) crowds, and people without labelled keypoints when
-    keypoints are compared: finding them is neither right nor wrong.
+    Attributes:
+        image_id: id of the image in the annotation file.
+        rows: (D,) index of each detection in its result file.
+        scores: (D,) scores in that file.
+        category_ids: (D,) category ids in that file.
+        partners: (D,) index of the matched annotation, -1 for none.
+        overlaps: (D,) IoU or OKS with the matched annotation, 0 for none.
+        annotation_ids: (G,) ids in the annotation file.
+        annotation_category_ids: (G,) category ids in the annotation file.
+        ignored: (G,) True for annotations whose matches do not count: crowds, and for keypoints people without
+            labelled ones.
     """
 
     image_id: Any
@@ -78,10 +84,10 @@ class ImageMatches:
         ]
 
     def found_scores(self) -> NDArray[np.float64]:
-        """(G,) score of the detection that each annotation was found with, -inf for none.
+        """(G,) score of the detection that found each annotation, -inf for none.
 
-        Better detections choose first, so without the detections below some score the others are matched as before:
-        at that threshold an annotation is a miss when this is lower.
+        Detections are matched best first, so leaving out those below a threshold does not change the other matches: at
+        any threshold an annotation is missed if this score is below it.
         """
         found = np.full(len(self.annotation_ids), -np.inf)
         matched = self.partners >= 0
@@ -89,11 +95,11 @@ class ImageMatches:
         return found
 
     def counts(self, score_threshold: float) -> Counts:
-        """Over the detections that score at least this."""
+        """Counts of the detections that score at least `score_threshold`."""
         return total_counts(self.counts_by_category(score_threshold).values())
 
     def counts_by_category(self, score_threshold: float) -> dict[int, Counts]:
-        """The same for each category id of which there is something."""
+        """The same by category id, for categories with a count."""
         columns: dict[int, list[int]] = {}
         places = {TRUE_POSITIVE: 0, FALSE_POSITIVE: 1}
         for kind, category, score in zip(self.kinds(), self.category_ids.tolist(), self.scores.tolist(), strict=True):
@@ -106,7 +112,7 @@ class ImageMatches:
 
 
 def match_dataset(
-    dataset: Any,
+    dataset: DetectionDataset,
     results: Results,
     name: str,
     threshold: float = 0.5,
@@ -114,22 +120,22 @@ def match_dataset(
     min_score: float = 0.0,
     sigmas: Sequence[float] = (),
 ) -> list[ImageMatches]:
-    """Match the detections of every image of a dataset, in its order.
+    """Match the detections of every image of a data set, in its order.
 
     Args:
-        dataset: as COCODataset: `coco`, `id_to_img_map`.
-        name: result file that is compared, a key of PAYLOADS.
-        threshold: least IoU (boxes, masks) or OKS (keypoints) of a match.
-        min_score: detections that score lower are left out.
-        sigmas: one falloff per keypoint for OKS; none takes COCO's 17.
-    Raises: ReportError when the results are of other images or other keypoints.
+        name: result file to compare, a key of PAYLOADS.
+        threshold: minimum IoU (boxes, masks) or OKS (keypoints) of a match.
+        min_score: detections with a lower score are left out.
+        sigmas: one falloff per keypoint for OKS; COCO's 17 if empty.
+    Raises: ReportError if the results belong to other images or have other keypoints, or if the data set has no COCO
+        annotations.
     """
     image_ids = [dataset.id_to_img_map[index] for index in range(len(dataset))]
     unknown = sorted(set(results.rows) - set(image_ids), key=str)
     if unknown:
         raise ReportError(
             f"{len(unknown)} of the {len(results.rows)} images in {results.folder} are not in {dataset} "
-            f"(image ids {_some(unknown)}): --dataset must name what was tested"
+            f"(image ids {_first_few(unknown)}): --dataset must name the data set that was tested"
         )
     task = name.removesuffix("_coarse")
     falloffs = keypoint_sigmas(sigmas)
@@ -148,8 +154,12 @@ def match_dataset(
     return matches
 
 
-def ground_truth_of(dataset: Any, image_ids: Sequence[Any], task: str, sigmas: Sequence[float] = ()) -> COCO:
-    """The annotations that an evaluation of "bbox", "segm" or "keypoints" counts. Raises: ReportError."""
+def ground_truth_of(
+    dataset: DetectionDataset, image_ids: Sequence[Any], task: str, sigmas: Sequence[float] = ()
+) -> COCO:
+    """The annotations that count in an evaluation of "bbox", "segm" or "keypoints". Raises: ReportError."""
+    if dataset.coco is None:
+        raise ReportError(f"{dataset} has no annotations in COCO's format, which reports of results need")
     try:
         return build_ground_truth(dataset.coco, image_ids, task, len(keypoint_sigmas(sigmas)))
     except ValueError as error:
@@ -159,78 +169,38 @@ def ground_truth_of(dataset: Any, image_ids: Sequence[Any], task: str, sigmas: S
 def partner_overlaps(
     matches: ImageMatches, results: Results, name: str, ground_truth: COCO, sigmas: Sequence[float] = ()
 ) -> NDArray[np.float64]:
-    """(D,) IoU or OKS of what another file says about the same detections, with the annotations that they were matched
-    to; nan for those without a match, or whose partner has nothing of that kind."""
+    """(D,) IoU or OKS of the same detections in another result file with the annotations that they were matched to.
+
+    nan for a detection without a match, or if the annotation has no mask or no labelled keypoints.
+
+    Args:
+        name: the other result file, a key of PAYLOADS.
+    """
     task = name.removesuffix("_coarse")
     falloffs = keypoint_sigmas(sigmas)
     annotations = {annotation["id"]: annotation for annotation in ground_truth.imgToAnns.get(matches.image_id, [])}
     overlaps = np.full(len(matches.rows), np.nan)
     for position, (row, partner) in enumerate(zip(matches.rows.tolist(), matches.partners.tolist(), strict=True)):
         annotation = annotations.get(int(matches.annotation_ids[partner])) if partner >= 0 else None
-        if annotation is None or _is_ignored(annotation, task):
+        if annotation is None or is_ignored(annotation, task):
             continue
         payload = results.entries[name][row][PAYLOADS[name]]
         overlaps[position] = similarities(task, [payload], [annotation], ground_truth, falloffs)[0, 0]
     return overlaps
 
 
-def similarities(
-    task: str,
-    payloads: Sequence[Any],
-    annotations: Sequence[Mapping[str, Any]],
-    ground_truth: COCO,
-    sigmas: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """(D, G) of D detections with G annotations: IoU ("bbox", "segm"; with a crowd, the share of the detection inside
-    it) or OKS ("keypoints")."""
-    if not len(payloads) or not len(annotations):
-        return np.zeros((len(payloads), len(annotations)))
-    if task == "keypoints":
-        points = np.asarray(payloads, dtype=np.float64).reshape(len(payloads), -1, 3)
-        return keypoint_similarities(points[..., :2], annotations, sigmas)
-    crowd = [int(annotation["iscrowd"]) for annotation in annotations]
-    if task == "bbox":
-        truth = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-        return mask_utils.iou(np.asarray(payloads, dtype=np.float64), truth, crowd)
-    return mask_utils.iou(list(payloads), [ground_truth.annToRLE(annotation) for annotation in annotations], crowd)
-
-
-def keypoint_similarities(
-    points: NDArray[np.float64], annotations: Sequence[Mapping[str, Any]], sigmas: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """OKS (D, G) of detected points (D, K, 2) with annotations, as COCO defines it.
-
-    The distance of each labelled point, against its falloff and the annotation's area; where none is labelled, how far
-    the points lie outside the annotation's box enlarged to three times its size.
-    """
-    truth = np.asarray([annotation["keypoints"] for annotation in annotations], dtype=np.float64)
-    truth = truth.reshape(len(annotations), -1, 3)
-    labelled: NDArray[np.bool_] = np.asarray(truth[..., 2] > 0)  # (G, K)
-    some = np.asarray(labelled.any(axis=1))
-    distance = ((points[:, None] - truth[None, ..., :2]) ** 2).sum(axis=-1)  # (D, G, K)
-    x, y, width, height = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64).T
-    low = np.stack([x - width, y - height], axis=-1)[None, :, None]
-    high = np.stack([x + 2 * width, y + 2 * height], axis=-1)[None, :, None]
-    outside = np.maximum(low - points[:, None], 0) + np.maximum(points[:, None] - high, 0)
-    distance = np.where(some[None, :, None], distance, (outside**2).sum(axis=-1))
-    area = np.asarray([annotation["area"] for annotation in annotations], dtype=np.float64) + np.spacing(1)
-    closeness = np.exp(-distance / (2 * sigmas) ** 2 / area[None, :, None] / 2)
-    counted = np.where(some[:, None], labelled, True)
-    return (closeness * counted).sum(axis=-1) / counted.sum(axis=-1)
-
-
-def keypoint_sigmas(sigmas: Sequence[float] = ()) -> NDArray[np.float64]:
-    """(K,) falloffs for OKS as given, or COCO's."""
-    return np.asarray(sigmas if len(sigmas) else PersonKeypoints.OKS_SIGMAS, dtype=np.float64)
-
-
 def match_greedily(
     overlaps: NDArray[np.float64], crowd: NDArray[np.bool_], ignored: NDArray[np.bool_], threshold: float
 ) -> NDArray[np.int64]:
-    """COCO's matching of D detections, best score first, with G annotations: (D,) partners, -1 for none.
+    """COCO's matching of D detections, best score first, to G annotations.
 
-    Each takes the annotation that it overlaps most, among those that are free, at least by `threshold`; ignored ones
-    only where no other is left. A crowd stays free.
+    Each detection takes the free annotation that it overlaps most, if by at least `threshold`. Ignored annotations are
+    taken only if no other qualifies. A crowd stays free.
+
+    Args:
+        overlaps: (D, G).
+        crowd, ignored: (G,).
+    Returns: (D,) indices of annotations, -1 for none.
     """
     threshold = min(threshold, 1 - 1e-10)
     free = np.ones(overlaps.shape[1], dtype=bool)
@@ -240,7 +210,7 @@ def match_greedily(
         for candidates in (possible & ~ignored, possible & ignored):
             if candidates.any():
                 masked = np.where(candidates, row, -1.0)
-                best = len(row) - 1 - int(masked[::-1].argmax())  # of equals the last, as pycocotools has it
+                best = len(row) - 1 - int(masked[::-1].argmax())  # the last of equal ones, as in pycocotools
                 partners[detection] = best
                 free[best] = False
                 break
@@ -263,7 +233,7 @@ def _match_image(
     categories = np.array([entries[row]["category_id"] for row in rows.tolist()], dtype=np.int64)
     truth_categories = np.array([annotation["category_id"] for annotation in annotations], dtype=np.int64)
     crowd = np.array([bool(annotation["iscrowd"]) for annotation in annotations], dtype=bool)
-    ignored = np.array([_is_ignored(annotation, task) for annotation in annotations], dtype=bool)
+    ignored = np.array([is_ignored(annotation, task) for annotation in annotations], dtype=bool)
     partners = np.full(len(rows), -1, dtype=np.int64)
     overlaps = np.zeros(len(rows))
     for category in np.intersect1d(categories, truth_categories):
@@ -287,19 +257,15 @@ def _match_image(
     )
 
 
-def _is_ignored(annotation: Mapping[str, Any], task: str) -> bool:
-    return bool(annotation["iscrowd"]) or (task == "keypoints" and annotation["num_keypoints"] == 0)
-
-
 def _check_categories(results: Results, ground_truth: COCO) -> None:
     found = {entry["category_id"] for entry in next(iter(results.entries.values()))}
     unknown = sorted(found - set(ground_truth.getCatIds()), key=str)
     if unknown:
         raise ReportError(
-            f"the results in {results.folder} have category ids {_some(unknown)}, which the annotations do not: "
-            "--dataset must name what was tested"
+            f"the results in {results.folder} have category ids {_first_few(unknown)}, which the annotations do not "
+            "have: --dataset must name the data set that was tested"
         )
 
 
-def _some(values: Sequence[Any]) -> str:
+def _first_few(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

@@ -1,5 +1,5 @@
 "use strict";
-// Filters of a report. The page is complete without this script; it shows, hides, marks and sorts what is there.
+// Filters of a report. Without this script the page shows everything; the script hides, marks and sorts.
 (() => {
   const form = document.getElementById("filters");
   if (!form) return;
@@ -33,11 +33,11 @@
     order: form.elements.order ? form.elements.order.value : "",
   });
 
-  // An annotation is a miss where what found it scores below the limit.
+  // An annotation is missed if the detection that found it scores below the threshold.
   const kindNow = (item, score) =>
     item.found !== null && item.kind !== "ignored" && !(item.found >= score) ? "miss" : item.kind;
 
-  // What a card says about itself, counted over one class and all kinds.
+  // The measure of a card and its line of text, computed over one class and all kinds.
   const measures = {
     f1(items) {
       const count = (kind, detected) =>
@@ -105,7 +105,7 @@
     }
   };
 
-  // The address holds the settings, so that a view can be kept and sent: report.html#class=person&kinds=fp,miss
+  // The address contains the settings, so that a view can be bookmarked: report.html#class=person&kinds=fp,miss
   const readAddress = () => {
     const given = new URLSearchParams(location.hash.slice(1));
     for (const name of ["score", "class", "order"]) {
@@ -126,7 +126,7 @@
     try {
       history.replaceState(null, "", `#${parts}`);
     } catch {
-      // some browsers refuse this for local files; then the address stays as it is
+      // some browsers refuse this for local files; the address then stays unchanged
     }
   };
 

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its style, script and pictures inside, which needs no network."""
+"""The page of a report: one HTML file that contains its style sheet, script and images and needs no network."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from maskrcnn_benchmark.drawing import colour_variables, panel_svg
 from maskrcnn_benchmark.drawing.marks import Panel
 
 JPEG_QUALITY = 80
-_TEXTS_PER_CARD = 56  # the width of a card is so many times the size of its texts
+_FONT_SIZES_PER_CARD = 56  # width of a card in font sizes of its labels
 LAYERS = {"box": "boxes", "mask": "masks", "skeleton": "skeletons", "label": "labels"}
 DATASET_ORDER = "index:asc"
 
-# Nothing but what the file holds: a browser refuses the rest, also on a machine that is online.
+# Only what is in the file: the browser refuses to load anything else.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a mark can be: its name in the filters, and a sign before its text, for those who do not see the colour."""
+    """A kind of marks, as a reader sees it.
+
+    Attributes:
+        title: name in the filters.
+        sign: sign in front of the label, for readers who do not see the colour.
+    """
 
     title: str
     sign: str = ""
@@ -34,11 +40,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Filters:
-    """What a reader can choose.
+    """The filters that the page offers.
 
-    kinds: by name, in the style sheet's words. categories: names of classes. score: where the slider starts; None for
-    no slider. lowest: score of its left end. orders: "measure:asc", "measure:desc" or DATASET_ORDER -> what to call it;
-    the first is how the cards come.
+    Attributes:
+        kinds: kind of mark (`drawing.marks`) -> its title and sign.
+        categories: names of the classes.
+        score: initial value of the score slider; None for no slider.
+        lowest: left end of the slider.
+        orders: "measure:asc", "measure:desc" or DATASET_ORDER -> name of the order; the first is the initial one.
     """
 
     kinds: Mapping[str, Kind] = field(default_factory=dict)
@@ -50,21 +59,27 @@ class Filters:
 
 @dataclass(frozen=True)
 class Card:
-    """One image: pictures of it with marks, or one ready picture without.
+    """One image of the page.
 
-    index: its place in the dataset. measure: a line of text below the title, as the script writes it.
+    Attributes:
+        title: heading.
+        measure: line below the title; the script rewrites it in the same form.
+        image: (H, W, 3) uint8 RGB.
+        panels: the image with different marks; if empty, the image is shown as it is.
+        index: index of the image in the data set.
+        alt: alternative text of an image without panels.
     """
 
     title: str
     measure: str
-    image: np.ndarray
+    image: NDArray[np.uint8]
     panels: Sequence[Panel] = ()
     index: int = 0
     alt: str = ""
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column names the rows."""
+    """An HTML table. The first cell of each row is its header."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
@@ -77,9 +92,10 @@ def card_html(card: Card, number: int, filters: Filters, thumbnail: int) -> str:
     """An <article> of the page.
 
     Args:
-        number: unique in the page. thumbnail: longest side of the embedded image, in pixels.
+        number: number of the card, unique in the page.
+        thumbnail: longest side of the embedded image, in pixels.
     """
-    uri = image_uri(card.image, thumbnail, "jpeg" if card.panels else "png")  # photographs, and drawings
+    uri = image_uri(card.image, thumbnail, "jpeg" if card.panels else "png")  # photographs as JPEG, plots as PNG
     if not card.panels:
         height, width = card.image.shape[:2]
         size = f'width="{width}" height="{height}"'
@@ -92,7 +108,7 @@ def card_html(card: Card, number: int, filters: Filters, thumbnail: int) -> str:
             panel,
             f"image-{number}",
             None if position else uri,
-            font_size=max(panel.size_wh) * len(card.panels) / _TEXTS_PER_CARD,
+            font_size=max(panel.size_wh) * len(card.panels) / _FONT_SIZES_PER_CARD,
             score_threshold=filters.score or 0.0,
             signs=signs,
         )
@@ -118,9 +134,11 @@ def page_html(
     """The whole page.
 
     Args:
-        lead: paragraphs below the title. tables: below these, `after`: at the end of the page; of `table`.
-        cards: of `card_html`, in the order in which they come.
-        measure: what the script counts for a card, one of its `measures`.
+        lead: paragraphs below the title.
+        cards: HTML of `card_html`, in initial order.
+        tables, after: HTML of `table`, below the lead and at the end of the page.
+        filters: None for a page without filters.
+        measure: what the script computes for each card, a key of its `measures`.
     """
     folder = Path(__file__).parent
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -137,7 +155,7 @@ def page_html(
     )
 
 
-def image_uri(image: np.ndarray, longest: int, kind: str = "jpeg") -> str:
+def image_uri(image: NDArray[np.uint8], longest: int, kind: str = "jpeg") -> str:
     """(H, W, 3) uint8 RGB -> data URI of a "jpeg" or "png" whose longer side is at most `longest` pixels."""
     picture = Image.fromarray(image)
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -179,5 +197,5 @@ def _form(filters: Filters, count: int) -> str:
         '<label><span>Size</span><input type="range" name="size" min="280" max="1400" step="20" value="560"></label>'
     )
     status = f'<p id="status" role="status">Showing {count} of {count} images</p>'
-    without = "<noscript><p>The filters need JavaScript; all images are shown.</p></noscript>"
+    without = "<noscript><p>The filters need JavaScript; without it, all images are shown.</p></noscript>"
     return f'<form id="filters" aria-label="Filters" autocomplete="off">{"".join(parts)}{status}{without}</form>\n'

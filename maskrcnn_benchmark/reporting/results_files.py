@@ -1,4 +1,4 @@
-"""Read back the result files that a test has written."""
+"""Read the result files of a test."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .files import ReportError
 logger = logging.getLogger(__name__)
 
 TEST_COMMAND = "python tools/test_net.py --config-file FILE"
-PAYLOADS = {  # name of a result file -> key of its entries that holds what was found
+PAYLOADS = {  # name of a result file -> key of the detected box, mask or keypoints in its entries
     "bbox": "bbox",
     "segm": "segmentation",
     "segm_coarse": "segmentation",
     "keypoints": "keypoints",
     "keypoints_coarse": "keypoints",
 }
-_WRITTEN_BY = {  # which model's test writes a file
+_WRITTEN_BY = {  # name of a result file -> models whose tests write it
     "bbox": "any model",
     "segm": "a model with MODEL.MASK_ON",
     "segm_coarse": 'a model with MODEL.REFINE_ON and "mask" in MODEL.ROI_REFINE_HEAD.OUTPUTS',
@@ -39,9 +39,13 @@ _WRITTEN_BY = {  # which model's test writes a file
 
 @dataclass(frozen=True)
 class Results:
-    """The detections of a dataset: entries of COCO's result format by file; the i-th of every file is one detection.
+    """The detections of a data set. Entry i of every file belongs to the same detection.
 
-    scores: (D,) by file; masks and keypoints may have a ranking of their own. rows: numbers of each image's detections.
+    Attributes:
+        folder: folder of the result files.
+        entries: name of the file -> its entries, in COCO's result format.
+        scores: name of the file -> (D,) scores; masks and keypoints may have scores of their own.
+        rows: image id -> indices of its detections.
     """
 
     folder: Path
@@ -50,16 +54,18 @@ class Results:
     rows: Mapping[Any, NDArray[np.int64]]
 
     def rows_of(self, image_id: Any, name: str) -> NDArray[np.int64]:
-        """Numbers of an image's detections, the best score in a file first."""
+        """Indices of an image's detections, sorted by their scores in the file `name`, best first."""
         rows = self.rows.get(image_id, np.empty(0, dtype=np.int64))
         return rows[np.argsort(-self.scores[name][rows], kind="stable")]
 
     def image_result(
-        self, rows: NDArray[np.int64], size_wh: tuple[int, int], label_of: Mapping[int, int]
+        self, rows: NDArray[np.int64], size_wh: tuple[int, int], label_of: Mapping[Any, int]
     ) -> ImageResult:
-        """These detections, all of one image of `size_wh`, with everything that the files say about them.
+        """Detections of one image of `size_wh`, with all that the files contain.
 
-        label_of: contiguous label by category id of the file.
+        Args:
+            rows: indices of the detections.
+            label_of: category id of the file -> contiguous label.
         """
         first_name, first = next(iter(self.entries.items()))
         scores = {name: values[rows].astype(np.float32) for name, values in self.scores.items()}
@@ -84,24 +90,24 @@ class Results:
         )
 
     def num_keypoints(self, name: str = "keypoints") -> int:
-        """Keypoints of a detection; 0 where nothing was found."""
+        """Number of keypoints per detection; 0 if there are no detections."""
         entries = self.entries.get(name)
         return len(entries[0]["keypoints"]) // 3 if entries else 0
 
 
 def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -> Results:
-    """All result files in a folder.
+    """Read all result files in a folder.
 
     Args:
         folder: OUTPUT_DIR/inference/<dataset> of a test.
-        required: files (names without .json) that must be there; at least one must in any case.
+        required: names (without .json) of files that must exist; at least one file must exist in any case.
     Raises: FileNotFoundError for a missing folder or file, with the command that writes it; ReportError for files that
-        are not of COCO's result format, or not of the same test.
+        are not in COCO's result format, or are of different tests.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {folder}: --results names the folder that `{TEST_COMMAND}` writes its results into, "
+            f"no folder {folder}: --results must name the folder in which `{TEST_COMMAND}` wrote its results, "
             "OUTPUT_DIR/inference/<dataset>"
         )
     paths = {name: folder / f"{name}.json" for name in PAYLOADS}
@@ -118,7 +124,7 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
 
 
 def _missing_text(folder: Path, missing: Iterable[str]) -> str:
-    lines = [f"no {name}.json in {folder}: the test of {_WRITTEN_BY[name]} writes it" for name in missing]
+    lines = [f"no {name}.json in {folder}: it is written by the test of {_WRITTEN_BY[name]}" for name in missing]
     nested = sorted(path.parent for path in folder.glob("inference/*/bbox.json"))
     if nested:
         lines.append(f"This is the folder of a run; results are in {' and '.join(map(str, nested))}.")
@@ -131,11 +137,11 @@ def _read_entries(path: Path, payload: str) -> list[dict[str, Any]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReportError(
-            f"{path} is not JSON ({error}); was the test stopped while it wrote? `{TEST_COMMAND}` writes it anew"
+            f"{path} is not JSON ({error}). Was the test stopped while writing it? `{TEST_COMMAND}` writes it again"
         ) from error
     needed = {"image_id", "category_id", "score", payload}
     if not isinstance(entries, list):
-        raise ReportError(f"{path} holds a {type(entries).__name__}, not a list of results in COCO's format")
+        raise ReportError(f"{path} contains a {type(entries).__name__}, not a list of results in COCO's format")
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not needed <= entry.keys():
             shown = ", ".join(sorted(entry)) if isinstance(entry, dict) else repr(entry)
@@ -144,22 +150,22 @@ def _read_entries(path: Path, payload: str) -> list[dict[str, Any]]:
 
 
 def _check_same_detections(folder: Path, entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """A picture shows box, mask and keypoints of a detection together, so the files must go together."""
+    """Raise ReportError unless entry i of every file belongs to the same image and category."""
     (first_name, first), *others = entries.items()
     for name, other in others:
         pairs = enumerate(zip(first, other, strict=False))
         different = next((row for row, (one, two) in pairs if _identity(one) != _identity(two)), None)
         if different is None and len(first) == len(other):
             continue
-        where = f"they differ from entry {different} on" if different is not None else "one is shorter"
+        where = f"they differ at entry {different}" if different is not None else "one is shorter"
         raise ReportError(
             f"{first_name}.json ({len(first)} detections) and {name}.json ({len(other)}) in {folder} are not of the "
-            f"same test: {where}. `{TEST_COMMAND}` writes all of them anew"
+            f"same test: {where}. `{TEST_COMMAND}` writes all of them again"
         )
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Not the score: each file may rank by one of its own."""
+    """What all files must agree on. Scores may differ: each file may have its own."""
     return entry["image_id"], entry["category_id"]
 
 
@@ -170,8 +176,8 @@ def _rows_by_image(entries: Sequence[Mapping[str, Any]]) -> dict[Any, NDArray[np
     return {image_id: np.array(numbers, dtype=np.int64) for image_id, numbers in rows.items()}
 
 
-def _boxes(payloads: Mapping[str, Sequence[Any]], keypoints: Mapping[str, np.ndarray]) -> NDArray[np.float32]:
-    """(R, 4) x, y, width, height: from bbox.json, else around the masks, else around the keypoints."""
+def _boxes(payloads: Mapping[str, Sequence[Any]], keypoints: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """(R, 4) x, y, width, height: from bbox.json; without it, around the masks or around the keypoints."""
     if "bbox" in payloads:
         return np.asarray(payloads["bbox"], dtype=np.float32).reshape(-1, 4)
     for name in ("segm", "segm_coarse"):

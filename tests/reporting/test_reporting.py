@@ -16,6 +16,7 @@ from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
 from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
 from maskrcnn_benchmark.reporting.predictions_report import rank
 from maskrcnn_benchmark.reporting.results_files import PAYLOADS, read_results
+from maskrcnn_benchmark.reporting.results_report import Options
 from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.tools.report_cases import (
@@ -106,7 +107,7 @@ def test_rank_puts_more_errors_first_among_equals():
     assert rank(counts, "worst") == [3, 1, 2, 0, 4]
     assert rank(counts, "best") == [0, 4, 2, 1, 3]
     with pytest.raises(ValueError, match="'worst' or 'best'"):
-        rank(counts, "middle")
+        Options(order="middle")
 
 
 def test_results_say_what_is_wrong_with_them(tmp_path):
@@ -126,7 +127,7 @@ def test_results_say_what_is_wrong_with_them(tmp_path):
     with pytest.raises(ReportError, match=r"bbox\.json \(1 detections\) and segm\.json \(0\).*one is shorter"):
         read_results(folder)
     write_results(folder, [one | {"category_id": 9}], ("segm",))
-    with pytest.raises(ReportError, match="differ from entry 0 on"):
+    with pytest.raises(ReportError, match="differ at entry 0"):
         read_results(folder)
     (folder / "bbox.json").write_text('[{"image_id": 1, ')
     with pytest.raises(ReportError, match=r"bbox\.json is not JSON.*stopped.*test_net\.py"):
@@ -135,7 +136,7 @@ def test_results_say_what_is_wrong_with_them(tmp_path):
     with pytest.raises(ReportError, match="entry 0 has category_id, image_id, keypoints; a result has bbox, "):
         read_results(folder)
     (folder / "bbox.json").write_text("{}")
-    with pytest.raises(ReportError, match="holds a dict, not a list"):
+    with pytest.raises(ReportError, match="contains a dict, not a list"):
         read_results(folder)
 
 
@@ -217,7 +218,11 @@ def test_refinement_is_measured_against_what_the_box_found(tmp_path):
     assert masks.coarse[0] == pytest.approx((before & after).sum() / (before | after).sum())
     assert masks.refined[0] == 1
     assert np.isnan(masks.change[1:]).all()  # a second detection of the same person; a crowd
-    assert len(nothing.change) == 0 and nothing.mean_change(np.zeros(0, dtype=bool)) is None
+    assert masks.comparable(matches[0], 0.5).tolist() == [True, False, False]
+    assert not masks.comparable(matches[0], 0.95).any()
+    assert len(nothing.change) == 0
+    assert refinement_report.rank([0.1, None, -0.2, 0.3], "worst") == [2, 0, 3]
+    assert refinement_report.rank([0.1, None, -0.2, 0.3], "best") == [3, 0, 2]
     points_of, _ = refinement_report._compare(dataset, results, matches, "keypoints", ())
     sigmas = np.array(PersonKeypoints.OKS_SIGMAS)
     for distance, value in ((6, points_of.coarse[0]), (1, points_of.refined[0])):
@@ -342,7 +347,7 @@ def test_curves_say_what_is_wrong(tmp_path):
         curves.read_run(file)
     with pytest.raises(ReportError, match='line 1 has no "iteration"'):
         curves.read_run(write_metrics(tmp_path / "b", [{"loss": 1.0}, {"iteration": 1}]))
-    with pytest.raises(ReportError, match="no figures yet"):
+    with pytest.raises(ReportError, match="no metrics yet"):
         curves.read_run(write_metrics(tmp_path / "c", []))
 
 

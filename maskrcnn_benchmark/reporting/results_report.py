@@ -1,0 +1,125 @@
+"""What the reports of test results share: options, pictures of an image's detections, and the writing of the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.drawing import draw_panels
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from .files import ReportFolder
+from .matching import ImageMatches
+from .page import DATASET_ORDER, Card, Filters, Kind, card_html, page_html
+from .results_files import Results
+
+WORST, BEST = "worst", "best"
+_SCRIPT_ORDERS = {WORST: "measure:asc", BEST: "measure:desc"}  # as the page's script names them
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a report of test results shows.
+
+    Attributes:
+        task: what is compared, "bbox", "segm" or "keypoints"; "" for the first of these with results.
+        overlap: minimum IoU, or OKS for keypoints, of a detection with the annotation that it matches.
+        score_threshold: detections below it do not count; the initial value of the page's slider, in steps of 0.01.
+        lowest_score: detections below it are not in the page.
+        order: WORST or BEST images first.
+        count: number of images.
+        thumbnail: longest side of the images in the page, in pixels.
+    """
+
+    task: str = ""
+    overlap: float = 0.5
+    score_threshold: float = 0.5
+    lowest_score: float = 0.05
+    order: str = WORST
+    count: int = 40
+    thumbnail: int = 640
+
+    def __post_init__(self) -> None:
+        if self.order not in _SCRIPT_ORDERS:
+            raise ValueError(f"order is {self.order!r}; it can be {WORST!r} or {BEST!r}")
+
+
+def write_results_report(
+    output: str | os.PathLike[str],
+    title: str,
+    dataset: DetectionDataset,
+    ranking: Sequence[int],
+    make_card: Callable[[int], Card],
+    options: Options,
+    *,
+    kinds: Mapping[str, Kind],
+    order_titles: Mapping[str, str],
+    lead: Callable[[int], Iterable[str]],
+    tables: Sequence[str],
+    measure: str,
+) -> Path:
+    """Draw the first `options.count` images of the ranking and write the page.
+
+    Args:
+        ranking: indices into the data set.
+        make_card: index -> card of that image.
+        kinds, measure: as for `Filters` and `page_html`.
+        order_titles: WORST and BEST -> name of the order.
+        lead: number of images in the page -> paragraphs below the title.
+    Returns: the page. Raises: OSError.
+    """
+    names = list(dataset.categories.values())
+    orders = {
+        _SCRIPT_ORDERS[name]: order_titles[name]
+        for name in sorted(_SCRIPT_ORDERS, key=lambda name: name != options.order)
+    }
+    filters = Filters(
+        kinds=kinds,
+        categories=names if len(names) > 1 else (),
+        score=options.score_threshold,
+        lowest=min(options.lowest_score, options.score_threshold),
+        orders={**orders, DATASET_ORDER: "as in the dataset"},
+    )
+    folder = ReportFolder(output)
+    cards: list[str] = []
+    for index in ranking[: options.count]:
+        card = make_card(index)
+        picture = draw_panels(card.image, card.panels, options.score_threshold)
+        folder.save_picture(picture, dataset.get_img_info(index)["id"])
+        cards.append(card_html(card, len(cards), filters, options.thumbnail))
+    page = page_html(title, list(lead(len(cards))), cards, tables=tables, filters=filters, measure=measure)
+    return folder.write_page(page)
+
+
+def image_title(dataset: DetectionDataset, index: int) -> str:
+    info = dataset.get_img_info(index)
+    return f"{info['file_name']} (id {info['id']})"
+
+
+def image_size_wh(boxes: BoxList) -> tuple[int, int]:
+    return int(boxes.size[0]), int(boxes.size[1])
+
+
+def detected_boxes(
+    dataset: DetectionDataset, index: int, results: Results, matches: ImageMatches, truth: BoxList, suffix: str = ""
+) -> BoxList:
+    """The matched detections of an image, lowest score first, so that the best are drawn on top.
+
+    Args:
+        suffix: "_coarse" for masks and keypoints from before refinement, see `ImageResult.to_boxlist`.
+    """
+    info = dataset.get_img_info(index)
+    label_of = {category: label for label, category in dataset.contiguous_category_id_to_json_id.items()}
+    found = results.image_result(matches.rows, (info["width"], info["height"]), label_of)
+    keypoints_class = type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
+    return found.to_boxlist(range(len(found) - 1, -1, -1), keypoints_class, suffix)
+
+
+def annotation_positions(truth: BoxList, matches: ImageMatches) -> list[int]:
+    """The position of each target among the annotations that were matched; -1 if it was left out."""
+    positions = {int(identity): position for position, identity in enumerate(matches.annotation_ids)}
+    return [positions.get(int(identity), -1) for identity in truth.get_field(fields.ANNOTATION_IDS)]
