@@ -243,7 +243,7 @@ def refine_operations(cfg: Any) -> int:
         features = model.backbone(torch.zeros(1, 3, 64, 64))
         mask = model.roi_heads["mask"](features, [box])
         keypoint = model.roi_heads["keypoint"](features, mask.detections)
-        refine(features, keypoint.detections, mask_output=mask, keypoint_output=keypoint)
+        refine(features, keypoint.detections, branches={"mask": mask, "keypoint": keypoint})
         with FlopCounterMode(display=False) as counter:
             for module, arguments in list(inputs.items()):
                 module(*arguments)

@@ -158,6 +158,7 @@ _C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25  # largest share of foreground among
 _C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are dropped
 _C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
 _C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes
+_C.MODEL.ROI_HEADS.EXTRA = ()  # new: heads of your own, by their names in the ROI_HEADS registry
 
 _C.MODEL.ROI_BOX_HEAD = CN()
 _C.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR = "ResNet50Conv5ROIFeatureExtractor"
@@ -392,6 +393,7 @@ _C.accept_single("IMPORTS")
 _C.DATASETS.accept_single("TRAIN", "TEST")
 _C.SOLVER.accept_single("HOOKS")
 _C.TEST.accept_single("EVALUATORS")
+_C.MODEL.ROI_HEADS.accept_single("EXTRA")
 _C.MODEL.ROI_REFINE_HEAD.accept_single("INDICATORS", "OUTPUTS")
 _C.SOLVER.also_accept("BIAS_LR_FACTOR", float)
 _C.SOLVER.also_accept("WEIGHT_DECAY_BIAS", float)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.layers.roi_align import multi_level_roi_align
 from maskrcnn_benchmark.modeling.batching import cat_boxes
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 def rois_from_boxlists(boxlists: Sequence[BoxList]) -> Tensor:
@@ -62,6 +66,18 @@ class Pooler(nn.Module):
         self.offset = offset
         self.canonical_size = canonical_size
         self.canonical_level = canonical_level
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, section: str, *, offset: int | None = None) -> Pooler:
+        """The pooler of MODEL.<section>, for boxes of the model's convention unless `offset` names another."""
+        node = cfg.MODEL[section]
+        return cls(
+            node.POOLER_RESOLUTION,
+            node.POOLER_SCALES,
+            node.POOLER_SAMPLING_RATIO,
+            aligned=node.POOLER_ALIGNED,
+            offset=cfg.MODEL.BOX_OFFSET if offset is None else offset,
+        )
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
         if len(features) < len(self.scales):

@@ -1,11 +1,16 @@
-"""What a configuration can name. An entry is a callable that returns a module: (cfg) for backbones and detectors,
-(cfg, in_channels) for the rest. Extractors and backbones have `out_channels`. User code adds its own entries."""
+"""Names that a config can give. Users add entries of their own; a module named in `IMPORTS` is a good place.
+
+An entry is a callable that returns a module. Backbones and detectors are called with (cfg), the other parts with
+(cfg, in_channels), refine predictors with (cfg, in_channels, maps). Extractors and backbones have `out_channels`.
+An entry of ROI_HEADS is a subclass of `roi_heads.roi_head.ROIHead`.
+"""
 
 from maskrcnn_benchmark.utils.registry import Registry
 
 META_ARCHITECTURES = Registry()
 BACKBONES = Registry()
 RPN_HEADS = Registry()
+ROI_HEADS = Registry()
 ROI_BOX_FEATURE_EXTRACTORS = Registry()
 ROI_BOX_PREDICTOR = Registry()
 ROI_MASK_FEATURE_EXTRACTORS = Registry()

@@ -74,12 +74,13 @@ ALL_HEADS = ("MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True, "MODEL.REFINE_ON"
 
 
 def tiny_detector(cfg: CfgNode) -> GeneralizedRCNN:
+    learns = not cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
     return GeneralizedRCNN(
         TinyBackbone(),
-        build_rpn(cfg, CHANNELS),
-        None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, CHANNELS),
+        build_rpn(cfg, CHANNELS, learns=learns),
+        None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, CHANNELS, learns=learns),
         size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
-        only_refine_learns=cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR,
+        only_refine_learns=not learns,
     )
 
 

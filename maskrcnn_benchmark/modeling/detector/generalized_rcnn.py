@@ -14,7 +14,8 @@ from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.batching import HostCopy
 from maskrcnn_benchmark.modeling.poolers import Pooler
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import BOX_TASK
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads, build_roi_heads
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule, build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
@@ -40,7 +41,7 @@ class GeneralizedRCNN(nn.Module):
         self,
         backbone: Any,
         rpn: RPNModule,
-        roi_heads: nn.Module | None,
+        roi_heads: CombinedROIHeads | None,
         *,
         size_divisible: int = 0,
         only_refine_learns: bool = False,
@@ -69,13 +70,20 @@ class GeneralizedRCNN(nn.Module):
                 "channels, and the heads need one width on all levels; choose HRNET-HR, whose neck gives them that, or "
                 "set MODEL.HRNET.STAGE4.MULTI_OUTPUT to False for a single map."
             )
+        only_refine_learns = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
+        channels, learns = backbone.out_channels, not only_refine_learns
         return cls(
             backbone,
-            build_rpn(cfg, backbone.out_channels),
-            None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, backbone.out_channels),
+            build_rpn(cfg, channels, learns=learns),
+            None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, channels, learns=learns),
             size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
-            only_refine_learns=cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR,
+            only_refine_learns=only_refine_learns,
         )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the evaluations of the model's results, as "bbox" and "segm"; "bbox" comes first."""
+        return (BOX_TASK,) if self.roi_heads is None else self.roi_heads.tasks
 
     def forward(
         self, images: ImageList | Tensor | Sequence[Tensor], targets: Sequence[BoxList] | None = None
@@ -94,7 +102,7 @@ class GeneralizedRCNN(nn.Module):
         if not self.training:
             features = self.backbone(images.tensors)
             proposals, _ = self.rpn(images, features)
-            return proposals if self.roi_heads is None else self.roi_heads(features, proposals)[1]
+            return proposals if self.roi_heads is None else self.roi_heads(features, proposals).detections
 
         targets = self._check_targets(images, targets)
         flawed = _flawed_boxes(targets)
@@ -105,7 +113,7 @@ class GeneralizedRCNN(nn.Module):
         if any_flawed.wait():
             raise ValueError(_describe_flaw(flawed, targets))
         if self.roi_heads is not None:
-            losses = {**losses, **self.roi_heads(features, proposals, targets)[2]}
+            losses = {**losses, **self.roi_heads(features, proposals, targets).losses}
         return losses
 
     def train(self, mode: bool = True) -> GeneralizedRCNN:

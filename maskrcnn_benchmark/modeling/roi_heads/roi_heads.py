@@ -1,116 +1,139 @@
-"""The heads of a detector, and what one of them hands to the next."""
+"""All heads of a detector, and what one of them hands to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
-from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead, build_roi_box_head
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, heads_of, task_names
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.problems import config_problem, skip_after_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+BOX, REFINE = "box", "refine"
+
+
+class ROIHeadsOutput(NamedTuple):
+    """Result of all heads."""
+
+    features: Tensor  # (R, C, ...) of the box head
+    detections: list[BoxList]  # N BoxLists; in training the proposals as they came
+    losses: dict[str, Tensor]  # of all heads; empty at inference
+
 
 class CombinedROIHeads(nn.ModuleDict):
-    """Box head, then mask and keypoint heads on what it found, then the refine head on what those found.
+    """Box head, then the registered heads on the boxes that it found, then the refine head on their predictions.
 
-    In training the mask, keypoint and refine heads see the foreground of the box head's sample, at inference its
-    detections. The box head owns its feature extractor also where other heads share it: they are handed its features.
+    In training the heads after the box head see the foreground of its sample, at inference its detections. The box
+    head owns its feature extractor even if other heads share it: they are handed its features.
 
     Args:
-        heads: "box", and any of "mask", "keypoint" and "refine".
-        shared: the heads that read the box head's features.
+        heads: "box", any `ROIHead`s by their names, and "refine" if there is one; in the order in which they run.
     """
 
-    def __init__(self, heads: dict[str, nn.Module], *, shared: Sequence[str] = ()) -> None:
+    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
         super().__init__(heads)
-        self.shared = frozenset(shared)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> CombinedROIHeads:
-        model = cfg.MODEL
-        box: Any = build_roi_box_head(cfg, in_channels)
-        heads: dict[str, Any] = {"box": box}
-        shared = []
-        branches = (
-            ("mask", model.MASK_ON, model.ROI_MASK_HEAD, build_roi_mask_head),
-            ("keypoint", model.KEYPOINT_ON, model.ROI_KEYPOINT_HEAD, build_roi_keypoint_head),
-        )
-        for name, is_on, node, build in branches:
-            if not is_on:
-                continue
-            if node.SHARE_BOX_FEATURE_EXTRACTOR:
-                _check_sharing(cfg, name)
-                shared.append(name)
-            heads[name] = build(cfg, box.feature_extractor.out_channels if name in shared else in_channels)
-        if model.REFINE_ON:
-            channels = {name: head.feature_channels for name, head in heads.items() if name != "box"}
-            heads["refine"] = build_roi_refine_head(cfg, in_channels, channels)
-        return cls(heads, shared=shared)
+    def from_cfg(cls, cfg: CfgNode, in_channels: int, *, learns: bool = True) -> CombinedROIHeads:
+        """The heads as configured.
+
+        Args:
+            in_channels: channels of the feature levels.
+            learns: compute losses of all heads; False for those of the refine head only.
+        """
+        _check_extra(cfg)
+        heads: dict[str, nn.Module] = {}
+        with skip_after_problem():
+            heads[BOX] = BoxHead.from_cfg(cfg, in_channels, learns=learns)
+        for name, head in heads_of(cfg).items():
+            with skip_after_problem():
+                heads[name] = _build_head(head, cfg, in_channels, heads, learns)
+        if cfg.MODEL.REFINE_ON:
+            branches = [head for head in heads.values() if isinstance(head, ROIHead)]
+            channels = {name: head.feature_channels for head in branches for name in head.outputs}
+            with skip_after_problem():
+                heads[REFINE] = build_roi_refine_head(cfg, in_channels, channels)
+        return cls(heads)
+
+    @property
+    def branches(self) -> dict[str, ROIHead]:
+        """The heads between the box head and the refine head."""
+        return {name: head for name, head in self.items() if isinstance(head, ROIHead)}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the evaluations of the detections; "bbox" comes first."""
+        return task_names(output for head in self.branches.values() for output in head.outputs.values())
 
     def forward(
         self, features: Sequence[Tensor], proposals: Sequence[BoxList], targets: Sequence[BoxList] | None = None
-    ) -> tuple[Tensor, list[BoxList], dict[str, Tensor]]:
+    ) -> ROIHeadsOutput:
         """
         Args:
             features: L maps (N, C, H_l, W_l).
             proposals: N BoxLists.
-            targets: N BoxLists of ground truth; read in training alone.
-        Returns: the box head's features; N BoxLists, the detections, or in training the proposals as they came; the
-            losses of all heads, none at inference.
+            targets: N BoxLists of ground truth; training only.
         """
-        box = self["box"](features, proposals, targets)
+        box = self[BOX](features, proposals, targets)
         losses = dict(box.losses)
         rois = box.samples.positives() if self.training else box.detections
-        branches = {}
-        for name in ("mask", "keypoint"):
-            if name in self:
-                box_features = self._box_features(features, box.features, rois) if name in self.shared else None
-                branches[name] = self[name](features, rois, targets, box_features)
-                losses.update(branches[name].losses)
-                rois = rois if self.training else branches[name].detections
-        if "refine" in self:
-            refined = self["refine"](
-                features,
-                rois,
-                targets,
-                mask_output=branches.get("mask"),
-                keypoint_output=branches.get("keypoint"),
-            )
+        results: dict[str, BranchOutput] = {}
+        for head in self.branches.values():
+            shared = self._box_features(features, box.features, rois) if head.feature_extractor is None else None
+            result = head(features, rois, targets, shared)
+            results.update(dict.fromkeys(head.outputs, result))
+            losses.update(result.losses)
+            rois = rois if self.training else result.detections
+        if REFINE in self:
+            refined = self[REFINE](features, rois, targets, branches=results)
             losses.update(refined.losses)
             rois = rois if self.training else refined.detections
-        return box.features, list(proposals) if self.training else rois, losses
+        return ROIHeadsOutput(box.features, list(proposals) if self.training else rois, losses)
 
     def _box_features(
         self, features: Sequence[Tensor], box_features: Tensor, rois: SampledProposals | Sequence[BoxList]
     ) -> Tensor:
-        """What the box head's extractor makes of the regions that other heads see."""
+        """Features of the box head's extractor for the regions that the other heads see."""
         if isinstance(rois, SampledProposals):
             return box_features[: len(rois)]  # the foreground comes first in the sample
-        box_head = self["box"]
+        box_head = self[BOX]
         assert isinstance(box_head, BoxHead)
         return box_head.feature_extractor(features, rois_from_boxlists(rois))
 
 
-def _check_sharing(cfg: CfgNode, name: str) -> None:
-    """Refuse a head that wants the box head's features and could not read them."""
-    node = cfg.MODEL[f"ROI_{name.upper()}_HEAD"]
-    if cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR != node.FEATURE_EXTRACTOR:
-        raise ValueError(
-            f"MODEL.ROI_{name.upper()}_HEAD.SHARE_BOX_FEATURE_EXTRACTOR is True, but the box head's extractor is "
-            f"{cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR} and the {name} head's {node.FEATURE_EXTRACTOR}. Set it to "
-            "False, as every model with a feature pyramid does, or give both heads one extractor."
-        )
+def _build_head(
+    head: type[ROIHead], cfg: CfgNode, in_channels: int, built: Mapping[str, nn.Module], learns: bool
+) -> ROIHead:
+    if not head.shares_box_features(cfg):
+        return head.from_cfg(cfg, in_channels, learns=learns)
+    extractor: Any = built[BOX].feature_extractor
+    resolution = getattr(extractor, "resolution", None)
+    return head.from_cfg(cfg, extractor.out_channels, learns=learns, shared_resolution=resolution)
 
 
-def build_roi_heads(cfg: CfgNode, in_channels: int) -> CombinedROIHeads:
-    """The heads as configured, for feature levels of `in_channels`."""
-    return CombinedROIHeads.from_cfg(cfg, in_channels)
+def _check_extra(cfg: CfgNode) -> None:
+    """Report names in EXTRA that are not registered, or that another key switches on."""
+    for name in cfg.MODEL.ROI_HEADS.EXTRA:
+        head = registry.ROI_HEADS.get(name)
+        if head is None:
+            config_problem(
+                f"{ROIHead.SWITCH} has {name!r}; registered: {', '.join(map(repr, registry.ROI_HEADS))}. A head of "
+                "your own registers itself in a module that IMPORTS names."
+            )
+        elif head.SWITCH != ROIHead.SWITCH:
+            config_problem(f"{ROIHead.SWITCH} has {name!r}, which {head.SWITCH} switches on; use that key.")
+
+
+def build_roi_heads(cfg: CfgNode, in_channels: int, *, learns: bool = True) -> CombinedROIHeads:
+    """The heads as configured; see `CombinedROIHeads.from_cfg`."""
+    return CombinedROIHeads.from_cfg(cfg, in_channels, learns=learns)

@@ -1,28 +1,30 @@
-"""Which regions the heads train on, and what each of them should find."""
+"""The regions that the heads train on, with their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import BalancedPositiveNegativeSampler, Sample
-from maskrcnn_benchmark.modeling.batching import pad_boxes, pad_labels
+from maskrcnn_benchmark.modeling.batching import pad_boxes, pad_labels, to_device
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.matcher import Matcher
 from maskrcnn_benchmark.modeling.poolers import rois_of
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.utils.problems import check_range, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
 class HostMatches(NamedTuple):
-    """Of the foreground, on the CPU: what is needed to draw targets, which are made there."""
+    """Matches of the P foreground regions on the CPU, where mask targets are drawn."""
 
     image_ids: Tensor  # (P,) int64
     matched_idxs: Tensor  # (P,) int64
@@ -37,17 +39,17 @@ class SampledProposals:
     image_ids: Tensor  # (R,) int64: index of the image in the batch
     boxes: Tensor  # (R, 4) float32 xyxy in pixels
     labels: Tensor  # (R,) int64: 0 is background
-    matched_idxs: Tensor  # (R,) int64: which ground-truth box of its image; of background too, 0 where there is none
+    matched_idxs: Tensor  # (R,) int64: ground-truth box of its image; also for background, 0 if the image has none
     regression_targets: Tensor  # (R, 4) float32: encoded; zeros for background
     sizes: list[tuple[float, float]]  # N times (width, height) of an image
     num_positives: int  # rows [0, num_positives) are foreground
-    host_matches: HostMatches | None = None  # where the sampler has fetched them from a GPU
+    host_matches: HostMatches | None = None  # if the sampler has copied them from a GPU
 
     def __len__(self) -> int:
         return self.rois.shape[0]
 
     def positives(self) -> SampledProposals:
-        """The same, restricted to foreground; a view of the first rows, for which nothing waits."""
+        """The foreground only: a view of the first rows, without synchronisation."""
         return SampledProposals(
             rois=self.rois[: self.num_positives],
             image_ids=self.image_ids[: self.num_positives],
@@ -60,8 +62,21 @@ class SampledProposals:
             host_matches=self.host_matches,
         )
 
+    def matched(self, per_image: Sequence[Tensor]) -> Tensor:
+        """The row of each region's instance.
+
+        Args:
+            per_image: N tensors (G_n, ...), a row for each ground-truth instance of an image.
+        Returns: (R, ...), on the device of the regions.
+        """
+        # instances of all images in one table; row of the first instance of each image
+        first_rows = [0, *accumulate(len(rows) for rows in per_image)][:-1]
+        starts = to_device(first_rows, self.image_ids.device)
+        table = torch.cat(list(per_image)).to(self.boxes.device)
+        return table[starts[self.image_ids] + self.matched_idxs]
+
     def on_host(self) -> HostMatches:
-        """The foreground's matches on the CPU; nothing waits for those of the sampler."""
+        """The foreground's matches on the CPU; no synchronisation if the sampler has copied them."""
         if self.host_matches is not None:
             return self.host_matches
         count = self.num_positives
@@ -69,12 +84,12 @@ class SampledProposals:
 
 
 class ProposalSampler:
-    """Match proposals with the ground truth and draw some of each image.
+    """Match proposals with the ground truth and sample some of each image.
 
     Args:
-        matcher: which proposal is foreground, of which ground truth.
-        sampler: how many are drawn.
-        box_coder: how regression targets are encoded.
+        matcher: assigns proposals to ground truth or background.
+        sampler: draws foreground and background.
+        box_coder: encodes regression targets.
     Source: Girshick 2015, Fast R-CNN, section 2.3.
     """
 
@@ -86,6 +101,12 @@ class ProposalSampler:
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> ProposalSampler:
         node = cfg.MODEL.ROI_HEADS
+        check_range("MODEL.ROI_HEADS.POSITIVE_FRACTION", node.POSITIVE_FRACTION, 0, 1)
+        if node.BG_IOU_THRESHOLD > node.FG_IOU_THRESHOLD:
+            config_problem(
+                f"MODEL.ROI_HEADS.BG_IOU_THRESHOLD is {node.BG_IOU_THRESHOLD}, above FG_IOU_THRESHOLD "
+                f"{node.FG_IOU_THRESHOLD}: overlaps between them would be both; lower the former."
+            )
         return cls(
             Matcher(node.FG_IOU_THRESHOLD, node.BG_IOU_THRESHOLD, allow_low_quality_matches=False),
             BalancedPositiveNegativeSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION),
@@ -98,8 +119,8 @@ class ProposalSampler:
         Args:
             proposals: N BoxLists; one may be empty.
             targets: N BoxLists of ground truth with `labels`; one may be empty.
-        Returns: up to a sampler's batch of each image. On a GPU the host waits once, for how many there are and for the
-            matches of the foreground: to ask for those later would be to wait for the heads' work in between.
+        Returns: at most the sampler's batch size per image. On a GPU this synchronises once, to copy the counts and the
+            foreground's matches to the CPU; copying the matches later would synchronise with the heads.
         """
         boxes, filled = pad_boxes(proposals)
         gt_boxes, gt_filled = pad_boxes(targets)
@@ -109,7 +130,7 @@ class ProposalSampler:
         sample = self.sampler(torch.where(filled, labels, -1))
 
         kinds = 2 * sample.is_positive.flatten().to(torch.int8) + sample.is_negative.flatten().to(torch.int8)
-        rows = kinds.argsort(descending=True, stable=True)  # positives, negatives, places not filled
+        rows = kinds.argsort(descending=True, stable=True)  # positives, negatives, unused slots
         image_ids, idxs = rows // sample.idxs.shape[1], sample.idxs.flatten()[rows]
         boxes, labels = boxes[image_ids, idxs], labels[image_ids, idxs]
         matched_idxs = matches.matched_idxs[image_ids, idxs]
@@ -132,12 +153,12 @@ class ProposalSampler:
     def _fetch(
         self, sample: Sample, image_ids: Tensor, matched_idxs: Tensor, boxes: Tensor
     ) -> tuple[int, int, HostMatches | None]:
-        """How many positives and negatives there are, and, from a GPU, the matches of the former; in one copy."""
+        """Numbers of positives and negatives and, from a GPU, the matches of the positives, in one copy."""
         counts = torch.stack([sample.is_positive.sum(), sample.is_negative.sum()])
         if boxes.device.type == "cpu":
             num_positives, num_negatives = counts.tolist()
             return num_positives, num_negatives, None
-        # the first so many rows, which is where positives come; indices below 2**24 are exact as float32
+        # the first `most` rows hold all positives; indices below 2**24 are exact in float32
         most = sample.idxs.shape[0] * self.sampler.max_positives
         columns = [image_ids[:most, None].to(boxes.dtype), matched_idxs[:most, None].to(boxes.dtype), boxes[:most]]
         fetched = torch.cat([counts.to(boxes.dtype), torch.cat(columns, dim=1).flatten()]).cpu()

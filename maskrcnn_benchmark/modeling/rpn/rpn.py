@@ -84,7 +84,7 @@ class RPNModule(nn.Module):
         self.rpn_only = rpn_only
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> RPNModule:
+    def from_cfg(cls, cfg: CfgNode, in_channels: int, *, learns: bool = True) -> RPNModule:
         anchor_generator = make_anchor_generator(cfg)
         counts = anchor_generator.num_anchors_per_location()
         if len(set(counts)) != 1:
@@ -93,13 +93,12 @@ class RPNModule(nn.Module):
                 "the RPN's head is the same on all levels, so each needs as many"
             )
         box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0), offset=cfg.MODEL.BOX_OFFSET)
-        frozen = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
         return cls(
             anchor_generator,
             registry.RPN_HEADS[cfg.MODEL.RPN.RPN_HEAD](cfg, in_channels, counts[0]),
             selector_train=make_rpn_postprocessor(cfg, box_coder, is_train=True),
             selector_test=make_rpn_postprocessor(cfg, box_coder, is_train=False),
-            loss=None if frozen else make_rpn_loss_evaluator(cfg, box_coder),
+            loss=make_rpn_loss_evaluator(cfg, box_coder) if learns else None,
             rpn_only=cfg.MODEL.RPN_ONLY,
         )
 
@@ -143,6 +142,6 @@ class RPNModule(nn.Module):
         return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
 
 
-def build_rpn(cfg: CfgNode, in_channels: int) -> RPNModule:
+def build_rpn(cfg: CfgNode, in_channels: int, *, learns: bool = True) -> RPNModule:
     """The RPN as configured under `MODEL.RPN`, for feature levels of `in_channels`."""
-    return RPNModule.from_cfg(cfg, in_channels)
+    return RPNModule.from_cfg(cfg, in_channels, learns=learns)

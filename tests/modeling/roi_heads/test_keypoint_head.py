@@ -7,8 +7,10 @@ import torch
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.contracts.contract import read_contract
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import (
@@ -123,9 +125,11 @@ def test_loss_is_float32_under_autocast():
 
 def test_wrong_numbers_are_explained():
     targets, samples = person_batch()
-    head = build_roi_keypoint_head(small_cfg("MODEL.ROI_KEYPOINT_HEAD.RESOLUTION", 56), CHANNELS)
+    cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.RESOLUTION", 56)
+    with pytest.raises(ConfigError, match="turns 6 cells per side into 24; set RESOLUTION to 24"):
+        build_roi_keypoint_head(cfg, CHANNELS)
     with pytest.raises(ValueError, match=r"yields 24 cells.*RESOLUTION is 56"):
-        head(feature_pyramid(2, (96, 64)), samples, targets)
+        KeypointKind.from_cfg(cfg).loss(torch.zeros(5, 17, 24, 24), samples, targets)
     head = build_roi_keypoint_head(small_cfg("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 4), CHANNELS)
     with pytest.raises(ValueError, match="NUM_CLASSES to 17"):
         head(feature_pyramid(2, (96, 64)), samples, targets)
@@ -190,7 +194,8 @@ def test_batch_equals_single_images_and_no_detections():
 
 
 def test_shared_box_features():
-    cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
+    extractor = ("MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR", "ResNet50Conv5ROIFeatureExtractor")  # the box head's too
+    cfg = small_cfg(*extractor, "MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
     head = build_roi_keypoint_head(cfg, 12)
     targets, samples = person_batch()
     output = head([], samples, targets, box_features=torch.randn(5, 12, 6, 6))

@@ -8,10 +8,12 @@ import torch
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, select_class
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead, build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASKS, SCORES
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.contracts.contract import read_contract
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import (
@@ -127,10 +129,12 @@ def test_loss_is_float32_under_autocast():
 
 
 def test_wrong_resolution_is_explained():
-    head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.RESOLUTION", 28), CHANNELS)
+    cfg = small_cfg("MODEL.ROI_MASK_HEAD.RESOLUTION", 28)
+    with pytest.raises(ConfigError, match="turns 7 cells per side into 14; set RESOLUTION to 14"):
+        build_roi_mask_head(cfg, CHANNELS)
     targets, samples = person_batch()
     with pytest.raises(ValueError, match=r"yields 14 cells.*RESOLUTION is 28"):
-        head(feature_pyramid(2, (96, 64)), samples, targets)
+        MaskKind.from_cfg(cfg).loss(torch.zeros(5, 1, 14, 14), samples, targets)
 
 
 def test_inference_equals_slow_loops_and_leaves_its_input_alone():
@@ -221,11 +225,12 @@ def test_masks_pasted_inside_the_model():
         assert drawn.get_field(MASK).shape == (len(drawn), 1, 64, 96)
         assert torch.equal(drawn.get_field(MASK), Masker(0.5)(framed.get_field(MASK), framed)[0])
     head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS", True), CHANNELS)
-    assert head.post_processor.masker.threshold == 0.5
+    assert head.outputs["mask"].post_processor.masker.threshold == 0.5
 
 
 def test_shared_box_features():
-    cfg = small_cfg("MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
+    extractor = ("MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR", "ResNet50Conv5ROIFeatureExtractor")  # the box head's too
+    cfg = small_cfg(*extractor, "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
     head = build_roi_mask_head(cfg, 12)
     assert head.feature_extractor is None and head.predictor.conv5_mask.in_channels == 12
     targets, samples = person_batch()
@@ -238,14 +243,17 @@ def test_shared_box_features():
 
 
 def test_frozen_detector_computes_no_loss():
-    head = build_roi_mask_head(small_cfg("MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR", True), CHANNELS)
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS, learns=False)
     targets, samples = person_batch()
     output = head(feature_pyramid(2, (96, 64)), samples, targets)
     assert output.losses == {} and len(output.logits) == 5
 
 
 def test_conv1x1_predictor_and_group_norm_keys():
-    cfg = small_cfg("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor", "MODEL.ROI_MASK_HEAD.USE_GN", True)
+    cfg = small_cfg(
+        *("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor", "MODEL.ROI_MASK_HEAD.RESOLUTION", 7),
+        *("MODEL.ROI_MASK_HEAD.USE_GN", True),
+    )
     head = build_roi_mask_head(cfg, CHANNELS)
     assert sorted(head.state_dict()) == [
         "feature_extractor.mask_fcn1.0.weight",

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head import output as keypoint_output
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind, keypoint_frames
+from maskrcnn_benchmark.modeling.roi_heads.mask_head import output as mask_output
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
-    OUTSIDE_LOGIT,
     CoarsePrediction,
     draw_indicator,
     enlarge_extents,
-    keypoint_frames,
     redraw_logits,
 )
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import RefinePostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import RefineLossComputation
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import RefineHead
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, MASK, MASK_BOXES
@@ -46,6 +47,7 @@ FRAMES = torch.tensor(
     ]
 )
 SIZES = torch.tensor([[96.0, 64.0]]).expand(6, 2)
+KINDS = {"mask": MaskKind(2, offset=1), "keypoint": KeypointKind(3)}
 
 
 class Given(nn.Module):
@@ -65,17 +67,17 @@ class Given(nn.Module):
 
 def stub_head(num_rois: int, logits: dict, expand: float, offset: int, decode: str = "dark") -> RefineHead:
     """A refine head whose trunk "finds" the given logits."""
+    kinds = {**KINDS, "keypoint": KeypointKind(3, post_processor=KeypointPostProcessor(decode))}
     return RefineHead(
         pooler=Given(torch.zeros(num_rois, 1, 4, 4)),
         feature_extractor=Given([torch.zeros(num_rois, 1, 4, 4)]),
         predictor=Given(logits),
-        indicators=(),
+        outputs={name: kinds[name] for name in logits},
+        indicators={},
         indicator_form="probability",
         detach_indicators=True,
         expand=expand,
         offset=offset,
-        loss=RefineLossComputation({}),
-        post_processor=RefinePostProcessor(decode=decode),
     ).eval()
 
 
@@ -150,7 +152,7 @@ def test_a_box_that_cuts_the_object_on_every_side_still_yields_it(part, expand, 
         "keypoint": torch.tensor(bumps, dtype=torch.float32)[None],
     }
     head = stub_head(1, logits, expand, offset)
-    output = head([], [detections])
+    output = head([], [detections], branches={})
 
     np.testing.assert_allclose(head.pooler.inputs[1][0].numpy(), [0, *seen], atol=1e-3)
     (result,) = output.detections
@@ -193,7 +195,7 @@ def coarse_case(kind: str, device: str = "cpu", dtype: torch.dtype = torch.float
     generator = torch.Generator().manual_seed(5)
     maps, cells = (1, 7) if kind == "mask" else (3, 11)
     return CoarsePrediction(
-        kind,
+        KINDS[kind],
         (3 * torch.randn(6, maps, cells, cells, generator=generator)).to(device, dtype),
         torch.randn(6, 4, 5, 5, generator=generator).to(device, dtype),
         FRAMES.to(device),
@@ -227,7 +229,7 @@ def test_indicator_of_random_boxes_equals_slow_resampling(box, factor):
     frame = torch.tensor([[box[0], box[1], box[0] + box[2], box[1] + box[3]]])
     extents = enlarge_extents(frame, factor, torch.tensor([[96.0, 64.0]]))
     logits = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(6))
-    coarse = CoarsePrediction("mask", logits, logits, frame)
+    coarse = CoarsePrediction(KINDS["mask"], logits, logits, frame)
     expected = average_over_cells(sigmoid(logits[0, 0].numpy()), frame[0].numpy(), extents[0].numpy(), 7)
     np.testing.assert_allclose(draw_indicator(coarse, "probability", extents, 7)[0, 0], expected, atol=1e-5)
 
@@ -237,7 +239,7 @@ def test_sharp_peak_survives_a_coarser_grid():
     logits[0, 0, 31, 17] = 20.0  # one cell of 56, where the new cells are 2.6 times as large
     frame = torch.tensor([[0.0, 0.0, 56.0, 56.0]])
     extents = torch.tensor([[-8.4, -8.4, 64.4, 64.4]])
-    drawn = draw_indicator(CoarsePrediction("keypoint", logits, logits, frame), "probability", extents, 28)[0, 0]
+    drawn = draw_indicator(CoarsePrediction(KINDS["keypoint"], logits, logits, frame), "probability", extents, 28)[0, 0]
     row, column = divmod(int(drawn.argmax()), 28)
     assert drawn.max() == 1 and (row, column) == (int((31.5 + 8.4) / 2.6), int((17.5 + 8.4) / 2.6))
 
@@ -258,10 +260,10 @@ def test_gradients_of_drawing_and_redrawing(kind, form):
     drawn_from = features if form == "features" else logits
 
     def draw(_):
-        return draw_indicator(CoarsePrediction(kind, logits, features, frames), form, extents, 4)
+        return draw_indicator(CoarsePrediction(KINDS[kind], logits, features, frames), form, extents, 4)
 
     def redraw(_):
-        return redraw_logits(CoarsePrediction(kind, logits, features, frames), extents, 4)
+        return redraw_logits(CoarsePrediction(KINDS[kind], logits, features, frames), extents, 4)
 
     assert gradcheck(draw, (drawn_from,))
     assert gradcheck(redraw, (logits,))
@@ -274,9 +276,9 @@ def test_redrawn_logits_equal_slow_interpolation(kind):
     drawn = redraw_logits(coarse, extents, 9).numpy()
     for roi in range(6):
         for channel, values in enumerate(coarse.logits[roi].numpy()):
-            outside = OUTSIDE_LOGIT
+            outside = mask_output.OUTSIDE_LOGIT
             if kind == "keypoint":
-                outside += math.log(np.exp(values.astype(np.float64)).mean())
+                outside = keypoint_output.OUTSIDE_LOGIT + math.log(np.exp(values.astype(np.float64)).mean())
             expected = interpolate_at_centres(values, FRAMES[roi].numpy(), extents[roi].numpy(), 9, outside)
             np.testing.assert_allclose(drawn[roi, channel], expected, atol=1e-4)
 
@@ -303,7 +305,7 @@ def test_odd_boxes_give_finite_results_inside_the_image(offset):
     boxes = [[33.0, 12.0, 33.0, 12.0], [-40.0, -10.0, 150.0, 90.0], [0.0, 0.0, 95.0, 63.0], [95.0, 63.0, 95.0, 63.0]]
     detections = make_detections(boxes, [1, 1, 1, 1], (96, 64), offset)
     logits = {"mask": torch.full((4, 2, 8, 8), 5.0), "keypoint": torch.randn(4, 3, 8, 8)}
-    (result,) = stub_head(4, logits, 1.3, offset)([], [detections]).detections
+    (result,) = stub_head(4, logits, 1.3, offset)([], [detections], branches={}).detections
     spanned = result.get_field(MASK_BOXES).bbox
     assert (spanned >= 0).all() and (spanned[:, 2] <= 96).all() and (spanned[:, 3] <= 64).all()
     assert spanned[1].tolist() == [0, 0, 96, 64]
@@ -318,7 +320,7 @@ def test_odd_boxes_give_finite_results_inside_the_image(offset):
 def test_mask_boxes_follow_the_detections():
     detections = make_detections([[10.0, 10.0, 30.0, 40.0], [50.0, 5.0, 80.0, 60.0]], [1, 1], (96, 64))
     logits = {"mask": torch.randn(2, 2, 8, 8)}
-    (result,) = stub_head(2, logits, 1.3, 1)([], [detections]).detections
+    (result,) = stub_head(2, logits, 1.3, 1)([], [detections], branches={}).detections
     resized = result.resize((192, 128))[torch.tensor([1])]
     assert isinstance(resized.get_field(MASK_BOXES), BoxList)
     torch.testing.assert_close(resized.get_field(MASK_BOXES).bbox, 2 * result.get_field(MASK_BOXES).bbox[1:])

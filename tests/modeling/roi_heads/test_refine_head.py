@@ -9,11 +9,11 @@ from torch import nn
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, outline_weights
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import enlarge_extents
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import outline_weights
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import refine_losses
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.roi_refine_feature_extractors import (
     ConvRefineFeatureExtractor,
@@ -53,7 +53,7 @@ class Heads(nn.Module):
         mask = self.mask(features, rois, targets)
         keypoint = self.keypoint(features, rois if self.training else mask.detections, targets)
         rois = rois if self.training else keypoint.detections
-        return mask, keypoint, self.refine(features, rois, targets, mask_output=mask, keypoint_output=keypoint)
+        return mask, keypoint, self.refine(features, rois, targets, branches={"mask": mask, "keypoint": keypoint})
 
 
 def wake(head: nn.Module) -> None:
@@ -157,7 +157,7 @@ def test_targets_reach_beyond_the_coarse_region():
     expected = torch.zeros(16, 16)
     expected[4:12, 4:] = 1
     assert torch.equal(drawn, expected)
-    losses = heads.refine.loss([logits], extents, samples, [target])
+    losses = refine_losses(heads.refine.outputs, [logits], extents, samples, [target], extents)
     assert losses["loss_refine_kp"].item() == pytest.approx(torch.log(torch.tensor(256.0)).item())
     assert heads.keypoint(feature_pyramid(1, (96, 64)), samples, [target]).losses["loss_kp"].item() == 0
 
@@ -365,9 +365,9 @@ def test_missing_inputs_are_explained():
     features = feature_pyramid(2, (96, 64))
     mask, keypoint, _ = heads(features, samples, targets)
     with pytest.raises(ValueError, match="no output of the keypoint branch"):
-        heads.refine(features, samples, targets, mask_output=mask)
+        heads.refine(features, samples, targets, branches={"mask": mask})
     with pytest.raises(ValueError, match="needs `targets`"):
-        heads.refine(features, samples, mask_output=mask, keypoint_output=keypoint)
+        heads.refine(features, samples, branches={"mask": mask, "keypoint": keypoint})
     with pytest.raises(ValueError, match="branch_channels"):
         build_roi_refine_head(small_cfg(REFINE + "INDICATOR_FORM", "features"), CHANNELS)
 

@@ -63,7 +63,7 @@ def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
         features, targets, boxes, _ = make_scenes(step)
         samples = make_samples(boxes.tolist(), range(IMAGES), [0] * IMAGES, [SIZE] * IMAGES)
         masks, keypoints = mask(features, samples, targets), keypoint(features, samples, targets)
-        refined = refine(features, samples, targets, mask_output=masks, keypoint_output=keypoints)
+        refined = refine(features, samples, targets, branches={"mask": masks, "keypoint": keypoints})
         loss = sum((masks.losses | keypoints.losses | refined.losses).values())
         optimizer.zero_grad()
         loss.backward()
@@ -75,7 +75,7 @@ def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
     with torch.no_grad():
         masks = mask(features, detections)
         keypoints = keypoint(features, masks.detections)
-        results = refine(features, keypoints.detections, mask_output=masks, keypoint_output=keypoints).detections
+        results = refine(features, keypoints.detections, branches={"mask": masks, "keypoint": keypoints}).detections
     ious, errors = {MASK: [], COARSE_MASK: []}, {KEYPOINTS: [], COARSE_KEYPOINTS: []}
     for result, target, shown in zip(results, targets, truth, strict=True):
         plain = result.copy_with_fields([])  # coarse masks span the detection's own box

@@ -7,12 +7,12 @@ from maskrcnn_benchmark.layers.keypoint_ops import expected_oks
 from maskrcnn_benchmark.layers.mask_ops import expected_iou
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import (
-    RefinePostProcessor,
-    make_roi_refine_post_processor,
-)
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import attach_refined
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
 from maskrcnn_benchmark.structures.fields import (
     COARSE_KEYPOINT_SCORES,
     COARSE_MASK_SCORES,
@@ -99,7 +99,16 @@ def test_refined_scores_take_the_place_of_coarse_ones():
         "mask": torch.randn(3, 1, 16, 16, generator=generator),
         "keypoint": torch.randn(3, 17, 16, 16, generator=generator),
     }
-    results = RefinePostProcessor(rescore=True, sigmas=SIGMAS)(logits, extents, detections)
+
+    def refine(names=("mask", "keypoint"), rescore=True, keep_coarse=True):
+        outputs = {
+            "mask": MaskKind(5, offset=1, post_processor=MaskPostProcessor(rescore=rescore)),
+            "keypoint": KeypointKind(17, post_processor=KeypointPostProcessor("dark", SIGMAS if rescore else None)),
+        }
+        outputs = {name: outputs[name] for name in names}
+        return attach_refined(outputs, logits, extents, detections, keep_coarse=keep_coarse)
+
+    results = refine()
     assert own_fields(results) == OWN
     assert torch.equal(all_of(results, COARSE_MASK_SCORES), all_of(detections, MASK_SCORES))
     assert torch.equal(all_of(results, COARSE_KEYPOINT_SCORES), all_of(detections, KEYPOINT_SCORES))
@@ -111,13 +120,11 @@ def test_refined_scores_take_the_place_of_coarse_ones():
     torch.testing.assert_close(all_of(results, KEYPOINT_SCORES), scores * oks)
 
     # what is not refined keeps its scores; what is refined and not scored has none, rather than those of the coarse
-    one = RefinePostProcessor(rescore=True, sigmas=SIGMAS)({"mask": logits["mask"]}, extents, detections)
+    one = refine(["mask"])
     assert own_fields(one) == {MASK_SCORES, COARSE_MASK_SCORES, KEYPOINT_SCORES}
     assert torch.equal(all_of(one, KEYPOINT_SCORES), all_of(detections, KEYPOINT_SCORES))
-    assert own_fields(RefinePostProcessor()(logits, extents, detections)) == {
-        COARSE_MASK_SCORES, COARSE_KEYPOINT_SCORES
-    }  # fmt: skip
-    dropped = RefinePostProcessor(rescore=True, sigmas=SIGMAS, keep_coarse=False)(logits, extents, detections)
+    assert own_fields(refine(rescore=False)) == {COARSE_MASK_SCORES, COARSE_KEYPOINT_SCORES}
+    dropped = refine(keep_coarse=False)
     assert own_fields(dropped) == {MASK_SCORES, KEYPOINT_SCORES}
 
 
@@ -129,18 +136,22 @@ def test_no_detections():
         assert result.get_field(KEYPOINT_SCORES).shape == (0,)
 
 
+def post_processor(head, output):
+    return head.outputs[output].post_processor
+
+
 def test_what_the_config_says():
     cfg = small_cfg()
-    assert not build_roi_mask_head(cfg, CHANNELS).post_processor.rescore
-    assert build_roi_keypoint_head(cfg, CHANNELS).post_processor.sigmas is None
-    refine = make_roi_refine_post_processor(cfg)
-    assert refine.rescore and refine.keypoints.sigmas == tuple(SIGMAS)
+    assert post_processor(build_roi_mask_head(cfg, CHANNELS), "mask").rescore is False
+    assert post_processor(build_roi_keypoint_head(cfg, CHANNELS), "keypoint").sigmas is None
+    refine = build_roi_refine_head(cfg, CHANNELS)
+    assert post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas == tuple(SIGMAS)
 
     sigmas = [0.01 * (k + 1) for k in range(17)]
     cfg = small_cfg(
         MASK_RESCORE, True, KEYPOINT_RESCORE, True, REFINE_RESCORE, False, "TEST.KEYPOINT_OKS_SIGMAS", sigmas
     )
-    assert build_roi_mask_head(cfg, CHANNELS).post_processor.rescore
-    assert build_roi_keypoint_head(cfg, CHANNELS).post_processor.sigmas == tuple(sigmas)
-    refine = make_roi_refine_post_processor(cfg)
-    assert not refine.rescore and refine.keypoints.sigmas is None
+    assert post_processor(build_roi_mask_head(cfg, CHANNELS), "mask").rescore
+    assert post_processor(build_roi_keypoint_head(cfg, CHANNELS), "keypoint").sigmas == tuple(sigmas)
+    refine = build_roi_refine_head(cfg, CHANNELS)
+    assert not post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas is None

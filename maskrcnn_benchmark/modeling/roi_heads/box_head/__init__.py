@@ -1,1 +1,1 @@
-"""The box branch: the class and the exact box of each region."""
+"""Box head: the class and the exact box of each region."""

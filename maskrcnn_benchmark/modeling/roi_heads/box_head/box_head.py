@@ -1,4 +1,4 @@
-"""Wiring of the box branch."""
+"""Box head: extractor, predictor, loss and post-processing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
-from maskrcnn_benchmark.modeling.roi_heads.box_head.inference import PostProcessor, make_roi_box_post_processor
+from maskrcnn_benchmark.modeling.roi_heads.box_head import (  # noqa: F401  (they register themselves)
+    roi_box_feature_extractors,
+    roi_box_predictors,
+)
+from maskrcnn_benchmark.modeling.roi_heads.box_head.inference import PostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.box_head.loss import fast_rcnn_loss
-from maskrcnn_benchmark.modeling.roi_heads.box_head.roi_box_feature_extractors import make_roi_box_feature_extractor
-from maskrcnn_benchmark.modeling.roi_heads.box_head.roi_box_predictors import make_roi_box_predictor
 from maskrcnn_benchmark.modeling.roi_heads.sampling import ProposalSampler, SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.problems import check_choice, check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -22,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BoxHeadOutput:
-    """What the box branch made of R regions: the sampled ones in training, else the proposals of all images."""
+    """Result of the box head for R RoIs: the sampled ones in training, else the proposals of all images."""
 
-    features: Tensor  # (R, C) or (R, C, S, S), what the predictor read
+    features: Tensor  # (R, C) or (R, C, S, S), input of the predictor
     class_logits: Tensor  # (R, J)
     box_regression: Tensor  # (R, 4 * J) or (R, 8)
     losses: dict[str, Tensor] = field(default_factory=dict)  # training
@@ -37,11 +41,11 @@ class BoxHead(nn.Module):
 
     Args:
         feature_extractor: (features, rois (R, 5)) -> (R, C) or (R, C, S, S).
-        predictor: that -> class logits (R, J) and deltas.
-        sampler: which proposals to train on.
+        predictor: features -> class logits (R, J) and deltas.
+        sampler: chooses the proposals to train on.
         post_processor: logits, deltas and proposals -> detections.
         class_agnostic: all classes share one set of deltas, the second of two.
-        learns: make losses; not so where the detector is frozen.
+        learns: compute losses; False if the detector is frozen.
     """
 
     def __init__(
@@ -63,15 +67,22 @@ class BoxHead(nn.Module):
         self.learns = learns
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> BoxHead:
-        extractor: Any = make_roi_box_feature_extractor(cfg, in_channels)
+    def from_cfg(cls, cfg: CfgNode, in_channels: int, *, learns: bool = True) -> BoxHead:
+        node = cfg.MODEL.ROI_BOX_HEAD
+        check_choice(
+            "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR", node.FEATURE_EXTRACTOR, registry.ROI_BOX_FEATURE_EXTRACTORS
+        )
+        check_choice("MODEL.ROI_BOX_HEAD.PREDICTOR", node.PREDICTOR, registry.ROI_BOX_PREDICTOR)
+        check_range("MODEL.ROI_BOX_HEAD.NUM_CLASSES", node.NUM_CLASSES, 2)
+        sampler, post_processor = ProposalSampler.from_cfg(cfg), PostProcessor.from_cfg(cfg)
+        extractor: Any = registry.ROI_BOX_FEATURE_EXTRACTORS[node.FEATURE_EXTRACTOR](cfg, in_channels)
         return cls(
             extractor,
-            make_roi_box_predictor(cfg, extractor.out_channels),
-            sampler=ProposalSampler.from_cfg(cfg),
-            post_processor=make_roi_box_post_processor(cfg),
+            registry.ROI_BOX_PREDICTOR[node.PREDICTOR](cfg, extractor.out_channels),
+            sampler=sampler,
+            post_processor=post_processor,
             class_agnostic=cfg.MODEL.CLS_AGNOSTIC_BBOX_REG,
-            learns=not (cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR),
+            learns=learns,
         )
 
     def forward(
@@ -81,7 +92,7 @@ class BoxHead(nn.Module):
         Args:
             features: L maps (N, C, H_l, W_l).
             proposals: N BoxLists.
-            targets: N BoxLists of ground truth with `labels`; read in training alone.
+            targets: N BoxLists of ground truth with `labels`; training only.
         Raises: ValueError in training without targets.
         """
         if not self.training:

@@ -1,4 +1,4 @@
-"""From class logits and deltas to the detections of each image."""
+"""Class logits and deltas to the detections of each image."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
+from maskrcnn_benchmark.utils.problems import check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,10 +26,10 @@ class PostProcessor:
 
     Args:
         score_thresh: a class whose probability is above this makes a detection.
-        nms: IoU above which the lower of two detections of one class goes; <= 0 keeps every one.
-        detections_per_img: at most so many per image, over all classes; equal scores at the limit are broken by the
-            order of the proposals, so it is never exceeded. <= 0 for no limit.
-        box_coder: how deltas change proposals.
+        nms: IoU above which the lower of two detections of one class is dropped; <= 0 drops none.
+        detections_per_img: largest number of detections per image, over all classes; of equal scores at the limit the
+            earlier proposals are kept. <= 0 for no limit.
+        box_coder: applies deltas to proposals.
         class_agnostic: all classes share one set of deltas, the second of two.
     """
 
@@ -50,6 +51,8 @@ class PostProcessor:
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> PostProcessor:
         node = cfg.MODEL.ROI_HEADS
+        check_range("MODEL.ROI_HEADS.NMS", node.NMS, 0, 1)
+        check_range("MODEL.ROI_HEADS.DETECTIONS_PER_IMG", node.DETECTIONS_PER_IMG, -1)
         return cls(
             node.SCORE_THRESH,
             node.NMS,
@@ -63,7 +66,7 @@ class PostProcessor:
         """
         Args:
             class_logits: (R, J), rows in the order of the proposals of all images.
-            box_regression: (R, 4 * J), or (R, 8) where `class_agnostic`.
+            box_regression: (R, 4 * J), or (R, 8) if `class_agnostic`.
             proposals: N BoxLists.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """
@@ -86,11 +89,11 @@ class PostProcessor:
 
     @torch.no_grad()
     def filter_results(self, boxlists: Sequence[BoxList], num_classes: int) -> list[BoxList]:
-        """Threshold, suppress and limit boxes that are decoded already, as those gathered from several views are.
+        """Threshold, suppress and limit boxes that are already decoded, for example from several views of an image.
 
         Args:
-            boxlists: N BoxLists, each of R * J boxes with `scores` (R * J,): J entries per region, one per class, the
-                background's first.
+            boxlists: N BoxLists, each of R * J boxes with `scores` (R * J,): J entries per region, one per class, with
+                the background first.
             num_classes: J.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """
@@ -106,7 +109,7 @@ class PostProcessor:
     def _best(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[float, float]]
     ) -> list[BoxList]:
-        """Suppress candidates (K, 4) within their image and class, and keep the best of each image; NaN scores go."""
+        """Suppress candidates (K, 4) within their image and class, and keep the best of each image; drop NaN scores."""
         num_images, offset = len(sizes), self.box_coder.offset
         best, keep = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
         boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]

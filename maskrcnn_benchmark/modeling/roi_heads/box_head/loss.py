@@ -1,4 +1,4 @@
-"""Losses of the box branch."""
+"""Losses of the box head."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def fast_rcnn_loss(
 
     Args:
         class_logits: (R, J).
-        box_regression: (R, 4 * J), or (R, 8) where `class_agnostic`: of the background, which is not read, and of
-            everything else.
+        box_regression: (R, 4 * J), or (R, 8) if `class_agnostic`: deltas of the background, which are not read, and
+            those of all other classes.
         samples: the R regions.
-    Returns: classification loss and box regression loss, float32 scalars that are attached to the graph even where
-        there is no region, or no foreground, and they are zero.
+    Returns: classification loss and box regression loss, float32 scalars. Without regions, or without foreground, they
+        are zero and attached to the graph.
     Source: Girshick 2015, Fast R-CNN, section 2.3.
     """
     num_regions = max(len(samples), 1)

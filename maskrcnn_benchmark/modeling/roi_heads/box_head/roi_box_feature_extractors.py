@@ -1,4 +1,4 @@
-"""Box feature extractors: regions of the feature maps to what the box predictor reads."""
+"""Box feature extractors: RoIs to the input of the box predictor."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ class ResNet50Conv5ROIFeatureExtractor(nn.Module):
     Args:
         pooler: callable (features, rois) -> (R, C, S, S).
         head: (R, C, S, S) -> (R, out_channels, S / 2, S / 2).
-    Inputs: features, L maps (N, C, H_l, W_l); rois (R, 5) or N BoxLists. Returns: what `head` does.
+    Attributes:
+        resolution: cells per side of the result.
+    Inputs: features, L maps (N, C, H_l, W_l); rois (R, 5) or N BoxLists. Returns: output of `head`.
     """
 
-    def __init__(self, pooler: nn.Module, head: ResNetHead) -> None:
+    def __init__(self, pooler: Pooler, head: ResNetHead) -> None:
         super().__init__()
         self.pooler = pooler
         self.head = head
         self.out_channels = head.out_channels
+        self.resolution = -(-pooler.output_size[0] // head.stride)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> ResNet50Conv5ROIFeatureExtractor:
@@ -39,9 +42,9 @@ class ResNet50Conv5ROIFeatureExtractor(nn.Module):
         if head.in_channels != in_channels:
             raise ValueError(
                 f"ResNet50Conv5ROIFeatureExtractor is a ResNet's last stage for {head.in_channels} channels "
-                f"(MODEL.RESNETS.RES2_OUT_CHANNELS), the backbone gives {in_channels}; it goes with the bodies R-*-C4"
+                f"(MODEL.RESNETS.RES2_OUT_CHANNELS), the backbone gives {in_channels}; use it with the bodies R-*-C4"
             )
-        return cls(make_box_pooler(cfg), head)
+        return cls(Pooler.from_cfg(cfg, "ROI_BOX_HEAD"), head)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
         return self.head(self.pooler(features, rois))
@@ -54,7 +57,7 @@ class FPN2MLPFeatureExtractor(nn.Module):
         in_channels: C, channels of every feature level.
         pooler: callable (features, rois) -> (R, C, *pooler.output_size).
         width: output features of both layers.
-        norm: constructor of a norm behind each layer, or None.
+        norm: constructor of a norm after each layer, or None.
     Inputs: features, L maps (N, C, H_l, W_l); rois (R, 5) or N BoxLists. Returns: (R, width), not negative.
     """
 
@@ -68,7 +71,7 @@ class FPN2MLPFeatureExtractor(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> FPN2MLPFeatureExtractor:
         node = cfg.MODEL.ROI_BOX_HEAD
-        return cls(in_channels, pooler=make_box_pooler(cfg), width=node.MLP_HEAD_DIM, norm=_norm(cfg))
+        return cls(in_channels, pooler=Pooler.from_cfg(cfg, "ROI_BOX_HEAD"), width=node.MLP_HEAD_DIM, norm=_norm(cfg))
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
         x = self.pooler(features, rois).flatten(1)
@@ -81,9 +84,11 @@ class FPNXconv1fcFeatureExtractor(nn.Module):
     Args:
         in_channels: C, channels of every feature level.
         pooler: callable (features, rois) -> (R, C, *pooler.output_size).
-        num_convs, conv_width, dilation: of the convolutions.
+        num_convs: number of convolutions.
+        conv_width: their output channels.
+        dilation: their dilation.
         width: output features of the fully connected layer.
-        norm: constructor of a norm behind each convolution, or None.
+        norm: constructor of a norm after each convolution, or None.
     Inputs: features, L maps (N, C, H_l, W_l); rois (R, 5) or N BoxLists. Returns: (R, width), not negative.
     Source: Wu and He 2018, Group Normalization, section 4.2 (4conv1fc).
     """
@@ -105,7 +110,7 @@ class FPNXconv1fcFeatureExtractor(nn.Module):
         for index in range(num_convs):
             channels = in_channels if index == 0 else conv_width
             conv = make_conv3x3(channels, conv_width, dilation=dilation, norm=norm, relu=True, kaiming_init=False)
-            layers += conv.children()  # flat: the file gives a convolution, its norm and its ReLU an index each
+            layers += conv.children()  # flat: in checkpoints each convolution, norm and ReLU has an index of its own
         self.xconvs = nn.Sequential(*layers)
         pooled_width = conv_width if num_convs else in_channels
         self.fc6 = make_fc(pooled_width * pooler.output_size[0] * pooler.output_size[1], width)
@@ -116,7 +121,7 @@ class FPNXconv1fcFeatureExtractor(nn.Module):
         node = cfg.MODEL.ROI_BOX_HEAD
         return cls(
             in_channels,
-            pooler=make_box_pooler(cfg),
+            pooler=Pooler.from_cfg(cfg, "ROI_BOX_HEAD"),
             num_convs=node.NUM_STACKED_CONVS,
             conv_width=node.CONV_HEAD_DIM,
             width=node.MLP_HEAD_DIM,
@@ -135,22 +140,10 @@ registry.ROI_BOX_FEATURE_EXTRACTORS.register("FPN2MLPFeatureExtractor", FPN2MLPF
 registry.ROI_BOX_FEATURE_EXTRACTORS.register("FPNXconv1fcFeatureExtractor", FPNXconv1fcFeatureExtractor.from_cfg)
 
 
-def make_box_pooler(cfg: CfgNode) -> Pooler:
-    """The pooler as configured under `MODEL.ROI_BOX_HEAD`."""
-    node = cfg.MODEL.ROI_BOX_HEAD
-    return Pooler(
-        node.POOLER_RESOLUTION,
-        node.POOLER_SCALES,
-        node.POOLER_SAMPLING_RATIO,
-        aligned=node.POOLER_ALIGNED,
-        offset=cfg.MODEL.BOX_OFFSET,
-    )
-
-
 def _norm(cfg: CfgNode) -> NormFactory | None:
     return norm_factory("GN" if cfg.MODEL.ROI_BOX_HEAD.USE_GN else "", cfg.MODEL.GROUP_NORM)
 
 
 def make_roi_box_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
+    """The extractor that `MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
     return registry.ROI_BOX_FEATURE_EXTRACTORS[cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

@@ -1,4 +1,4 @@
-"""Box predictors: features of a region to class logits and box deltas."""
+"""Box predictors: features of a RoI to class logits and box deltas."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ class FPNPredictor(nn.Module):
     Args:
         in_channels: C.
         num_classes: J, with the background.
-        num_box_sets: sets of deltas: J, or 2 for one that all classes share (the first belongs to the background and
-            is never read).
-    Inputs: (R, C), or (R, C, S, S), of which the mean over the grid is taken.
+        num_box_sets: sets of deltas: J, or 2 if all classes share one (the first is the background's and is unused).
+    Inputs: (R, C), or (R, C, S, S), which is averaged over the grid.
     Returns: class logits (R, J) and deltas (R, 4 * num_box_sets).
     """
 
@@ -45,7 +44,7 @@ class FPNPredictor(nn.Module):
 
 
 class FastRCNNPredictor(FPNPredictor):
-    """`FPNPredictor` under the name that the configurations of C4 models give it."""
+    """`FPNPredictor` by its name in the configs of C4 models."""
 
 
 registry.ROI_BOX_PREDICTOR.register("FPNPredictor", FPNPredictor.from_cfg)
@@ -53,5 +52,5 @@ registry.ROI_BOX_PREDICTOR.register("FastRCNNPredictor", FastRCNNPredictor.from_
 
 
 def make_roi_box_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_BOX_HEAD.PREDICTOR` names, for features of `in_channels`."""
+    """The predictor that `MODEL.ROI_BOX_HEAD.PREDICTOR` names, for features of `in_channels`."""
     return registry.ROI_BOX_PREDICTOR[cfg.MODEL.ROI_BOX_HEAD.PREDICTOR](cfg, in_channels)

@@ -1,1 +1,1 @@
-"""The coarse keypoint branch: features of a RoI to one heat map per keypoint."""
+"""Keypoint head: features of a RoI to one heat map per keypoint."""

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps, expected_oks
+from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, decode_heatmaps, expected_oks
 from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-# What OKS takes for a person's area is that of the mask, which fills about half of the box.
+# OKS measures a person's area by the mask, which fills about half of the box.
 _AREA_OVER_BOX = 0.5
 
 
@@ -26,8 +27,7 @@ class KeypointPostProcessor(nn.Module):
 
     Args:
         method: how `decode_heatmaps` finds the point: "bicubic", "argmax", "quarter" or "dark".
-        sigmas: a number per keypoint, as `expected_oks` has them, to score the skeletons for a ranking of their own;
-            None does not.
+        sigmas: one number per keypoint, as `expected_oks` takes them, to write `keypoint_scores`; None writes none.
     """
 
     def __init__(self, method: str = "bicubic", sigmas: Sequence[float] | None = None) -> None:
@@ -35,14 +35,21 @@ class KeypointPostProcessor(nn.Module):
         self.method = method
         self.sigmas = None if sigmas is None else tuple(sigmas)
 
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, section: str) -> KeypointPostProcessor:
+        """With DECODE and RESCORE of MODEL.<section>."""
+        node = cfg.MODEL[section]
+        check_choice(f"MODEL.{section}.DECODE", node.DECODE, DECODE_METHODS)
+        return cls(node.DECODE, oks_sigmas(cfg, section) if node.RESCORE else None)
+
     def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
         Args:
             logits: (R, K, S, S), rows in the order of the detections of all images.
-            detections: one BoxList per image, with the field `scores` where sigmas were given.
+            detections: one BoxList per image, with the field `scores` if there are sigmas.
             frames: (R, 4) rectangles in pixels that the maps span; None for the detections' own boxes.
-        Returns: new BoxLists with the field `keypoints` besides theirs: (x, y, 1) in pixels, and for each keypoint
-            its score in the keypoints' own field `logits`, (R, K); with sigmas, `keypoint_scores` too: the box score
+        Returns: new BoxLists with the field `keypoints` besides theirs: (x, y, 1) in pixels, and the score of each
+            keypoint in the keypoints' own field `logits`, (R, K). With sigmas also `keypoint_scores`, the box score
             times the skeleton's expected OKS.
         """
         if frames is None:
@@ -67,19 +74,25 @@ class KeypointPostProcessor(nn.Module):
 
 
 def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float]) -> Keypoints:
-    """(R, K, 3) and (R, K) -> the structure; 17 points are a person's, any other number is nameless."""
+    """(R, K, 3) and (R, K) -> the structure; 17 points are a person's, other numbers have no names."""
     skeleton = PersonKeypoints if points.shape[1] == len(PersonKeypoints.NAMES) else Keypoints
     keypoints = skeleton(points, size_wh)
     keypoints.add_field(LOGITS, scores)
     return keypoints
 
 
-def oks_sigmas(cfg: CfgNode) -> tuple[float, ...]:
-    """Those that the evaluation uses: `TEST.KEYPOINT_OKS_SIGMAS`, or COCO's."""
-    return tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS or PersonKeypoints.OKS_SIGMAS)
+def oks_sigmas(cfg: CfgNode, section: str) -> tuple[float, ...]:
+    """The sigmas of the evaluation, `TEST.KEYPOINT_OKS_SIGMAS` or COCO's, to rescore in the head of MODEL.<section>."""
+    count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    if not sigmas and count != len(PersonKeypoints.OKS_SIGMAS):
+        config_problem(
+            f"MODEL.{section}.RESCORE is True, but TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's "
+            f"{len(PersonKeypoints.OKS_SIGMAS)}, and MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {count}; list a sigma for "
+            "each keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips), or set RESCORE to False."
+        )
+    return sigmas or tuple(PersonKeypoints.OKS_SIGMAS)
 
 
 def make_roi_keypoint_post_processor(cfg: CfgNode) -> KeypointPostProcessor:
     """The post-processor as configured under `MODEL.ROI_KEYPOINT_HEAD`."""
-    node = cfg.MODEL.ROI_KEYPOINT_HEAD
-    return KeypointPostProcessor(node.DECODE, oks_sigmas(cfg) if node.RESCORE else None)
+    return KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD")

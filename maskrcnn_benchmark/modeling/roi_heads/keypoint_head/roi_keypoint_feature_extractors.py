@@ -1,4 +1,4 @@
-"""Keypoint feature extractors: pooled RoI features (R, C, S, S) to the features that the keypoint predictor reads."""
+"""Keypoint feature extractors: pooled RoI features (R, C, S, S) to the input of the keypoint predictor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ class KeypointRCNNFeatureExtractor(nn.Module):
     Args:
         in_channels: channels of every feature level.
         pooler: callable (features, rois) -> (R, in_channels, S, S).
-        widths: output channels of the convolutions, one entry each.
+        widths: output channels of each convolution.
+    Attributes:
+        resolution: S, cells per side of the result.
     Inputs: features, L maps (N, in_channels, H_l, W_l); rois (R, 5), each (image index, x1, y1, x2, y2) in pixels.
     Returns: (R, widths[-1], S, S), not negative.
     Source: He et al. 2017, Mask R-CNN, section 5.
     """
 
-    def __init__(self, in_channels: int, *, pooler: nn.Module, widths: Sequence[int] = (512,) * 8) -> None:
+    def __init__(self, in_channels: int, *, pooler: Pooler, widths: Sequence[int] = (512,) * 8) -> None:
         super().__init__()
         self.pooler = pooler
         self.layer_names = [f"conv_fcn{index}" for index in range(1, len(widths) + 1)]
@@ -37,18 +39,12 @@ class KeypointRCNNFeatureExtractor(nn.Module):
             self.add_module(name, make_conv3x3(channels, width))
             channels = width
         self.out_channels = channels
+        self.resolution = pooler.output_size[0]
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> KeypointRCNNFeatureExtractor:
         node = cfg.MODEL.ROI_KEYPOINT_HEAD
-        pooler = Pooler(
-            node.POOLER_RESOLUTION,
-            node.POOLER_SCALES,
-            node.POOLER_SAMPLING_RATIO,
-            aligned=node.POOLER_ALIGNED,
-            offset=cfg.MODEL.BOX_OFFSET,
-        )
-        return cls(in_channels, pooler=pooler, widths=node.CONV_LAYERS)
+        return cls(in_channels, pooler=Pooler.from_cfg(cfg, "ROI_KEYPOINT_HEAD"), widths=node.CONV_LAYERS)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         x = self.pooler(features, rois)
@@ -61,5 +57,5 @@ registry.ROI_KEYPOINT_FEATURE_EXTRACTORS.register("KeypointRCNNFeatureExtractor"
 
 
 def make_roi_keypoint_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
+    """The extractor that `MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
     return registry.ROI_KEYPOINT_FEATURE_EXTRACTORS[cfg.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

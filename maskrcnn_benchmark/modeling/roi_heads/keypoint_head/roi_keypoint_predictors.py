@@ -20,8 +20,12 @@ class KeypointRCNNPredictor(nn.Module):
     Args:
         in_channels: channels of the features.
         num_keypoints: K.
+    Attributes:
+        upsampling: cells of the result per cell of the features, along a side.
     Source: He et al. 2017, Mask R-CNN, section 5.
     """
+
+    upsampling = 4
 
     def __init__(self, in_channels: int, *, num_keypoints: int) -> None:
         super().__init__()
@@ -33,7 +37,7 @@ class KeypointRCNNPredictor(nn.Module):
         return cls(in_channels, num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        # not by `size=`: without RoIs that one has nothing to measure, and the factor is part of the format
+        # a fixed factor, as upstream: there is no partner to take a size from
         return F.interpolate(self.kps_score_lowres(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -41,5 +45,5 @@ registry.ROI_KEYPOINT_PREDICTOR.register("KeypointRCNNPredictor", KeypointRCNNPr
 
 
 def make_roi_keypoint_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_KEYPOINT_HEAD.PREDICTOR` names, for features of `in_channels`."""
+    """The predictor that `MODEL.ROI_KEYPOINT_HEAD.PREDICTOR` names, for features of `in_channels`."""
     return registry.ROI_KEYPOINT_PREDICTOR[cfg.MODEL.ROI_KEYPOINT_HEAD.PREDICTOR](cfg, in_channels)

@@ -1,1 +1,1 @@
-"""The coarse mask branch: features of a RoI to one mask per class."""
+"""Mask head: features of a RoI to one mask per class."""

@@ -1,4 +1,4 @@
-"""From mask logits to fields of detections, and from those to masks of the image's size."""
+"""Masks on detections: as probabilities in their frames, or pasted to the image's size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.layers.mask_ops import expected_iou, paste_masks
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -25,14 +26,14 @@ class Masker:
     Args:
         threshold: probability from which a pixel belongs to the object; negative returns probabilities instead, as
             uint8 in 0..255.
-        padding: kept from upstream's signature. Beyond its cells a mask continues as zero, which is what one cell of
-            padding, or more, does there.
+        padding: accepted for upstream's signature, and not used: a mask is always zero outside its cells, which is what
+            upstream's padding achieves.
     Raises: ValueError for a padding below 1.
     """
 
     def __init__(self, threshold: float = 0.5, padding: int = 1) -> None:
         if padding < 1:
-            raise ValueError(f"Masker padding is {padding}; masks always continue as zero, so it must be 1 or more")
+            raise ValueError(f"Masker padding is {padding}; expected 1 or more")
         self.threshold = threshold
         self.padding = padding
 
@@ -69,7 +70,7 @@ class MaskPostProcessor(nn.Module):
 
     Args:
         masker: pastes the masks to the image's size inside the model; None leaves them in their frames.
-        rescore: score the masks, for a ranking of their own.
+        rescore: write `mask_scores`, the box score times the mask's expected IoU with the object.
     """
 
     def __init__(self, masker: Masker | None = None, rescore: bool = False) -> None:
@@ -77,40 +78,41 @@ class MaskPostProcessor(nn.Module):
         self.masker = masker
         self.rescore = rescore
 
-    def forward(self, logits: Tensor, detections: Sequence[BoxList]) -> list[BoxList]:
+    def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
         Args:
-            logits: (R, J, M, M), rows in the order of the detections of all images.
-            detections: one BoxList per image, with the field `labels`, and `scores` to rescore.
-        Returns: new BoxLists with the field `mask` besides theirs: (R, 1, M, M) probabilities, float32, or what the
-            masker makes of them; rescored, with `mask_scores` too.
+            logits: (R, J, M, M) of all classes, or (R, 1, M, M) of each detection's own class; rows in the order of
+                the detections of all images.
+            detections: one BoxList per image, with the fields `labels` and, to rescore, `scores`.
+            frames: (R, 4) half-open rectangles in pixels that the masks span; None for the detections' own boxes.
+        Returns: new BoxLists with the field `mask` besides theirs: (R, 1, M, M) probabilities, float32, or pasted
+            masks. With frames and without a masker, `mask_boxes` are the boxes that the masks span.
         """
-        labels = torch.cat([detections_per_image.get_field(LABELS) for detections_per_image in detections])
-        probabilities = select_class(logits, labels).float().sigmoid()
-        return attach_masks(probabilities, detections, self.masker, self.rescore)
+        if logits.shape[1] > 1:
+            logits = select_class(logits, torch.cat([boxes.get_field(LABELS) for boxes in detections]))
+        probabilities = logits.float().sigmoid()
+        lengths = [len(boxes) for boxes in detections]
+        masks = probabilities.split(lengths)
+        drawn = masks if self.masker is None else self.masker(masks, _with_mask_boxes(detections, frames))
+        results = _with_mask_boxes(detections, frames if self.masker is None else None)
+        for result, masks_per_image, drawn_per_image in zip(results, masks, drawn, strict=True):
+            result.add_field(MASK, drawn_per_image)
+            if self.rescore:
+                result.add_field(MASK_SCORES, result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]))
+        return results
 
 
-def attach_masks(
-    probabilities: Tensor, detections: Sequence[BoxList], masker: Masker | None = None, rescore: bool = False
-) -> list[BoxList]:
-    """Hand (R, 1, M, M) probabilities out to the detections of all images, pasted where a masker is given.
-
-    With `rescore` their scores too: the box score times the mask's expected IoU with the object.
-    """
-    masks = probabilities.split([len(detections_per_image) for detections_per_image in detections])
-    pasted = masks if masker is None else masker(masks, detections)
-    results = []
-    for masks_per_image, drawn, detections_per_image in zip(masks, pasted, detections, strict=True):
-        result = detections_per_image.copy_with_fields(detections_per_image.fields())
-        result.add_field(MASK, drawn)
-        if rescore:
-            result.add_field(MASK_SCORES, result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]))
-        results.append(result)
+def _with_mask_boxes(detections: Sequence[BoxList], frames: Tensor | None) -> list[BoxList]:
+    """Copies of the detections; with frames (R, 4) they have the field `mask_boxes`."""
+    results = [boxes.copy_with_fields(boxes.fields()) for boxes in detections]
+    if frames is not None:
+        for result, spanned in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
+            result.add_field(MASK_BOXES, BoxList(spanned, result.size, mode="xyxy", offset=HALF_OPEN))
     return results
 
 
 def make_masker(cfg: CfgNode) -> Masker | None:
-    """The masker that pastes inside the model, where `MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS` asks for it."""
+    """The masker that pastes inside the model, if `MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS` asks for it."""
     node = cfg.MODEL.ROI_MASK_HEAD
     return Masker(threshold=node.POSTPROCESS_MASKS_THRESHOLD) if node.POSTPROCESS_MASKS else None
 

@@ -1,21 +1,18 @@
-"""Targets and loss of the mask branch."""
+"""Targets and loss of masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import MASKS
 
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
+_BAND = 2  # cells on both sides of an outline that count as near it
 
 
 def select_class(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,14 +29,14 @@ def matched_mask_targets(
     Args:
         positives: R sampled RoIs that matched an instance.
         targets: one per image, with the field `masks`.
-        extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI. Best on the host: masks
-            live there, and the host draws while a GPU works on the heads.
+        extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI. Pass them on the CPU:
+            masks are drawn there, while a GPU computes the heads.
         resolution: M, cells per side.
     Returns: (R, M, M) of 0 and 1, float32, on the device of positives.
     """
     image_ids, matched_idxs, _ = positives.on_host()
     frames, device = extents.detach().double().cpu(), positives.boxes.device
-    # from other memory than page-locked one a copy of this size waits for what the GPU is at
+    # pinned memory, since other copies of this size wait for the GPU
     drawn = torch.zeros((len(frames), resolution, resolution), pin_memory=device.type == "cuda")
     for image_id, target in enumerate(targets):
         rows = (image_ids == image_id).nonzero().flatten()
@@ -54,43 +51,18 @@ def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
     Args:
         logits: (R, 1, M, M), of each RoI's labelled class.
         targets: (R, M, M) in [0, 1].
-        weights: (R, M, M), of the cells in the mean; None for equal ones.
-    Returns: scalar float32; for R = 0 a zero that is attached to the graph.
+        weights: (R, M, M), weights of the cells in the mean; None for equal weights.
+    Returns: scalar float32; zero and attached to the graph for R = 0.
     """
     total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), targets, weights, reduction="sum")
     return total / (max(targets.numel(), 1) if weights is None else weights.sum().clamp(min=1))
 
 
-class MaskRCNNLossComputation:
-    """Loss of the coarse mask branch: the RoI's box frames the target.
+def outline_weights(targets: Tensor, weight: float) -> Tensor:
+    """1 + `weight` for the cells near a mask's outline, 1 for the others: (R, S, S) of 0 and 1 -> (R, S, S).
 
-    Args:
-        resolution: cells per side that the predictor must yield, `MODEL.ROI_MASK_HEAD.RESOLUTION`.
-        offset: box convention.
-        weight: factor of the loss.
+    A cell is near the outline if the square of five cells around it holds both values.
     """
-
-    def __init__(self, resolution: int, *, offset: int, weight: float = 1.0) -> None:
-        self.resolution = resolution
-        self.offset = offset
-        self.weight = weight
-
-    def __call__(self, logits: Tensor, positives: SampledProposals, targets: Sequence[BoxList]) -> Tensor:
-        """(R, J, M, M) logits of R positives -> scalar.
-
-        Raises: ValueError when the logits' resolution is not the configured one.
-        """
-        if logits.shape[-1] != self.resolution:
-            raise ValueError(
-                f"the mask predictor yields {logits.shape[-1]} cells per side, MODEL.ROI_MASK_HEAD.RESOLUTION is "
-                f"{self.resolution}; set it to {logits.shape[-1]} or change MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"
-            )
-        extents = box_extents(positives.on_host().boxes, self.offset)
-        drawn = matched_mask_targets(positives, targets, extents, self.resolution)
-        return self.weight * mask_loss(select_class(logits, positives.labels), drawn)
-
-
-def make_roi_mask_loss_evaluator(cfg: CfgNode) -> MaskRCNNLossComputation:
-    """The loss as configured under `MODEL.ROI_MASK_HEAD`."""
-    node = cfg.MODEL.ROI_MASK_HEAD
-    return MaskRCNNLossComputation(node.RESOLUTION, offset=cfg.MODEL.BOX_OFFSET, weight=node.LOSS_WEIGHT)
+    masks, side = targets[:, None], 2 * _BAND + 1
+    grown, grown_outside = (F.max_pool2d(of, side, stride=1, padding=_BAND) for of in (masks, 1 - masks))
+    return (1 + weight * (grown + grown_outside - 1))[:, 0]

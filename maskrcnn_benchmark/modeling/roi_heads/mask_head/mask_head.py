@@ -1,32 +1,34 @@
-"""Wiring of the mask branch."""
+"""Mask head: extractor, predictor and the masks that they yield."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maskrcnn_benchmark.modeling.roi_heads.branch_head import BranchHead, BranchParts
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import make_roi_mask_post_processor
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import make_roi_mask_loss_evaluator
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.roi_mask_feature_extractors import make_roi_mask_feature_extractor
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.roi_mask_predictors import make_roi_mask_predictor
+from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.roi_heads.branch_head import BranchHead
+from maskrcnn_benchmark.modeling.roi_heads.mask_head import (  # noqa: F401  (they register themselves)
+    roi_mask_feature_extractors,
+    roi_mask_predictors,
+)
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
 class MaskHead(BranchHead):
-    """RoIs to masks: logits (R, J, M, M) of every class; detections gain the field `mask`."""
+    """RoIs to masks: logits (R, J, M, M), one map per class; detections gain the field `mask`."""
 
     NAME = "mask"
-    LOSS_NAME = "loss_mask"
-    PARTS = BranchParts(
-        feature_extractor=make_roi_mask_feature_extractor,
-        predictor=make_roi_mask_predictor,
-        loss=make_roi_mask_loss_evaluator,
-        post_processor=make_roi_mask_post_processor,
-    )
+    SWITCH = "MODEL.MASK_ON"
+    EXTRACTORS = registry.ROI_MASK_FEATURE_EXTRACTORS
+    PREDICTORS = registry.ROI_MASK_PREDICTOR
+
+    @classmethod
+    def output_from_cfg(cls, cfg: CfgNode) -> MaskKind:
+        return MaskKind.from_cfg(cfg)
 
 
 def build_roi_mask_head(cfg: CfgNode, in_channels: int) -> BranchHead:
-    """The mask head as configured; see `BranchHead.from_cfg`."""
+    """The mask head as configured; see `ROIHead.from_cfg`."""
     return MaskHead.from_cfg(cfg, in_channels)

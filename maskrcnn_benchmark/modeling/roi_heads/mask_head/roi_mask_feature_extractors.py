@@ -1,4 +1,4 @@
-"""Mask feature extractors: pooled RoI features (R, C, S, S) to the features that the mask predictor reads."""
+"""Mask feature extractors: pooled RoI features (R, C, S, S) to the input of the mask predictor."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class MaskRCNNFPNFeatureExtractor(nn.Module):
     Args:
         in_channels: channels of every feature level.
         pooler: callable (features, rois) -> (R, in_channels, S, S).
-        widths: output channels of the convolutions, one entry each.
+        widths: output channels of each convolution.
         dilation: of every convolution; the resolution stays S.
-        norm: makes a norm layer behind each convolution, which then has no bias.
+        norm: constructor of a norm after each convolution, which then has no bias; or None.
+    Attributes:
+        resolution: S, cells per side of the result.
     Inputs: features, L maps (N, in_channels, H_l, W_l); rois (R, 5), each (image index, x1, y1, x2, y2) in pixels.
     Returns: (R, widths[-1], S, S), not negative.
     Source: He et al. 2017, Mask R-CNN, figure 4 (right).
@@ -35,7 +37,7 @@ class MaskRCNNFPNFeatureExtractor(nn.Module):
         self,
         in_channels: int,
         *,
-        pooler: nn.Module,
+        pooler: Pooler,
         widths: Sequence[int] = (256, 256, 256, 256),
         dilation: int = 1,
         norm: NormFactory | None = None,
@@ -48,19 +50,14 @@ class MaskRCNNFPNFeatureExtractor(nn.Module):
             self.add_module(name, make_conv3x3(channels, width, dilation=dilation, norm=norm))
             channels = width
         self.out_channels = channels
+        self.resolution = pooler.output_size[0]
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNFPNFeatureExtractor:
         node = cfg.MODEL.ROI_MASK_HEAD
         return cls(
             in_channels,
-            pooler=Pooler(
-                node.POOLER_RESOLUTION,
-                node.POOLER_SCALES,
-                node.POOLER_SAMPLING_RATIO,
-                aligned=node.POOLER_ALIGNED,
-                offset=cfg.MODEL.BOX_OFFSET,
-            ),
+            pooler=Pooler.from_cfg(cfg, "ROI_MASK_HEAD"),
             widths=node.CONV_LAYERS,
             dilation=node.DILATION,
             norm=norm_factory("GN" if node.USE_GN else "", cfg.MODEL.GROUP_NORM),
@@ -80,5 +77,5 @@ registry.ROI_MASK_FEATURE_EXTRACTORS.register("MaskRCNNFPNFeatureExtractor", Mas
 
 
 def make_roi_mask_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
+    """The extractor that `MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
     return registry.ROI_MASK_FEATURE_EXTRACTORS[cfg.MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

@@ -1,4 +1,4 @@
-"""Mask predictors: (R, C, S, S) features to one map of logits per class, background's unused one included."""
+"""Mask predictors: (R, C, S, S) features to one map of logits per class, with an unused one for the background."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ class MaskRCNNC4Predictor(nn.Module):
     Args:
         in_channels: channels of the features.
         width: channels between the two layers.
-        num_classes: J, background included; channel 0 is never trained nor read.
+        num_classes: J, background included; channel 0 is neither trained nor read.
+    Attributes:
+        upsampling: cells of the result per cell of the features, along a side.
     """
+
+    upsampling = 2
 
     def __init__(self, in_channels: int, *, width: int, num_classes: int) -> None:
         super().__init__()
@@ -43,7 +47,9 @@ class MaskRCNNC4Predictor(nn.Module):
 
 
 class MaskRCNNConv1x1Predictor(nn.Module):
-    """Classify every cell where it is: (R, C, S, S) -> (R, J, S, S), J counting background."""
+    """Classify every cell at its resolution: (R, C, S, S) -> (R, J, S, S), with a map for the background."""
+
+    upsampling = 1
 
     def __init__(self, in_channels: int, *, num_classes: int) -> None:
         super().__init__()
@@ -63,5 +69,5 @@ registry.ROI_MASK_PREDICTOR.register("MaskRCNNConv1x1Predictor", MaskRCNNConv1x1
 
 
 def make_roi_mask_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_MASK_HEAD.PREDICTOR` names, for features of `in_channels`."""
+    """The predictor that `MODEL.ROI_MASK_HEAD.PREDICTOR` names, for features of `in_channels`."""
     return registry.ROI_MASK_PREDICTOR[cfg.MODEL.ROI_MASK_HEAD.PREDICTOR](cfg, in_channels)

@@ -1,1 +1,1 @@
-"""The refine head: a second look at an enlarged region, shared by masks and keypoints."""
+"""Refine head: looks again at an enlarged region around each RoI and corrects what the other heads predicted there."""

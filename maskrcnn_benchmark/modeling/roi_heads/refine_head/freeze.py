@@ -1,4 +1,4 @@
-"""Train a refine head on top of a detector that is done."""
+"""Train a refine head on top of a frozen detector."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ REFINE_PREFIX = "roi_heads.refine"
 
 
 def freeze_detector(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
-    """Stop every parameter outside the module named `trained` from learning.
+    """Freeze every parameter outside the module named `trained`.
 
-    Batch norms keep statistics besides parameters: `hold_frozen_norms` belongs behind each later `model.train()`.
+    Batch norms also keep statistics: call `hold_frozen_norms` after each later `model.train()`.
 
-    Raises: ValueError when the model has no such module.
+    Raises: ValueError if the model has no such module.
     """
     names = {name for name, _ in model.named_modules()}
     if trained not in names:
@@ -26,7 +26,7 @@ def freeze_detector(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
 
 
 def hold_frozen_norms(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
-    """Put every batch norm outside the module named `trained` into evaluation mode, so that its statistics stay."""
+    """Put every batch norm outside the module named `trained` into evaluation mode, which keeps its statistics."""
     for module in _frozen_batch_norms(model, trained):
         module.eval()
 

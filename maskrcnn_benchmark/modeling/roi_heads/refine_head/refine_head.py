@@ -1,4 +1,4 @@
-"""Wiring of the refine head."""
+"""Refine head: enlarged regions, indicators, a trunk, and corrections of what the coarse heads predicted."""
 
 from __future__ import annotations
 
@@ -10,37 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN, box_extents
+from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.poolers import Pooler, rois_of
-from maskrcnn_benchmark.modeling.roi_heads.branch_head import BranchOutput
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
+from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
+from maskrcnn_benchmark.modeling.roi_heads.refine_head import (  # noqa: F401  (they register themselves)
+    roi_refine_feature_extractors,
+    roi_refine_predictors,
+)
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
     FEATURES,
+    INDICATOR_FORMS,
     CoarsePrediction,
     draw_indicator,
     enlarge_extents,
-    keypoint_frames,
     redraw_logits,
 )
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import (
-    RefinePostProcessor,
-    make_roi_refine_post_processor,
-)
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import (
-    RefineLossComputation,
-    make_roi_refine_loss_evaluator,
-)
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.roi_refine_feature_extractors import (
-    make_roi_refine_feature_extractor,
-)
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.roi_refine_predictors import (
-    KEYPOINT,
-    MASK,
-    make_roi_refine_predictor,
-)
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import attach_refined
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import refine_losses
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, outputs_of
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -48,17 +40,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RefineHeadOutput:
-    """What the refine head made of R RoIs: the positives in training, else all images' detections in order."""
+    """Result of the refine head for R RoIs: the positives in training, else the detections of all images in order."""
 
-    logits: dict[str, Tensor]  # "mask": (R, 1, 2M, 2M) of the RoI's own class; "keypoint": (R, K, 2M, 2M)
-    extents: Tensor  # (R, 4): what the maps span, half-open, in pixels
+    logits: dict[str, Tensor]  # output -> (R, num_own_maps, 2M, 2M) of each RoI's own class
+    extents: Tensor  # (R, 4) that the maps span, half-open, in pixels
     losses: dict[str, Tensor] = field(default_factory=dict)  # training
     detections: list[BoxList] = field(default_factory=list)  # inference: the given ones with refined fields
 
 
 @dataclass(frozen=True)
 class _Regions:
-    """R RoIs, wherever they come from."""
+    """R RoIs, from training samples or from detections."""
 
     boxes: Tensor  # (R, 4) xyxy in pixels
     image_ids: Tensor  # (R,) int64
@@ -77,24 +69,25 @@ class _Regions:
 class RefineHead(nn.Module):
     """Look at each RoI again, in a wider frame and with the coarse predictions drawn into it.
 
-    The RoI is enlarged about its centre within the image; features are pooled there once; the coarse predictions become
-    indicator channels beside them; one trunk reads both and serves every output. An output whose own kind is among the
-    indicators corrects the coarse logits, redrawn in the enlarged frame; another starts from zero. The correction's
+    The RoI is enlarged about its centre within the image, and features are pooled there once. The coarse predictions
+    become indicator channels beside them; one trunk reads both and serves every output. An output that is also an
+    indicator corrects the coarse logits, redrawn in the enlarged frame; another starts from zero. The correction's
     last layer starts at zero, so an untrained head changes nothing inside the coarse RoI.
 
     Args:
         pooler: (features, rois (R, 5)) -> (R, C, M, M); rois are half-open.
         feature_extractor: the trunk, (R, C + I, M, M) -> maps per stack, the last of which is read.
-        predictor: (R, C', M, M) -> output -> correction (R, maps, 2M, 2M).
-        projections: indicator -> what narrows its branch's features before they are drawn; none for other forms.
-        intermediate_predictors: one for each stack before the last, where those are supervised; read in training alone.
-        indicators: coarse predictions to draw, any of "mask" and "keypoint".
+        predictor: (R, C', M, M) -> name of the output -> correction (R, maps, 2M, 2M).
+        outputs: name -> kind of output, for each output of the predictor.
+        indicators: name -> kind of output of a coarse head; drawn as input of the trunk.
+        projections: indicator -> module that narrows its head's features before they are drawn; form "features" only.
+        intermediate_predictors: one for each stack before the last, if those are supervised; training only.
         indicator_form: see `draw_indicator`.
-        detach_indicators: no gradient into the coarse branches, neither through indicators nor through the logits that
+        detach_indicators: no gradients into the coarse heads, neither through indicators nor through the logits that
             the outputs start from.
         expand: side of the enlarged RoI over the RoI's.
         offset: box convention of the RoIs.
-        loss, post_processor: see `loss.py` and `inference.py`.
+        keep_coarse: keep replaced fields of detections under their coarse names.
     """
 
     def __init__(
@@ -103,15 +96,15 @@ class RefineHead(nn.Module):
         pooler: nn.Module,
         feature_extractor: nn.Module,
         predictor: nn.Module,
+        outputs: Mapping[str, MapKind[Any]],
+        indicators: Mapping[str, MapKind[Any]],
         projections: Mapping[str, nn.Module] | None = None,
         intermediate_predictors: Sequence[nn.Module] = (),
-        indicators: Sequence[str],
         indicator_form: str,
         detach_indicators: bool,
         expand: float,
         offset: int,
-        loss: RefineLossComputation,
-        post_processor: RefinePostProcessor,
+        keep_coarse: bool = True,
     ) -> None:
         super().__init__()
         self.pooler = pooler
@@ -119,38 +112,57 @@ class RefineHead(nn.Module):
         self.predictor = predictor
         self.projections = nn.ModuleDict(dict(projections or {}))
         self.intermediate_predictors = nn.ModuleList(intermediate_predictors)
-        self.indicators = tuple(indicators)
+        self.outputs = dict(outputs)
+        self.indicators = dict(indicators)
         self.indicator_form = indicator_form
         self.detach_indicators = detach_indicators
         self.expand = expand
         self.offset = offset
-        self.loss = loss
-        self.post_processor = post_processor
+        self.keep_coarse = keep_coarse
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None) -> RefineHead:
+    def from_cfg(
+        cls,
+        cfg: CfgNode,
+        in_channels: int,
+        branch_channels: Mapping[str, int],
+        *,
+        outputs: Mapping[str, MapKind[Any]],
+        indicators: Mapping[str, MapKind[Any]],
+    ) -> RefineHead:
+        """The head as configured, with these outputs (refined kinds) and indicators (coarse kinds).
+
+        Args:
+            in_channels: channels of the feature levels.
+            branch_channels: indicator -> channels of the features of its head; for the form "features".
+        """
         node = cfg.MODEL.ROI_REFINE_HEAD
-        trunk: Any = make_roi_refine_feature_extractor(cfg, in_channels + _indicator_channels(cfg))
+        added = (
+            node.CONV_DIM * len(indicators)
+            if node.INDICATOR_FORM == FEATURES
+            else sum(kind.num_own_maps for kind in indicators.values())
+        )
+        trunk: Any = registry.ROI_REFINE_FEATURE_EXTRACTORS[node.FEATURE_EXTRACTOR](cfg, in_channels + added)
+        maps = {name: kind.num_maps for name, kind in outputs.items()}
+
+        def make_predictor() -> nn.Module:
+            module: nn.Module = registry.ROI_REFINE_PREDICTOR[node.PREDICTOR](cfg, trunk.out_channels, maps)
+            return module
+
         supervised = trunk.num_stacks - 1 if node.INTERMEDIATE_SUPERVISION else 0
         return cls(
-            pooler=Pooler(
-                node.POOLER_RESOLUTION,
-                node.POOLER_SCALES,
-                node.POOLER_SAMPLING_RATIO,
-                aligned=node.POOLER_ALIGNED,
-                offset=HALF_OPEN,
-            ),
+            pooler=Pooler.from_cfg(cfg, "ROI_REFINE_HEAD", offset=HALF_OPEN),
             feature_extractor=trunk,
-            predictor=make_roi_refine_predictor(cfg, trunk.out_channels),
-            projections=_make_projections(cfg, branch_channels or {}),
-            intermediate_predictors=[make_roi_refine_predictor(cfg, trunk.out_channels) for _ in range(supervised)],
-            indicators=node.INDICATORS,
+            predictor=make_predictor(),
+            outputs=outputs,
+            indicators=indicators,
+            projections=_make_projections(cfg, indicators, branch_channels),
+            intermediate_predictors=[make_predictor() for _ in range(supervised)],
             indicator_form=node.INDICATOR_FORM,
             detach_indicators=node.DETACH_INDICATORS,
             expand=node.ROI_EXPAND,
             offset=cfg.MODEL.BOX_OFFSET,
-            loss=make_roi_refine_loss_evaluator(cfg),
-            post_processor=make_roi_refine_post_processor(cfg),
+            keep_coarse=node.KEEP_COARSE,
         )
 
     def forward(
@@ -159,20 +171,19 @@ class RefineHead(nn.Module):
         rois: SampledProposals | Sequence[BoxList],
         targets: Sequence[BoxList] | None = None,
         *,
-        mask_output: BranchOutput | None = None,
-        keypoint_output: BranchOutput | None = None,
+        branches: Mapping[str, BranchOutput],
     ) -> RefineHeadOutput:
         """
         Args:
             features: L maps (N, C, H_l, W_l).
-            rois: the positives to train on; or detections, one BoxList per image, as the coarse branches left them.
-            targets: ground truth, one BoxList per image, with `masks` and `keypoints` as far as they are outputs;
-                training alone.
-            mask_output, keypoint_output: of the coarse branches, for the same RoIs; those that are indicators.
-        Raises: ValueError when an indicator's branch, or the targets, are not given.
+            rois: the positives to train on; or detections, one BoxList per image, as the coarse heads left them.
+            targets: ground truth, one BoxList per image, with the outputs' target fields; training only.
+            branches: name of an output -> result of the coarse head that predicts it, for the same RoIs. Needed for
+                each indicator.
+        Raises: ValueError if the branch of an indicator, or the targets, are not given.
         """
         regions = _Regions.of(rois)
-        coarse = self._coarse_predictions(regions, mask_output, keypoint_output)
+        coarse = self._coarse_predictions(regions, branches)
         extents = self._enlarge(regions.boxes, regions.image_ids, regions.sizes_wh)
         pooled = self.pooler(features, rois_of(regions.image_ids, extents))
         drawn = [
@@ -185,16 +196,18 @@ class RefineHead(nn.Module):
             for name, correction in corrections.items()
             if name in coarse
         }
-        logits = _correct(start, corrections, regions.labels)
+        logits = self._correct(start, corrections, regions.labels)
         if not isinstance(rois, SampledProposals):
-            return RefineHeadOutput(logits, extents, detections=self.post_processor(logits, extents, rois))
+            detections = attach_refined(self.outputs, logits, extents, rois, keep_coarse=self.keep_coarse)
+            return RefineHeadOutput(logits, extents, detections=detections)
         if targets is None:
             raise ValueError("in training the refine head needs `targets`, one BoxList per image")
         supervised = [
-            _correct(start, predictor(stack), regions.labels)
+            self._correct(start, predictor(stack), regions.labels)
             for predictor, stack in zip(self.intermediate_predictors, stacks, strict=False)
         ]
-        losses = self.loss([*supervised, logits], extents, rois, targets, self._host_extents(rois, extents))
+        host_extents = self._host_extents(rois, extents)
+        losses = refine_losses(self.outputs, [*supervised, logits], extents, rois, targets, host_extents)
         return RefineHeadOutput(logits, extents, losses=losses)
 
     def _enlarge(self, boxes: Tensor, image_ids: Tensor, sizes_wh: Tensor) -> Tensor:
@@ -202,63 +215,79 @@ class RefineHead(nn.Module):
         return enlarge_extents(box_extents(boxes, self.offset), self.expand, sizes_wh[image_ids])
 
     def _host_extents(self, positives: SampledProposals, extents: Tensor) -> Tensor:
-        """`extents` on the CPU. Computed there once more: to fetch them is to wait for all that a GPU has to do."""
+        """`extents` on the CPU; computed again there, since a copy from a GPU would synchronise."""
         if extents.device.type == "cpu":
             return extents
         image_ids, _, boxes = positives.on_host()
         return self._enlarge(boxes, image_ids, image_sizes_wh(positives.sizes, boxes))
 
     def _coarse_predictions(
-        self, regions: _Regions, mask_output: BranchOutput | None, keypoint_output: BranchOutput | None
+        self, regions: _Regions, branches: Mapping[str, BranchOutput]
     ) -> dict[str, CoarsePrediction]:
-        """The indicators' branches, each with the frame that its maps span."""
-        outputs = {MASK: mask_output, KEYPOINT: keypoint_output}
+        """The prediction of each indicator, with the frames that its maps span."""
         predictions = {}
-        for name in self.indicators:
-            output = outputs[name]
-            if output is None:
+        for name, kind in self.indicators.items():
+            if name not in branches:
                 raise ValueError(
                     f"MODEL.ROI_REFINE_HEAD.INDICATORS has {name!r}, but the refine head was given no output of the "
                     f"{name} branch"
                 )
-            if name == MASK:
-                own_class, frames = select_class(output.logits, regions.labels), box_extents(regions.boxes, self.offset)
-                prediction = CoarsePrediction(MASK, own_class, output.features, frames)
-            else:
-                frames = keypoint_frames(regions.boxes)
-                prediction = CoarsePrediction(KEYPOINT, output.logits, output.features, frames)
+            branch = branches[name]
+            own = kind.select_own(branch.logits, regions.labels)
+            prediction = CoarsePrediction(kind, own, branch.features, kind.frames(regions.boxes))
             prediction = prediction.detach() if self.detach_indicators else prediction
             if name in self.projections:
                 prediction = replace(prediction, features=self.projections[name](prediction.features))
             predictions[name] = prediction
         return predictions
 
+    def _correct(
+        self, start: Mapping[str, Tensor], corrections: Mapping[str, Tensor], labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Add corrections to the logits that outputs start from, if any; float32.
+
+        Of a correction per class, (R, J, S, S), each RoI takes that of its own class.
+        """
+        logits = {}
+        for name, correction in corrections.items():
+            own = self.outputs[name].select_own(correction, labels).float()
+            logits[name] = start[name] + own if name in start else own
+        return logits
+
 
 class PrivateRefineHeads(nn.ModuleDict):
-    """A refine head for each output, which share nothing: the counterpart that shows what sharing a trunk is worth.
+    """A refine head for each output, without shared weights: the baseline that shows what a shared trunk is worth.
 
-    Each looks at the region for itself and is shown the indicator of its own kind alone. The keys of its weights begin
-    with the output's name.
+    Each head sees only the indicator of its own kind. State-dict keys start with the output's name.
 
     Args:
-        heads: output ("mask", "keypoint") -> a head with this single output.
+        heads: name -> a head with this single output.
+    Raises: ValueError without heads.
     """
 
     def __init__(self, heads: Mapping[str, RefineHead]) -> None:
+        if not heads:
+            raise ValueError(
+                "PrivateRefineHeads needs at least one head; name the outputs to refine in "
+                "MODEL.ROI_REFINE_HEAD.OUTPUTS"
+            )
         super().__init__(heads)
 
     @classmethod
     def from_cfg(
-        cls, cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None
+        cls,
+        cfg: CfgNode,
+        in_channels: int,
+        branch_channels: Mapping[str, int],
+        *,
+        outputs: Mapping[str, MapKind[Any]],
+        indicators: Mapping[str, MapKind[Any]],
     ) -> PrivateRefineHeads:
+        """As `RefineHead.from_cfg`."""
         heads = {}
-        for name in cfg.MODEL.ROI_REFINE_HEAD.OUTPUTS:
-            own = cfg.clone()
-            own.defrost()
-            node = own.MODEL.ROI_REFINE_HEAD
-            node.OUTPUTS = (name,)
-            node.INDICATORS = tuple(indicator for indicator in node.INDICATORS if indicator == name)
-            heads[name] = RefineHead.from_cfg(own, in_channels, branch_channels)
+        for name, kind in outputs.items():
+            own = {name: indicators[name]} if name in indicators else {}
+            heads[name] = RefineHead.from_cfg(cfg, in_channels, branch_channels, outputs={name: kind}, indicators=own)
         return cls(heads)
 
     def forward(
@@ -267,14 +296,13 @@ class PrivateRefineHeads(nn.ModuleDict):
         rois: SampledProposals | Sequence[BoxList],
         targets: Sequence[BoxList] | None = None,
         *,
-        mask_output: BranchOutput | None = None,
-        keypoint_output: BranchOutput | None = None,
+        branches: Mapping[str, BranchOutput],
     ) -> RefineHeadOutput:
-        """As `RefineHead.forward`; at inference each head adds its fields to what the one before it returned."""
+        """As `RefineHead.forward`; at inference each head adds its fields to the detections of the one before it."""
         logits: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for head in self.values():
-            output = head(features, rois, targets, mask_output=mask_output, keypoint_output=keypoint_output)
+            output = head(features, rois, targets, branches=branches)
             logits.update(output.logits)
             losses.update(output.losses)
             rois = rois if isinstance(rois, SampledProposals) else output.detections
@@ -282,51 +310,81 @@ class PrivateRefineHeads(nn.ModuleDict):
         return RefineHeadOutput(logits, output.extents, losses, detections)
 
 
-def _correct(start: Mapping[str, Tensor], corrections: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Logits that the outputs start from, where they start from any, and corrections -> logits, float32.
-
-    Of the masks' corrections (R, J, S, S) each RoI takes that of its own class.
-    """
-    logits = {}
-    for name, correction in corrections.items():
-        own = (select_class(correction, labels) if name == MASK else correction).float()
-        logits[name] = start[name] + own if name in start else own
-    return logits
-
-
-def _indicator_channels(cfg: CfgNode) -> int:
-    """Channels that the indicators add to the pooled features."""
-    node = cfg.MODEL.ROI_REFINE_HEAD
-    if node.INDICATOR_FORM == FEATURES:
-        return node.CONV_DIM * len(node.INDICATORS)
-    maps = {MASK: 1, KEYPOINT: cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES}
-    return sum(maps[name] for name in node.INDICATORS)
-
-
-def _make_projections(cfg: CfgNode, branch_channels: Mapping[str, int]) -> dict[str, nn.Module]:
-    """For features as indicators: what takes those of each branch, often hundreds of channels, to the trunk's width."""
+def _make_projections(
+    cfg: CfgNode, indicators: Mapping[str, MapKind[Any]], branch_channels: Mapping[str, int]
+) -> dict[str, nn.Module]:
+    """For features as indicators: a convolution per head from its features, often hundreds of channels, to CONV_DIM."""
     node = cfg.MODEL.ROI_REFINE_HEAD
     if node.INDICATOR_FORM != FEATURES:
         return {}
-    missing = [name for name in node.INDICATORS if name not in branch_channels]
+    missing = [name for name in indicators if name not in branch_channels]
     if missing:
         raise ValueError(
             f"MODEL.ROI_REFINE_HEAD.INDICATOR_FORM is {FEATURES!r}, and the channels of the features of "
             f"{' and '.join(missing)} are not given; pass branch_channels={{name: channels}}"
         )
-    return {name: nn.Conv2d(branch_channels[name], node.CONV_DIM, 1) for name in node.INDICATORS}
+    return {name: nn.Conv2d(branch_channels[name], node.CONV_DIM, 1) for name in indicators}
 
 
 def build_roi_refine_head(
     cfg: CfgNode, in_channels: int, branch_channels: Mapping[str, int] | None = None
 ) -> RefineHead | PrivateRefineHeads:
-    """The refine head as configured: one for all outputs, or with `SHARED` off one for each.
+    """The refine head as configured: one for all outputs, or one for each if `SHARED` is False.
 
     Args:
         in_channels: channels of the feature levels.
-        branch_channels: "mask", "keypoint" -> channels of the features that the branch's predictor reads (its
-            `feature_channels`); needed where the indicators are these features.
-    Raises: ValueError when they are needed and not given.
+        branch_channels: name of an output -> channels of the features of its coarse head (`feature_channels`); needed
+            if the indicators are these features.
+    Raises: ValueError if they are needed and not given.
     """
-    kind = RefineHead if cfg.MODEL.ROI_REFINE_HEAD.SHARED else PrivateRefineHeads
-    return kind.from_cfg(cfg, in_channels, branch_channels)
+    _check_cfg(cfg)
+    node = cfg.MODEL.ROI_REFINE_HEAD
+    known = {name: output for name, output in outputs_of(cfg).items() if isinstance(output, MapKind)}
+    if not known:
+        config_problem(
+            "MODEL.REFINE_ON is True, but no head is on whose output can be refined; switch one on (MODEL.MASK_ON, "
+            "MODEL.KEYPOINT_ON), or REFINE_ON off."
+        )
+    elif not node.OUTPUTS:
+        config_problem(
+            f"MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; expected one or more of {', '.join(map(repr, known))}."
+        )
+    _check_names("OUTPUTS", node.OUTPUTS, known)
+    _check_names("INDICATORS", node.INDICATORS, known)
+    kind = RefineHead if node.SHARED else PrivateRefineHeads
+    return kind.from_cfg(
+        cfg,
+        in_channels,
+        branch_channels or {},
+        outputs={name: known[name].refined(cfg) for name in node.OUTPUTS if name in known},
+        indicators={name: known[name] for name in node.INDICATORS if name in known},
+    )
+
+
+def _check_cfg(cfg: CfgNode) -> None:
+    node, section = cfg.MODEL.ROI_REFINE_HEAD, "MODEL.ROI_REFINE_HEAD"
+    check_choice(f"{section}.INDICATOR_FORM", node.INDICATOR_FORM, INDICATOR_FORMS)
+    check_choice(f"{section}.FEATURE_EXTRACTOR", node.FEATURE_EXTRACTOR, registry.ROI_REFINE_FEATURE_EXTRACTORS)
+    check_choice(f"{section}.PREDICTOR", node.PREDICTOR, registry.ROI_REFINE_PREDICTOR)
+    if node.ROI_EXPAND < 1:
+        config_problem(f"{section}.ROI_EXPAND is {node.ROI_EXPAND}; the region can only grow: expected 1 or more.")
+    for key in ("NUM_STACKS", "POOLER_RESOLUTION", "CONV_DIM"):
+        check_range(f"{section}.{key}", node[key], 1)
+
+
+def _check_names(key: str, names: Sequence[str], known: Mapping[str, MapKind[Any]]) -> None:
+    """Report names of outputs that no head predicts, and names given twice."""
+    for name in names:
+        if name in known:
+            continue
+        switch = registry.ROI_HEADS[name].SWITCH if name in registry.ROI_HEADS else None
+        if switch is None:
+            config_problem(f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected one of {', '.join(map(repr, known))}.")
+        else:
+            others = tuple(other for other in names if other != name)
+            config_problem(
+                f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but {switch} does not switch that head on; switch it on, "
+                f"or set {key} to {others!r}."
+            )
+    if len(set(names)) != len(names):
+        config_problem(f"MODEL.ROI_REFINE_HEAD.{key} is {names}: it names an output twice; name each once.")

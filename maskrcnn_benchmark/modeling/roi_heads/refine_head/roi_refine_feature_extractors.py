@@ -1,7 +1,7 @@
 """Trunks of the refine head: features and indicators of the enlarged region to the features of every output.
 
-A trunk maps (R, in_channels, M, M) to a list of maps (R, out_channels, M, M), the last of which feeds the outputs; maps
-before it, `num_stacks` in all, may be supervised in training.
+A trunk maps (R, in_channels, M, M) to a list of `num_stacks` maps (R, out_channels, M, M). The last feeds the outputs;
+those before it may be supervised in training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ConvNorm(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, norm: NormFactory | None = None
@@ -68,7 +68,7 @@ class Hourglass(nn.Module):
 
     Args:
         width: channels throughout.
-        depth: how often the resolution is halved.
+        depth: number of halvings of the resolution.
     Inputs, returns: (R, width, M, M) for any M >= 1; an odd side is rounded up on the way down.
     Source: Newell et al. 2016, Stacked hourglass networks, figure 3.
     """
@@ -85,16 +85,16 @@ class Hourglass(nn.Module):
 
 
 class HourglassRefineFeatureExtractor(nn.Module):
-    """A 1x1 projection to the trunk's width, then hourglasses one behind the other.
+    """A 1x1 projection to the trunk's width, then a sequence of hourglasses.
 
-    Each hourglass sees the projection and what the hourglass before it found, both through 1x1 convolutions.
+    Each hourglass reads the projection plus the output of the hourglass before it, after a 1x1 convolution.
 
     Args:
         in_channels: channels of features and indicators together.
         width: channels of the trunk.
         depth: halvings of the resolution inside an hourglass, at least 1.
         num_stacks: hourglasses, at least 1.
-        norm: makes a norm layer behind each convolution.
+        norm: constructor of a norm after each convolution, or None.
     Source: Newell et al. 2016, Stacked hourglass networks.
     """
 
@@ -148,7 +148,7 @@ class ConvRefineFeatureExtractor(nn.Module):
         in_channels: channels of features and indicators together.
         width: channels of the trunk.
         num_convs: at least 1.
-        norm: makes a norm layer behind each convolution.
+        norm: constructor of a norm after each convolution, or None.
     """
 
     num_stacks = 1
@@ -178,14 +178,14 @@ class ConvRefineFeatureExtractor(nn.Module):
 class UNetRefineFeatureExtractor(nn.Module):
     """Residual blocks that stride down, twice as wide at each level, and up again over laterals.
 
-    Against the hourglass: strides learn where pooling does not, and most of the weights are on the coarse levels, where
-    they cost least and see most of the region.
+    Unlike the hourglass it learns to downsample, and most of its weights are on the coarse levels, where they cost
+    least and see most of the region.
 
     Args:
         in_channels: channels of features and indicators together.
         width: channels at full resolution.
         depth: halvings of the resolution, at least 1.
-        norm: makes a norm layer behind each convolution.
+        norm: constructor of a norm after each convolution, or None.
     Source: Ronneberger et al. 2015, U-Net, with the blocks of He et al. 2016.
     """
 
@@ -230,8 +230,3 @@ registry.ROI_REFINE_FEATURE_EXTRACTORS.register(
 )
 registry.ROI_REFINE_FEATURE_EXTRACTORS.register("ConvRefineFeatureExtractor", ConvRefineFeatureExtractor.from_cfg)
 registry.ROI_REFINE_FEATURE_EXTRACTORS.register("UNetRefineFeatureExtractor", UNetRefineFeatureExtractor.from_cfg)
-
-
-def make_roi_refine_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """What `MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR` names, for `in_channels` of features and indicators together."""
-    return registry.ROI_REFINE_FEATURE_EXTRACTORS[cfg.MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

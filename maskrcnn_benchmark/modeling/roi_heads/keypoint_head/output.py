@@ -1,0 +1,141 @@
+"""Keypoints as a kind of output: a heat map per keypoint to a target, a loss and a field of detections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
+from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
+from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.problems import check_range, config_problem
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+# Outside the coarse heat map a cell is a twentieth as likely as the average cell inside. All cells around the RoI
+# together then have a few percent, however peaked the map is, and the maximum stays inside.
+OUTSIDE_LOGIT = -3.0
+
+_MIN_SIDE = 1.0  # pixels
+
+
+def keypoint_frames(boxes: Tensor) -> Tensor:
+    """(R, 4) boxes -> (R, 4) what a coarse heat map spans: the box from corner to corner, at least a pixel wide."""
+    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + _MIN_SIDE)], dim=1)
+
+
+class KeypointKind(MapKind[Tensor]):
+    """K keypoints, each with a heat map of logits.
+
+    Args:
+        num_keypoints: K.
+        resolution: cells per side that the predictor has to yield; None does not check.
+        loss_name, loss_weight: key and factor of the loss.
+        post_processor: writes keypoints to detections.
+    """
+
+    name = "keypoint"
+    task = "keypoints"
+    target_field = fields.KEYPOINTS
+    refined_fields = (
+        (fields.KEYPOINTS, fields.COARSE_KEYPOINTS),
+        (fields.KEYPOINT_SCORES, fields.COARSE_KEYPOINT_SCORES),
+    )
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        *,
+        resolution: int | None = None,
+        loss_name: str = "loss_kp",
+        loss_weight: float = 1.0,
+        post_processor: KeypointPostProcessor | None = None,
+    ) -> None:
+        self.num_maps = self.num_own_maps = num_keypoints
+        self.resolution = resolution
+        self.loss_name = loss_name
+        self.loss_weight = loss_weight
+        self.post_processor = post_processor or KeypointPostProcessor()
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> KeypointKind:
+        node = cfg.MODEL.ROI_KEYPOINT_HEAD
+        check_range("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", node.NUM_CLASSES, 1)
+        sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+        if sigmas and len(sigmas) != node.NUM_CLASSES:
+            config_problem(
+                f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is "
+                f"{node.NUM_CLASSES}; expected a number for each keypoint."
+            )
+        return cls(
+            node.NUM_CLASSES,
+            resolution=node.RESOLUTION,
+            loss_weight=node.LOSS_WEIGHT,
+            post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD"),
+        )
+
+    def refined(self, cfg: CfgNode) -> KeypointKind:
+        return KeypointKind(
+            self.num_maps,
+            loss_name="loss_refine_kp",
+            loss_weight=cfg.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT,
+            post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_REFINE_HEAD"),
+        )
+
+    def frames(self, boxes: Tensor) -> Tensor:
+        return keypoint_frames(boxes)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.flatten(2).softmax(-1).view_as(logits)
+
+    def normalize_drawn(self, probabilities: Tensor) -> Tensor:
+        """Divide each map by its largest value, so that it peaks at 1; its spread says how sure the prediction is."""
+        peaks = probabilities.flatten(2).amax(-1)[..., None, None]
+        return probabilities / peaks.clamp(min=torch.finfo(probabilities.dtype).tiny)
+
+    def outside_logit(self, logits: Tensor) -> Tensor:
+        cells = logits.shape[-2] * logits.shape[-1]
+        log_mean = logits.flatten(2).logsumexp(-1)[..., None, None] - math.log(cells)
+        return log_mean + OUTSIDE_LOGIT
+
+    def loss(self, logits: Tensor, positives: SampledProposals, targets: Sequence[BoxList]) -> Tensor:
+        """As `OutputKind.loss`; the RoI's box frames the targets.
+
+        Raises: ValueError if the logits' resolution is not the configured one.
+        """
+        if self.resolution is not None and logits.shape[-1] != self.resolution:
+            raise ValueError(
+                f"the keypoint predictor yields {logits.shape[-1]} cells per side, "
+                f"MODEL.ROI_KEYPOINT_HEAD.RESOLUTION is {self.resolution}; set it to {logits.shape[-1]} or change "
+                "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"
+            )
+        return self.frame_loss(logits, matched_keypoints(positives, targets), positives.boxes)
+
+    def match_targets(
+        self, positives: SampledProposals, targets: Sequence[BoxList], host_frames: Tensor, size: int
+    ) -> Tensor:
+        """(R, K, 3) keypoints in image pixels; those of an instance do not depend on the frame."""
+        return matched_keypoints(positives, targets)
+
+    def frame_loss(self, logits: Tensor, matched: Tensor, frames: Tensor) -> Tensor:
+        """As `MapKind.frame_loss`.
+
+        Raises: ValueError if the targets and the logits differ in the number of keypoints.
+        """
+        if matched.shape[1] != logits.shape[1]:
+            raise ValueError(
+                f"the targets have {matched.shape[1]} keypoints per instance, the keypoint predictor "
+                f"{logits.shape[1]}; set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {matched.shape[1]}"
+            )
+        return self.loss_weight * keypoint_loss(logits, matched, frames)
+
+    def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
+        return self.post_processor(logits, detections, frames)

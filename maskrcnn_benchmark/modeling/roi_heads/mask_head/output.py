@@ -1,0 +1,136 @@
+"""Masks as a kind of output: the logits of a class to a target, a loss and a field of detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from maskrcnn_benchmark.layers.boxes import box_extents
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import MaskPostProcessor, make_roi_mask_post_processor
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
+    mask_loss,
+    matched_mask_targets,
+    outline_weights,
+    select_class,
+)
+from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
+from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.problems import check_range
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+# Outside the coarse mask: about 5 %, the share of the ring around a RoI that belongs to the object. This is background,
+# but close enough to zero that a correction can turn it.
+OUTSIDE_LOGIT = -3.0
+
+
+class MaskTargets(NamedTuple):
+    """Ground truth drawn into frames."""
+
+    drawn: Tensor  # (R, S, S) of 0 and 1
+    weights: Tensor | None  # (R, S, S), of the cells in the mean; None for equal weights
+
+
+class MaskKind(MapKind[MaskTargets]):
+    """A mask per class, of which each RoI has the one of its own class.
+
+    Args:
+        num_classes: J, with the background.
+        offset: box convention.
+        resolution: cells per side that the predictor has to yield; None does not check.
+        loss_name, loss_weight: key and factor of the loss.
+        outline_weight: how much more a cell near the outline weighs than another; None for equal weights.
+        post_processor: writes masks to detections.
+    """
+
+    name = "mask"
+    task = "segm"
+    target_field = fields.MASKS
+    num_own_maps = 1
+    refined_fields = ((fields.MASK, fields.COARSE_MASK), (fields.MASK_SCORES, fields.COARSE_MASK_SCORES))
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        offset: int,
+        resolution: int | None = None,
+        loss_name: str = "loss_mask",
+        loss_weight: float = 1.0,
+        outline_weight: float | None = None,
+        post_processor: MaskPostProcessor | None = None,
+    ) -> None:
+        self.num_maps = num_classes
+        self.offset = offset
+        self.resolution = resolution
+        self.loss_name = loss_name
+        self.loss_weight = loss_weight
+        self.outline_weight = outline_weight
+        self.post_processor = post_processor or MaskPostProcessor()
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> MaskKind:
+        node = cfg.MODEL.ROI_MASK_HEAD
+        return cls(
+            cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES,
+            offset=cfg.MODEL.BOX_OFFSET,
+            resolution=node.RESOLUTION,
+            loss_weight=node.LOSS_WEIGHT,
+            post_processor=make_roi_mask_post_processor(cfg),
+        )
+
+    def refined(self, cfg: CfgNode) -> MaskKind:
+        node = cfg.MODEL.ROI_REFINE_HEAD
+        check_range("MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT", node.OUTLINE_WEIGHT, 0)
+        return MaskKind(
+            self.num_maps,
+            offset=self.offset,
+            loss_name="loss_refine_mask",
+            loss_weight=node.LOSS_WEIGHT_MASK,
+            outline_weight=node.OUTLINE_WEIGHT,
+            post_processor=MaskPostProcessor(self.post_processor.masker, node.RESCORE),
+        )
+
+    def select_own(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return select_class(logits, labels)
+
+    def frames(self, boxes: Tensor) -> Tensor:
+        return box_extents(boxes, self.offset)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def outside_logit(self, logits: Tensor) -> float:
+        return OUTSIDE_LOGIT
+
+    def loss(self, logits: Tensor, positives: SampledProposals, targets: Sequence[BoxList]) -> Tensor:
+        """As `OutputKind.loss`.
+
+        Raises: ValueError if the logits' resolution is not the configured one.
+        """
+        if self.resolution is not None and logits.shape[-1] != self.resolution:
+            raise ValueError(
+                f"the mask predictor yields {logits.shape[-1]} cells per side, MODEL.ROI_MASK_HEAD.RESOLUTION is "
+                f"{self.resolution}; set it to {logits.shape[-1]} or change MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"
+            )
+        host_frames = self.frames(positives.on_host().boxes)
+        matched = self.match_targets(positives, targets, host_frames, logits.shape[-1])
+        return self.frame_loss(logits, matched, positives.boxes)
+
+    def match_targets(
+        self, positives: SampledProposals, targets: Sequence[BoxList], host_frames: Tensor, size: int
+    ) -> MaskTargets:
+        drawn = matched_mask_targets(positives, targets, host_frames, size)
+        weights = None if self.outline_weight is None else outline_weights(drawn, self.outline_weight)
+        return MaskTargets(drawn, weights)
+
+    def frame_loss(self, logits: Tensor, matched: MaskTargets, frames: Tensor) -> Tensor:
+        return self.loss_weight * mask_loss(logits, matched.drawn, matched.weights)
+
+    def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
+        return self.post_processor(logits, detections, frames)
