@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = start_run(args, trains=False)
     cfg, device = run.cfg, run.process.device
     with startup_errors():
-        data_loaders = make_data_loader(cfg, is_train=False, is_distributed=run.process.distributed)
+        data_loaders = make_data_loader(
+            cfg, is_train=False, is_distributed=run.process.distributed, catalog=run.catalog
+        )
         check_test_data(cfg, None, [loader.dataset for loader in data_loaders])
         model = build_detection_model(cfg).to(device)
     load_trained_weights(cfg, model, args.ckpt)

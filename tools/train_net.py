@@ -79,7 +79,7 @@ def make_test_loaders(run: Run) -> list[DataLoader]:
     if not run.test_sets:
         return []
     with startup_errors():
-        return make_data_loader(run.cfg, is_train=False, is_distributed=run.process.distributed)
+        return make_data_loader(run.cfg, is_train=False, is_distributed=run.process.distributed, catalog=run.catalog)
 
 
 def train(run: Run, test_loaders: Sequence[DataLoader]) -> tuple[nn.Module, bool, int | None]:
@@ -99,7 +99,11 @@ def train(run: Run, test_loaders: Sequence[DataLoader]) -> tuple[nn.Module, bool
     arguments: dict[str, Any] = {"iteration": 0, **(loaded if resume else {})}  # else only the weights are used
     with startup_errors():
         data_loader = make_data_loader(
-            cfg, is_train=True, is_distributed=process.distributed, start_iter=arguments["iteration"]
+            cfg,
+            is_train=True,
+            is_distributed=process.distributed,
+            start_iter=arguments["iteration"],
+            catalog=run.catalog,
         )
         check_test_data(cfg, data_loader.dataset, [loader.dataset for loader in test_loaders])
     warn_about_disk_space(cfg, model)

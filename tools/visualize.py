@@ -17,8 +17,9 @@ from typing import Any
 
 from maskrcnn_benchmark import reporting
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.data.build import dataset_catalog
+from maskrcnn_benchmark.data.catalog import check_names, dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.registry import UnknownNameError
@@ -102,11 +103,10 @@ def load_dataset(cfg: Any, name: str, annotations: str, images: str) -> Any:
         return COCODataset(annotations, images)
     catalog = dataset_catalog(cfg)
     entry = catalog.get(name)
-    if hasattr(catalog, "check"):
-        catalog.check([name])
-    dataset = DATASETS[entry["factory"]](transforms=None, **entry["args"])
-    if not hasattr(dataset, "coco"):
-        raise reporting.ReportError(f"{name} is a {type(dataset).__name__}, which has no annotations in COCO's format")
+    check_names(catalog, [name])
+    dataset = as_detection_dataset(DATASETS[entry["factory"]](transforms=None, **entry["args"]))
+    if dataset.coco is None:
+        raise reporting.ReportError(f"{name} is a {dataset.kind}, which has no annotations in COCO's format")
     return dataset
 
 

@@ -296,6 +296,9 @@ _C.INPUT.SATURATION = 0.0
 _C.INPUT.HUE = 0.0  # largest turn of the hue, as a share of the colour circle, at most 0.5
 _C.INPUT.HORIZONTAL_FLIP_PROB_TRAIN = 0.5  # probability of a left-right flip
 _C.INPUT.VERTICAL_FLIP_PROB_TRAIN = 0.0  # probability of an up-down flip
+# new: names in the registry TRANSFORMS; run in this order in training, after the flips and before the image becomes a
+# tensor
+_C.INPUT.TRANSFORMS_TRAIN = ()
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
@@ -388,7 +391,7 @@ _C.MODEL.RPN.also_accept("STRADDLE_THRESH", float)
 _C.MODEL.RPN.also_accept("MIN_SIZE", float)
 _C.MODEL.RETINANET.also_accept("STRADDLE_THRESH", float)
 _C.INPUT.also_accept("MAX_SIZE_TRAIN", tuple)
-_C.INPUT.accept_single("MIN_SIZE_TRAIN")
+_C.INPUT.accept_single("MIN_SIZE_TRAIN", "TRANSFORMS_TRAIN")
 _C.accept_single("IMPORTS")
 _C.DATASETS.accept_single("TRAIN", "TEST")
 _C.SOLVER.accept_single("HOOKS")

@@ -10,7 +10,7 @@ import random
 import signal
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import cv2
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalog
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
-from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset, check_minimal
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
     GroupedBatchSampler,
@@ -31,7 +32,9 @@ from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDatase
 from maskrcnn_benchmark.data.transforms import Resize, build_transforms
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.imports import import_catalog
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +43,47 @@ ASPECT_RATIO_BINS = (1.0,)  # height / width below and from 1: landscape, and po
 _OPEN_FILES = 65536
 
 
+@overload
 def make_data_loader(
-    cfg: Any, is_train: bool = True, is_distributed: bool = False, start_iter: int = 0
-) -> DataLoader | list[DataLoader]:
+    cfg: CfgNode,
+    is_train: Literal[True] = True,
+    is_distributed: bool = False,
+    start_iter: int = 0,
+    *,
+    catalog: Catalog | None = None,
+) -> DataLoader[Sample]: ...
+
+
+@overload
+def make_data_loader(
+    cfg: CfgNode,
+    is_train: Literal[False],
+    is_distributed: bool = False,
+    start_iter: int = 0,
+    *,
+    catalog: Catalog | None = None,
+) -> list[DataLoader[Sample]]: ...
+
+
+@overload
+def make_data_loader(
+    cfg: CfgNode,
+    is_train: bool,
+    is_distributed: bool = False,
+    start_iter: int = 0,
+    *,
+    catalog: Catalog | None = None,
+) -> DataLoader[Sample] | list[DataLoader[Sample]]: ...
+
+
+def make_data_loader(
+    cfg: CfgNode,
+    is_train: bool = True,
+    is_distributed: bool = False,
+    start_iter: int = 0,
+    *,
+    catalog: Catalog | None = None,
+) -> DataLoader[Sample] | list[DataLoader[Sample]]:
     """The loader of DATASETS.TRAIN, or a list with one for each of DATASETS.TEST.
 
     A batch is (`ImageList`, tuple of targets, tuple of indices into the loader's dataset).
@@ -57,6 +98,7 @@ def make_data_loader(
 
     Args:
         is_distributed: deal the images to all processes of the run; False gives all of them to this one.
+        catalog: where the names of the data sets are looked up; None for the one of PATHS_CATALOG.
     Raises: ValueError for a batch size that the processes cannot share, no dataset, and a dataset that does not go
         with the model; FileNotFoundError for a dataset that is not there.
     """
@@ -68,7 +110,7 @@ def make_data_loader(
         raise ValueError(f"DATASETS names datasets in a tuple: write ('{names}',), with the comma, not '{names}'")
     if is_train:
         _batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, replicas)
-    datasets = build_dataset(cfg, names, is_train)
+    datasets = build_dataset(cfg, names, is_train, catalog)
     check_datasets(cfg, datasets, names, is_train)
     if is_train:
         dataset = datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
@@ -76,11 +118,12 @@ def make_data_loader(
     return [_test_loader(cfg, dataset, replicas, rank) for dataset in datasets]
 
 
-def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[DetectionDataset]:
-    """The datasets of these names in the catalog of `cfg.PATHS_CATALOG`."""
-    catalog = dataset_catalog(cfg)
-    if hasattr(catalog, "check"):  # says everything that is missing, and what to do about it, at once
-        catalog.check(names)
+def build_dataset(
+    cfg: CfgNode, names: Sequence[str], is_train: bool, catalog: Catalog | None = None
+) -> list[DetectionDataset]:
+    """The data sets of these names in the catalog, or in the one of PATHS_CATALOG if there is none."""
+    catalog = dataset_catalog(cfg) if catalog is None else catalog
+    check_names(catalog, names)
     transforms = build_transforms(cfg, is_train)
     datasets = []
     for name in names:
@@ -95,12 +138,7 @@ def build_dataset(cfg: Any, names: Sequence[str], is_train: bool) -> list[Detect
     return datasets
 
 
-def dataset_catalog(cfg: Any) -> Any:
-    """`DatasetCatalog` of the file `cfg.PATHS_CATALOG`, with the datasets that were registered in it so far."""
-    return import_catalog(cfg.PATHS_CATALOG).DatasetCatalog
-
-
-def check_datasets(cfg: Any, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
+def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
     """Raise ValueError where categories or keypoints do not go with the model, for datasets that tell theirs."""
     named = zip(names, datasets, strict=True)
     told = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
@@ -137,7 +175,9 @@ def _check_categories(told: Sequence[tuple[str, Sequence[str]]], num_classes: in
         )
 
 
-def _train_loader(cfg: Any, dataset: DetectionDataset, start_iter: int, replicas: int, rank: int) -> DataLoader:
+def _train_loader(
+    cfg: CfgNode, dataset: DetectionDataset, start_iter: int, replicas: int, rank: int
+) -> DataLoader[Sample]:
     batch_size = _batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, replicas)
     seed = cfg.SEED
     if seed < 0:  # entry points draw one and put it into the cfg; this is for those who call us directly
@@ -159,7 +199,7 @@ def _train_loader(cfg: Any, dataset: DetectionDataset, start_iter: int, replicas
     )
 
 
-def _test_loader(cfg: Any, dataset: DetectionDataset, replicas: int, rank: int) -> DataLoader:
+def _test_loader(cfg: CfgNode, dataset: DetectionDataset, replicas: int, rank: int) -> DataLoader[Sample]:
     group_size = cfg.TEST.IMS_PER_BATCH
     if group_size < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {group_size}; it must be 1 or more")
@@ -189,12 +229,12 @@ def _batch_size(key: str, images: int, replicas: int) -> int:
     return images // replicas
 
 
-def padding_multiple(cfg: Any) -> int:
+def padding_multiple(cfg: CfgNode) -> int:
     """What height and width of a padded batch are multiples of, in pixels: two keys ask for it, and both get it."""
     return math.lcm(max(1, cfg.DATALOADER.SIZE_DIVISIBILITY), max(1, cfg.INPUT.ALIGN_IMAGE_FACTOR))
 
 
-def _loading(cfg: Any, seed: int) -> dict[str, Any]:
+def _loading(cfg: CfgNode, seed: int) -> dict[str, Any]:
     """How a loader works, apart from what it loads."""
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers > 0:

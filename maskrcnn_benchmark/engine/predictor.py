@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import load_config
-from maskrcnn_benchmark.data.build import dataset_catalog, padding_multiple
+from maskrcnn_benchmark.data.build import padding_multiple
+from maskrcnn_benchmark.data.catalog import dataset_catalog
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
 from maskrcnn_benchmark.data.datasets.image_files import read_image, to_rgb
 from maskrcnn_benchmark.data.evaluation.coco.run_lengths import resize_drawn_masks

@@ -395,6 +395,27 @@ def test_a_catalog_of_ones_own(tmp_path, tiny):
     assert isinstance(loader.dataset, COCODataset) and len(loader.dataset) == 1
 
 
+def test_a_catalog_that_is_handed_in_wins_over_the_config_s(tmp_path, tiny):
+    ann_file, root = write_coco(tmp_path / "own", [annotation(1)])
+
+    class Catalog:
+        checked = []
+
+        @classmethod
+        def check(cls, names):
+            cls.checked += names
+
+        @staticmethod
+        def get(name):
+            return {"factory": "COCODataset", "args": {"ann_file": ann_file, "root": root}}
+
+    tiny.PATHS_CATALOG, tiny.DATASETS.TEST = str(tmp_path / "nowhere.py"), ("anything",)
+    [loader] = make_data_loader(tiny, is_train=False, catalog=Catalog)
+    assert len(loader.dataset) == 1 and Catalog.checked == ["anything"]
+    with pytest.raises(FileNotFoundError, match="nowhere.py"):
+        make_data_loader(tiny, is_train=False)
+
+
 # Real images
 
 

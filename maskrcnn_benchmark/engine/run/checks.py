@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from maskrcnn_benchmark.data.build import dataset_catalog
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
@@ -31,13 +30,6 @@ def check_evaluation(cfg: CfgNode) -> None:
         raise StartupError(f"{key} is True, but this version has no test-time augmentation; set it to False.")
     for entry in cfg.TEST.EXPECTED_RESULTS:
         _check_expected_result(entry)
-
-
-def check_datasets_exist(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Raises: FileNotFoundError that names all missing datasets; KeyError for an unknown name."""
-    catalog = dataset_catalog(cfg)
-    if hasattr(catalog, "check"):
-        catalog.check(names)
 
 
 def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any]) -> None:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalog
 from maskrcnn_benchmark.layers import extension_status
 from maskrcnn_benchmark.modeling.detector import find_config_problems
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.miscellaneous import ensure_writable, save_config
 
-from .checks import check_datasets_exist, check_evaluation
+from .checks import check_evaluation
 from .errors import StartupError, startup_errors
 from .processes import Process, join_process_group
 from .resume import CONFIG_FILE, ResumePlan, broadcast_plan, plan_resume
@@ -36,12 +37,14 @@ class Run:
         process: the place of this process in the run.
         plan: whether the run continues the one in OUTPUT_DIR; never in a test.
         test_sets: names of the data sets that it evaluates; may be empty in a training.
+        catalog: where the names of data sets are looked up.
     """
 
     cfg: CfgNode
     process: Process
     plan: ResumePlan
     test_sets: tuple[str, ...]
+    catalog: Catalog
 
 
 def start_run(args: argparse.Namespace, *, trains: bool) -> Run:
@@ -61,7 +64,8 @@ def start_run(args: argparse.Namespace, *, trains: bool) -> Run:
     check_evaluation(cfg)
     test_sets = _names_of_test_sets(cfg, args, trains)
     with startup_errors():
-        check_datasets_exist(cfg, (*cfg.DATASETS.TRAIN, *test_sets) if trains else test_sets)
+        catalog = dataset_catalog(cfg)
+        check_names(catalog, (*cfg.DATASETS.TRAIN, *test_sets) if trains else test_sets)
     plan = broadcast_plan(plan_resume(cfg, args.resume)) if trains else ResumePlan(False)
     if trains and cfg.SEED < 0:
         cfg.SEED = choose_seed(cfg.SEED) if plan.seed is None else plan.seed
@@ -72,7 +76,7 @@ def start_run(args: argparse.Namespace, *, trains: bool) -> Run:
         seed_everything(cfg.SEED, process.rank)
     if cfg.DETERMINISTIC:
         be_deterministic()
-    return Run(cfg, process, plan, test_sets)
+    return Run(cfg, process, plan, test_sets, catalog)
 
 
 def open_log(cfg: CfgNode, process: Process, config_file: str) -> None:
