@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.data.transforms import (
+    TRANSFORMS,
     ColorJitter,
     Compose,
     Normalize,
@@ -192,3 +193,29 @@ def test_the_configs_keys_are_honoured():
 def test_transforms_work_without_a_target():
     image, target = build_transforms(get_cfg())(painted()[0])
     assert target is None and image.shape[0] == 3
+
+
+def test_transforms_of_ones_own_run_before_the_image_becomes_a_tensor(monkeypatch):
+    seen = []
+
+    def record(name):
+        def step(image, target=None):
+            seen.append((name, type(image), image.size))
+            return image, target
+
+        return step
+
+    monkeypatch.setitem(TRANSFORMS, "First", lambda cfg, is_train: record(("first", is_train)))
+    monkeypatch.setitem(TRANSFORMS, "Second", lambda cfg, is_train: record(("second", is_train)))
+    monkeypatch.setitem(TRANSFORMS, "Off", lambda cfg, is_train: None)
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (60,), 200
+    cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "('Second', 'Off', 'First')"])
+    build_transforms(cfg)(painted()[0])
+    assert seen == [(("second", True), Image.Image, (96, 60)), (("first", True), Image.Image, (96, 60))]
+    build_transforms(cfg, is_train=False)(painted()[0])
+    assert len(seen) == 2, "tests are not augmented"
+    cfg.INPUT.TRANSFORMS_TRAIN = ("Third",)
+    with pytest.raises(ConfigError, match="INPUT.TRANSFORMS_TRAIN names 'Third'; registered: ColorJitter, First"):
+        build_transforms(cfg)
+    assert build_transforms(cfg, is_train=False).transforms

@@ -1,6 +1,6 @@
 """Image and target transforms."""
 
-from maskrcnn_benchmark.data.transforms.build import build_transforms
+from maskrcnn_benchmark.data.transforms.build import TRANSFORMS, build_transforms
 from maskrcnn_benchmark.data.transforms.transforms import (
     ColorJitter,
     Compose,
@@ -18,6 +18,7 @@ __all__ = [
     "RandomHorizontalFlip",
     "RandomVerticalFlip",
     "Resize",
+    "TRANSFORMS",
     "ToTensor",
     "build_transforms",
 ]

@@ -1,26 +1,75 @@
-"""The transforms that a config asks for."""
+"""The transforms that a config asks for, by name."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.data.transforms import transforms as T
+from maskrcnn_benchmark.utils.problems import config_problem
+from maskrcnn_benchmark.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+# Name -> callable (cfg, is_train) that returns a transform, or None if the config does not ask for it.
+TRANSFORMS = Registry()
+
+# A transform of your own runs between the two: on the resized and flipped 8-bit image, before it becomes a tensor.
+IMAGE_TRANSFORMS = ("ColorJitter", "Resize", "RandomHorizontalFlip", "RandomVerticalFlip")
+TENSOR_TRANSFORMS = ("ToTensor", "Normalize")
 
 
-def build_transforms(cfg: Any, is_train: bool = True) -> T.Compose:
-    """Augmentation (for training), scaling to the network's input size and normalisation, from `cfg.INPUT`."""
-    node = cfg.INPUT
-    steps: list[Any] = []
+def build_transforms(cfg: CfgNode, is_train: bool = True) -> T.Compose:
+    """Augmentation (training only), resizing to the network's input size, and normalization, from `cfg.INPUT`.
+
+    The transforms that INPUT.TRANSFORMS_TRAIN names are added in training.
+
+    Raises: ConfigError for a name that is not registered.
+    """
+    own = [name for name in cfg.INPUT.TRANSFORMS_TRAIN if _is_registered(name)] if is_train else []
+    steps = [TRANSFORMS[name](cfg, is_train) for name in (*IMAGE_TRANSFORMS, *own, *TENSOR_TRANSFORMS)]
+    return T.Compose([step for step in steps if step is not None])
+
+
+def _is_registered(name: str) -> bool:
+    if name not in TRANSFORMS:
+        config_problem(
+            f"INPUT.TRANSFORMS_TRAIN names {name!r}; registered: {', '.join(sorted(TRANSFORMS))}. "
+            "A transform of your own registers itself in a module that IMPORTS names."
+        )
+    return name in TRANSFORMS
+
+
+@TRANSFORMS.register("ColorJitter")
+def _color_jitter(cfg: CfgNode, is_train: bool) -> T.ColorJitter | None:
+    strengths = (cfg.INPUT.BRIGHTNESS, cfg.INPUT.CONTRAST, cfg.INPUT.SATURATION, cfg.INPUT.HUE)
+    return T.ColorJitter(*strengths) if is_train and any(strengths) else None
+
+
+@TRANSFORMS.register("Resize")
+def _resize(cfg: CfgNode, is_train: bool) -> T.Resize:
     if is_train:
-        jitter = (node.BRIGHTNESS, node.CONTRAST, node.SATURATION, node.HUE)
-        if any(jitter):
-            steps.append(T.ColorJitter(*jitter))
-        steps.append(T.Resize(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN))
-        if node.HORIZONTAL_FLIP_PROB_TRAIN:
-            steps.append(T.RandomHorizontalFlip(node.HORIZONTAL_FLIP_PROB_TRAIN))
-        if node.VERTICAL_FLIP_PROB_TRAIN:
-            steps.append(T.RandomVerticalFlip(node.VERTICAL_FLIP_PROB_TRAIN))
-    else:
-        steps.append(T.Resize(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST))
-    steps += [T.ToTensor(), T.Normalize(node.PIXEL_MEAN, node.PIXEL_STD, node.TO_BGR255, node.FORMAT)]
-    return T.Compose(steps)
+        return T.Resize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    return T.Resize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+
+@TRANSFORMS.register("RandomHorizontalFlip")
+def _horizontal_flip(cfg: CfgNode, is_train: bool) -> T.RandomHorizontalFlip | None:
+    probability = cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN
+    return T.RandomHorizontalFlip(probability) if is_train and probability else None
+
+
+@TRANSFORMS.register("RandomVerticalFlip")
+def _vertical_flip(cfg: CfgNode, is_train: bool) -> T.RandomVerticalFlip | None:
+    probability = cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN
+    return T.RandomVerticalFlip(probability) if is_train and probability else None
+
+
+@TRANSFORMS.register("ToTensor")
+def _to_tensor(cfg: CfgNode, is_train: bool) -> T.ToTensor:
+    return T.ToTensor()
+
+
+@TRANSFORMS.register("Normalize")
+def _normalize(cfg: CfgNode, is_train: bool) -> T.Normalize:
+    return T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.TO_BGR255, cfg.INPUT.FORMAT)
