@@ -23,10 +23,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.ROI_REFINE_HEAD.DECODE": _DECODERS,
     "MODEL.ROI_KEYPOINT_HEAD.DECODE": _DECODERS,
     "INPUT.FORMAT": ("", "RGB", "BGR", "RGB255", "BGR255"),
-    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
-    "SOLVER.LR_SCHEDULER": ("WarmupMultiStepLR", "WarmupCosineLR"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
 }
 _RANGES: dict[str, tuple[float, float]] = {  # smallest and largest value that makes sense
     "MODEL.RPN.POSITIVE_FRACTION": (0, 1),
@@ -69,7 +65,6 @@ def check_config(cfg: CfgNode, *checks: Callable[[CfgNode], Iterable[str]]) -> N
         *_check_choices(cfg),
         *_check_ranges(cfg),
         *_check_images(cfg),
-        *_check_solver(cfg),
         *_check_hrnet(cfg),
         *_check_rpn(cfg),
         *_check_matching(cfg),
@@ -126,16 +121,6 @@ def _check_images(cfg: CfgNode) -> Iterator[str]:
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {keypoints}; "
             "expected a number for each keypoint."
         )
-
-
-def _check_solver(cfg: CfgNode) -> Iterator[str]:
-    node = cfg.SOLVER
-    if node.LR_SCHEDULER == "WarmupMultiStepLR" and list(node.STEPS) != sorted(node.STEPS):
-        yield f"SOLVER.STEPS is {node.STEPS}; expected rising iterations."
-    if not 0.0 <= node.EMA_DECAY < 1.0:
-        yield f"SOLVER.EMA_DECAY is {node.EMA_DECAY}; expected 0 (off), or less than 1, such as 0.999."
-    if node.CLIP_GRADIENTS.ENABLED and node.CLIP_GRADIENTS.VALUE <= 0:
-        yield f"SOLVER.CLIP_GRADIENTS.VALUE is {node.CLIP_GRADIENTS.VALUE}; expected above 0, else no gradient is left."
 
 
 def _check_hrnet(cfg: CfgNode) -> Iterator[str]:

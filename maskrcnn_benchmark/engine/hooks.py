@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,15 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.solver import ModelEMA
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger
+from maskrcnn_benchmark.utils.problems import collect_config_problems, config_problem
 from maskrcnn_benchmark.utils.registry import Registry
 
 from .random_state import random_state, restore_random_state
 from .train_loop import Hook, Trainer
 from .writers import Progress, Writer
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 __all__ = [
     "HOOKS",
@@ -36,7 +40,9 @@ __all__ = [
     "NonFiniteLossError",
     "RandomStateHook",
     "StopHook",
+    "build_hooks",
     "check_finite_weights",
+    "find_hook_problems",
 ]
 
 HOOKS = Registry()  # names for SOLVER.HOOKS: functions or classes (cfg) -> Hook
@@ -313,6 +319,28 @@ class EMAHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         self.ema.update(trainer.bare_model)
+
+
+def build_hooks(cfg: CfgNode) -> list[Hook]:
+    """Build the hooks that SOLVER.HOOKS names. Raises: ConfigError for an unknown name."""
+    _check_names(cfg)
+    return [HOOKS[name](cfg) for name in cfg.SOLVER.HOOKS]
+
+
+def find_hook_problems(cfg: CfgNode) -> list[str]:
+    """Return a line for each unknown name in SOLVER.HOOKS."""
+    with collect_config_problems() as problems:
+        _check_names(cfg)
+    return problems
+
+
+def _check_names(cfg: CfgNode) -> None:
+    for name in cfg.SOLVER.HOOKS:
+        if name not in HOOKS:
+            config_problem(
+                f"SOLVER.HOOKS has {name!r}; registered: {', '.join(HOOKS) or 'none'}. "
+                "A module that IMPORTS lists registers a hook in engine.hooks.HOOKS."
+            )
 
 
 def check_finite_weights(model: nn.Module, iteration: int, advice: str = "") -> None:

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import EvaluationResults
-from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper
+from maskrcnn_benchmark.solver import ModelEMA, make_ema, make_gradient_clipper
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import get_time_str
 
 from .hooks import (
-    HOOKS,
     CheckpointHook,
     EMAHook,
     EvaluationHook,
@@ -28,6 +27,7 @@ from .hooks import (
     RandomStateHook,
     Saver,
     StopHook,
+    build_hooks,
 )
 from .inference import run_tests
 from .random_state import preserve_random_state
@@ -78,7 +78,7 @@ def do_train(
     device = torch.device(device)
     start_iter = int(arguments["iteration"])
     inner = bare_model(model)
-    ema = restore_ema(inner, cfg.SOLVER.EMA_DECAY, arguments)
+    ema = restore_ema(cfg, inner, arguments)
     dataset = as_detection_dataset(data_loader.dataset)
     guard = LossGuard(cfg.SOLVER.LOG_PERIOD, image_describer(dataset), _advice(cfg))
     writers = _writers(cfg.OUTPUT_DIR, start_iter)
@@ -95,7 +95,7 @@ def do_train(
         *([EMAHook(ema)] if ema is not None else []),
         guard,
         LogHook(cfg.SOLVER.LOG_PERIOD, writers),
-        *[HOOKS[name](cfg) for name in cfg.SOLVER.HOOKS],
+        *build_hooks(cfg),
         *hooks,
         StopHook(),
         checkpoints,
@@ -156,14 +156,14 @@ class AveragedCheckpoints:
             self.checkpointer.save(name, training_weights=own, ema_updates=self.ema.updates, **extra)
 
 
-def restore_ema(model: nn.Module, decay: float, arguments: MutableMapping[str, Any]) -> ModelEMA | None:
+def restore_ema(cfg: CfgNode, model: nn.Module, arguments: MutableMapping[str, Any]) -> ModelEMA | None:
     """Return the running mean that SOLVER.EMA_DECAY asks for, or None.
 
     If the model was loaded from a checkpoint with mean weights, the mean continues from these, and the model gets the
     training's own weights back.
     """
     own = arguments.pop("training_weights", None)
-    ema = ModelEMA(model, decay) if decay > 0 else None
+    ema = make_ema(cfg, model)
     if ema is not None:
         ema.updates = int(arguments.get("ema_updates", 0))
     if own is not None:

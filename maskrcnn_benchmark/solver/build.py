@@ -1,14 +1,29 @@
-"""Optimiser and schedule from the SOLVER section."""
+"""Build the optimizer and the learning-rate schedule from the SOLVER section."""
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+import logging
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from .lr_scheduler import WarmupCosineLR, WarmupLR, WarmupMultiStepLR
+from maskrcnn_benchmark.utils.problems import (
+    check_choice,
+    collect_config_problems,
+    config_problem,
+    skip_after_problem,
+)
+
+from .clip import make_gradient_clipper
+from .ema import make_ema
+from .registry import LR_SCHEDULERS, OPTIMIZERS
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -17,15 +32,16 @@ _NORMS = (
 )  # _NormBase: BatchNorm*, SyncBatchNorm, InstanceNorm*
 
 
-def make_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-    """SOLVER.OPTIMIZER over the parameters that learn.
+def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build SOLVER.OPTIMIZER for the parameters that learn.
 
-    Parameters with equal settings share a group, at most three in all: weights first, then biases (BIAS_LR_FACTOR,
-    WEIGHT_DECAY_BIAS), then scales of norm layers where WEIGHT_DECAY_NORM sets them apart. Groups carry the parameters'
-    names, so that a checkpoint's state finds its parameter even where groups have changed.
+    Parameters with equal settings share a group, so there are at most three: weights, biases (BIAS_LR_FACTOR,
+    WEIGHT_DECAY_BIAS), and scales of norm layers if WEIGHT_DECAY_NORM is set. Groups hold the names of the parameters,
+    so that the state in a checkpoint finds its parameter even if the groups have changed.
 
-    Raises: ValueError when no parameter learns, or the optimiser's name is unknown.
+    Raises: ConfigError for an unknown name; ValueError if no parameter learns.
     """
+    check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
     solver = cfg.SOLVER
     norm_scales = _norm_scales(model) if solver.WEIGHT_DECAY_NORM >= 0 else set()
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"weights": [], "biases": [], "norms": []}
@@ -42,15 +58,8 @@ def make_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     groups = [{"params": members[kind], "kind": kind, **settings[kind]} for kind in members if members[kind]]
     if not groups:
         raise ValueError("no parameter of the model learns: every one of them is frozen (see the *FREEZE* keys).")
-
-    parameters = [parameter for _, parameter in itertools.chain.from_iterable(members.values())]
-    on_gpu = all(parameter.is_cuda for parameter in parameters)
-    options: dict[str, Any] = {"lr": solver.BASE_LR, "fused": True if on_gpu else None}  # one launch for all weights
-    if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, momentum=solver.MOMENTUM, **options)
-    if solver.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, **options)
-    raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; expected SGD or AdamW.")
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[solver.OPTIMIZER](cfg, groups)
+    return optimizer
 
 
 def _norm_scales(model: nn.Module) -> set[str]:
@@ -61,16 +70,32 @@ def _norm_scales(model: nn.Module) -> set[str]:
     }
 
 
-def make_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> WarmupLR:
-    """SOLVER.LR_SCHEDULER over the groups of `optimizer`. Raises: ValueError for an unknown name."""
-    solver = cfg.SOLVER
-    warmup = {
-        "warmup_factor": solver.WARMUP_FACTOR,
-        "warmup_iters": solver.WARMUP_ITERS,
-        "warmup_method": solver.WARMUP_METHOD,
-    }
-    if solver.LR_SCHEDULER == "WarmupMultiStepLR":
-        return WarmupMultiStepLR(optimizer, solver.STEPS, solver.GAMMA, **warmup)
-    if solver.LR_SCHEDULER == "WarmupCosineLR":
-        return WarmupCosineLR(optimizer, solver.MAX_ITER, **warmup)
-    raise ValueError(f"SOLVER.LR_SCHEDULER is {solver.LR_SCHEDULER!r}; expected WarmupMultiStepLR or WarmupCosineLR.")
+def make_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Build SOLVER.LR_SCHEDULER for the groups of `optimizer`. Raises: ConfigError for an unknown name."""
+    check_choice("SOLVER.LR_SCHEDULER", cfg.SOLVER.LR_SCHEDULER, LR_SCHEDULERS)
+    scheduler: LRScheduler = LR_SCHEDULERS[cfg.SOLVER.LR_SCHEDULER](cfg, optimizer)
+    return scheduler
+
+
+def find_solver_problems(cfg: CfgNode) -> list[str]:
+    """Build what the SOLVER section describes, for one parameter, and return what is wrong with it, a line each.
+
+    Errors other than wrong values are left to the real build, whose traceback shows them.
+    """
+    model = nn.ParameterList([nn.Parameter(torch.zeros(1))])  # the settings do not depend on the model
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with collect_config_problems() as problems:
+        try:
+            with skip_after_problem():
+                make_ema(cfg, model)
+            with skip_after_problem():
+                make_gradient_clipper(cfg)
+            with skip_after_problem():
+                optimizer = make_optimizer(cfg, model)
+            with skip_after_problem():
+                make_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            config_problem(str(error))
+        except Exception:
+            logger.debug("the SOLVER section cannot be checked", exc_info=True)
+    return problems

@@ -1,6 +1,6 @@
-"""Learning rates as functions of the iteration: a warm-up, then steps or half a cosine.
+"""Learning-rate schedules: a warm-up, then steps or half a cosine.
 
-A rate depends on nothing but the iteration and the settings, so resuming is exact: the state is one number.
+The rate is a function of the iteration and the settings only, so resuming is exact: the state is one number.
 """
 
 from __future__ import annotations
@@ -9,22 +9,33 @@ import logging
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
+
+from .registry import LR_SCHEDULERS
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 logger = logging.getLogger(__name__)
+
+WARMUP_METHODS = ("linear", "constant")
 
 
 class WarmupLR(LRScheduler):
-    """Base: warm-up factor times `factor(iteration)`; one `step()` per optimiser step.
+    """Base class: the rate is the base rate times a warm-up factor times `factor(iteration)`.
+
+    Call `step()` once per optimizer step. A schedule of your own overrides `factor`, and `settings` if it has any.
 
     Args:
-        warmup_factor: at iteration 0.
-        warmup_iters: from this iteration on the factor is 1.
-        warmup_method: "linear" rises on a straight line, "constant" holds `warmup_factor` until then.
+        warmup_factor: warm-up factor at iteration 0.
+        warmup_iters: the warm-up factor is 1 from this iteration on.
+        warmup_method: "linear" interpolates between the two, "constant" keeps `warmup_factor` until then.
         last_epoch: iterations done; -1 for a new run.
     Raises: ValueError for an unknown method.
     """
@@ -37,19 +48,19 @@ class WarmupLR(LRScheduler):
         warmup_method: str = "linear",
         last_epoch: int = -1,
     ) -> None:
-        if warmup_method not in ("constant", "linear"):
-            raise ValueError(f"the warm-up method is {warmup_method!r}; expected constant or linear.")
+        if warmup_method not in WARMUP_METHODS:
+            raise ValueError(f"the warm-up method is {warmup_method!r}; expected one of {', '.join(WARMUP_METHODS)}.")
         self.warmup_factor = warmup_factor
         self.warmup_iters = warmup_iters
         self.warmup_method = warmup_method
         super().__init__(optimizer, last_epoch)
 
     def factor(self, iteration: int) -> float:
-        """Factor on the base learning rate, the warm-up aside."""
+        """Return the factor on the base learning rate, without the warm-up."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """What the rates depend on, besides the iteration and the optimiser's own."""
+        """Return what the rates depend on, besides the iteration; saved in checkpoints and compared on loading."""
         return {
             "warmup_factor": self.warmup_factor,
             "warmup_iters": self.warmup_iters,
@@ -57,7 +68,7 @@ class WarmupLR(LRScheduler):
         }
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of each parameter group at iteration `last_epoch`."""
+        """Return the learning rate of each parameter group at iteration `last_epoch`."""
         factor = self._warmup(self.last_epoch) * self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
@@ -73,11 +84,11 @@ class WarmupLR(LRScheduler):
         return {"last_epoch": self.last_epoch, "settings": self.settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the iteration of the state, with this schedule's own settings.
+        """Continue from the iteration of the state, with the settings of this schedule.
 
-        Settings of the run that wrote the state do not win over the config; where they differ, that is said.
+        Logs a warning if the settings in the state differ.
         """
-        # maskrcnn-benchmark's states hold the settings side by side with the iteration
+        # In states of maskrcnn-benchmark, the settings are beside the iteration.
         then = {**state_dict, **state_dict.get("settings", {})}
         now = self.settings()
         changed = [
@@ -100,10 +111,21 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-class WarmupMultiStepLR(WarmupLR):
-    """Multiply the rate by `gamma` at each of the iterations `milestones`, which rise.
+def warmup_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments of `WarmupLR` from the SOLVER section. Raises: ConfigError."""
+    solver = cfg.SOLVER
+    check_choice("SOLVER.WARMUP_METHOD", solver.WARMUP_METHOD, WARMUP_METHODS)
+    return {
+        "warmup_factor": solver.WARMUP_FACTOR,
+        "warmup_iters": solver.WARMUP_ITERS,
+        "warmup_method": solver.WARMUP_METHOD,
+    }
 
-    Raises: ValueError for milestones that do not rise.
+
+class WarmupMultiStepLR(WarmupLR):
+    """Multiplies the rate by `gamma` at each iteration of `milestones`.
+
+    Raises: ValueError if the milestones are not in rising order.
     """
 
     def __init__(
@@ -121,6 +143,13 @@ class WarmupMultiStepLR(WarmupLR):
         self.milestones = tuple(milestones)
         self.gamma = gamma
         super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> WarmupMultiStepLR:
+        steps = cfg.SOLVER.STEPS
+        if list(steps) != sorted(steps):
+            config_problem(f"SOLVER.STEPS is {steps}; expected rising iterations.")
+        return cls(optimizer, steps, cfg.SOLVER.GAMMA, **warmup_settings(cfg))
 
     def factor(self, iteration: int) -> float:
         return self.gamma ** bisect_right(self.milestones, iteration)
@@ -147,8 +176,16 @@ class WarmupCosineLR(WarmupLR):
         self.max_iter = max_iter
         super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> WarmupCosineLR:
+        return cls(optimizer, cfg.SOLVER.MAX_ITER, **warmup_settings(cfg))
+
     def factor(self, iteration: int) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * min(iteration / self.max_iter, 1.0)))
 
     def settings(self) -> dict[str, Any]:
         return {"max_iter": self.max_iter, **super().settings()}
+
+
+LR_SCHEDULERS.register("WarmupMultiStepLR", WarmupMultiStepLR.from_cfg)
+LR_SCHEDULERS.register("WarmupCosineLR", WarmupCosineLR.from_cfg)

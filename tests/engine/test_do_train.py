@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.engine.checkpointer import DetectronCheckpointer
-from maskrcnn_benchmark.engine.hooks import NonFiniteLossError
+from maskrcnn_benchmark.engine.hooks import HOOKS, Hook, NonFiniteLossError, find_hook_problems
 from maskrcnn_benchmark.engine.run import seed_everything
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
@@ -51,7 +51,7 @@ class TerminatedLoader(ToyLoader):
             yield batch
 
 
-def run(cfg, *, resume=False, terminate_at=None, seed=0, checkpoint_period=100, bad=None):
+def run(cfg, *, resume=False, terminate_at=None, seed=0, checkpoint_period=100, bad=None, hooks=()):
     """A run as train_net.py makes it; `seed` is that of the initial weights and of dropout."""
     seed_everything(seed)
     model = ToyDetector(dropout=0.5)
@@ -64,7 +64,7 @@ def run(cfg, *, resume=False, terminate_at=None, seed=0, checkpoint_period=100, 
         MAX_ITER * steps, start_iter=arguments["iteration"] * steps, position=terminate_at, bad=bad
     )
     trainer = do_train(
-        cfg, model, loader, None, optimizer, scheduler, checkpointer, "cpu", checkpoint_period, 0, arguments
+        cfg, model, loader, None, optimizer, scheduler, checkpointer, "cpu", checkpoint_period, 0, arguments, hooks
     )
     return trainer, model
 
@@ -164,3 +164,36 @@ def test_metrics_of_a_fresh_run_replace_those_of_an_older_one(tmp_path):
     run(cfg)
     run(cfg)
     assert len(recorded_losses(tmp_path)) == MAX_ITER
+
+
+class CallLog(Hook):
+    """Notes what it sees, and asks for the end after an iteration."""
+
+    def __init__(self, notes, name, stop_at=None):
+        self.notes, self.name, self.stop_at = notes, name, stop_at
+
+    def after_step(self, trainer):
+        self.notes.append((self.name, trainer.iteration, trainer.stop_reason))
+        if trainer.iteration == self.stop_at:
+            trainer.stop_reason = self.name
+
+
+def test_hooks_of_a_user_come_before_the_checkpoint(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setitem(HOOKS, "Named", lambda cfg: CallLog(notes, f"named, of seed {cfg.SEED}"))
+    cfg = toy_cfg(tmp_path, HOOKS=("Named",))
+    trainer, _ = run(cfg, hooks=[CallLog(notes, "given", stop_at=2)])
+    assert notes == [
+        ("named, of seed 5", 1, None), ("given", 1, None), ("named, of seed 5", 2, None), ("given", 2, None),
+    ]  # fmt: skip
+    assert (trainer.iteration, trainer.stop_reason) == (2, "given")
+    assert (tmp_path / "last_checkpoint").read_text().endswith("model_0000002.pth")
+    assert len(recorded_losses(tmp_path)) == 2, "the log was written before"
+
+
+def test_an_unknown_hook_is_refused(tmp_path):
+    cfg = toy_cfg(tmp_path, HOOKS=("Absent",))
+    (problem,) = find_hook_problems(cfg)
+    assert problem.startswith("SOLVER.HOOKS has 'Absent'; registered: none. A module that IMPORTS lists")
+    with pytest.raises(ConfigError, match="SOLVER.HOOKS has 'Absent'"):
+        run(cfg)

@@ -2,19 +2,26 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from maskrcnn_benchmark.config import get_cfg, load_config
+from maskrcnn_benchmark.config import ConfigError, get_cfg, load_config
 from maskrcnn_benchmark.solver import (
+    LR_SCHEDULERS,
+    OPTIMIZERS,
     ModelEMA,
     WarmupCosineLR,
+    WarmupLR,
     WarmupMultiStepLR,
+    find_solver_problems,
+    make_ema,
     make_gradient_clipper,
     make_lr_scheduler,
     make_optimizer,
+    warmup_settings,
 )
 from tests.devices import DEVICES
 
@@ -91,19 +98,68 @@ def test_steps_equal_those_of_pytorch_with_a_group_per_parameter(device, name):
         torch.testing.assert_close(own, other)
 
 
-def test_unknown_names_are_refused():
-    cfg = get_cfg()
-    cfg.SOLVER.OPTIMIZER = "Adagrad"
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Adagrad'; expected SGD or AdamW"):
-        make_optimizer(cfg, small_model())
-    cfg = get_cfg()
-    cfg.SOLVER.LR_SCHEDULER = "Poly"
-    with pytest.raises(ValueError, match="SOLVER.LR_SCHEDULER is 'Poly'"):
-        make_lr_scheduler(cfg, make_optimizer(cfg, small_model()))
-    cfg = get_cfg()
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.TYPE = True, "sign"
-    with pytest.raises(ValueError, match="SOLVER.CLIP_GRADIENTS.TYPE is 'sign'"):
-        make_gradient_clipper(cfg)
+BAD_VALUES = [
+    (["SOLVER.OPTIMIZER", "Adagrad"], "SOLVER.OPTIMIZER is 'Adagrad'; expected one of 'SGD', 'AdamW'"),
+    (["SOLVER.LR_SCHEDULER", "Poly"], "SOLVER.LR_SCHEDULER is 'Poly'; expected one of 'WarmupMultiStepLR', "),
+    (["SOLVER.WARMUP_METHOD", "slow"], "SOLVER.WARMUP_METHOD is 'slow'; expected one of 'linear', 'constant'"),
+    (["SOLVER.STEPS", (20, 10)], "SOLVER.STEPS is (20, 10); expected rising iterations"),
+    (["SOLVER.EMA_DECAY", 1.0], "SOLVER.EMA_DECAY is 1.0; expected 0 (off), or less than 1"),
+    (["SOLVER.CLIP_GRADIENTS.TYPE", "sign"], "SOLVER.CLIP_GRADIENTS.TYPE is 'sign'; expected one of 'norm', 'value'"),
+    (["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.VALUE", 0.0], "else no gradient is left"),
+]
+
+
+def build_all(cfg):
+    model = small_model()
+    make_ema(cfg, model), make_gradient_clipper(cfg)
+    make_lr_scheduler(cfg, make_optimizer(cfg, model))
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_VALUES)
+def test_bad_values_are_refused_when_built_and_found_before(options, message):
+    cfg = load_config(opts=options)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build_all(cfg)
+    (problem,) = find_solver_problems(cfg)
+    assert message in problem
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(opts=options, checks=[find_solver_problems])
+
+
+def test_all_bad_values_are_found_together_and_no_random_number_is_drawn():
+    cfg = load_config(opts=[word for options, _ in BAD_VALUES for word in options])
+    state = torch.get_rng_state()
+    assert len(find_solver_problems(cfg)) == 5, "the schedule itself is not built if its name is unknown"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (
+        find_solver_problems(load_config(opts=["SOLVER.LR_SCHEDULER", "WarmupCosineLR", "SOLVER.STEPS", (2, 1)])) == []
+    )
+
+
+def test_entries_of_a_user(monkeypatch):
+    class HalvedLR(WarmupLR):
+        def factor(self, iteration):
+            return 0.5
+
+        @classmethod
+        def from_cfg(cls, cfg, optimizer):
+            if cfg.SOLVER.GAMMA > 1:
+                raise ValueError("SOLVER.GAMMA is above 1")
+            return cls(optimizer, **warmup_settings(cfg))
+
+    def build_adagrad(cfg, groups):
+        return torch.optim.Adagrad(groups, lr=cfg.SOLVER.BASE_LR)
+
+    monkeypatch.setitem(LR_SCHEDULERS, "HalvedLR", HalvedLR.from_cfg)
+    monkeypatch.setitem(OPTIMIZERS, "Adagrad", build_adagrad)
+    options = ["SOLVER.LR_SCHEDULER", "HalvedLR", "SOLVER.OPTIMIZER", "Adagrad", "SOLVER.WARMUP_ITERS", 0]
+    cfg = load_config(opts=options, checks=[find_solver_problems])
+    optimizer = make_optimizer(cfg, small_model())
+    make_lr_scheduler(cfg, optimizer)
+    assert isinstance(optimizer, torch.optim.Adagrad)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0005, 0.001]
+    with pytest.raises(ConfigError, match="SOLVER.GAMMA is above 1"):
+        load_config(opts=[*options, "SOLVER.GAMMA", 2.0], checks=[find_solver_problems])
 
 
 def test_schedules_take_their_settings_from_the_config():

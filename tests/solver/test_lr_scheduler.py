@@ -85,7 +85,7 @@ def test_the_config_wins_over_a_state_and_differences_are_said(caplog):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="the warm-up method is 'slow'; expected constant or linear"):
+    with pytest.raises(ValueError, match="the warm-up method is 'slow'; expected one of linear, constant"):
         WarmupMultiStepLR(optimizer_of(0.1), (1,), warmup_method="slow")
     with pytest.raises(ValueError, match=r"the milestones are \(3, 1\); expected rising"):
         WarmupMultiStepLR(optimizer_of(0.1), (3, 1))

@@ -12,10 +12,12 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalog
 from maskrcnn_benchmark.layers import extension_status
 from maskrcnn_benchmark.modeling.detector import find_config_problems
+from maskrcnn_benchmark.solver import find_solver_problems
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.miscellaneous import ensure_writable, save_config
 
+from ..hooks import find_hook_problems
 from .checks import check_evaluation
 from .errors import StartupError, startup_errors
 from .processes import Process, join_process_group
@@ -58,7 +60,8 @@ def start_run(args: argparse.Namespace, *, trains: bool) -> Run:
         trains: False for a test, which draws no random numbers and continues nothing.
     Raises: ConfigError, StartupError, OSError.
     """
-    cfg = load_config(args.config_file, args.opts, checks=[find_config_problems])
+    checks = [find_config_problems, *([find_solver_problems, find_hook_problems] if trains else [])]
+    cfg = load_config(args.config_file, args.opts, checks=checks)
     process = join_process_group(cfg.MODEL.DEVICE, args.local_rank)
     open_log(cfg, process, args.config_file)
     check_evaluation(cfg)
