@@ -13,25 +13,15 @@ from maskrcnn_benchmark.utils.problems import ConfigError
 
 from .node import CfgNode
 
-_DECODERS = ("bicubic", "argmax", "quarter", "dark")
 _DEFAULT_OUT_CHANNELS = 1024  # of MODEL.BACKBONE; HRNET-HR does not read it, so only another number is worth a word
-_COCO_KEYPOINTS = 17  # which have known sigmas
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "DTYPE": ("float32", "float16", "bfloat16"),
     "MODEL.BOX_OFFSET": (0, 1),
-    "MODEL.ROI_REFINE_HEAD.INDICATOR_FORM": ("probability", "logit", "features"),
-    "MODEL.ROI_REFINE_HEAD.DECODE": _DECODERS,
-    "MODEL.ROI_KEYPOINT_HEAD.DECODE": _DECODERS,
     "INPUT.FORMAT": ("", "RGB", "BGR", "RGB255", "BGR255"),
 }
 _RANGES: dict[str, tuple[float, float]] = {  # smallest and largest value that makes sense
     "MODEL.RPN.POSITIVE_FRACTION": (0, 1),
     "MODEL.RPN.NMS_THRESH": (0, 1),
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": (0, 1),
-    "MODEL.ROI_HEADS.NMS": (0, 1),
-    "MODEL.ROI_HEADS.DETECTIONS_PER_IMG": (-1, float("inf")),
-    "MODEL.ROI_BOX_HEAD.NUM_CLASSES": (2, float("inf")),
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES": (1, float("inf")),
     "INPUT.HORIZONTAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.VERTICAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.HUE": (0, 0.5),
@@ -68,9 +58,7 @@ def check_config(cfg: CfgNode, *checks: Callable[[CfgNode], Iterable[str]]) -> N
         *_check_hrnet(cfg),
         *_check_rpn(cfg),
         *_check_matching(cfg),
-        *_check_box_head(cfg),
-        *_check_mask_head(cfg),
-        *_check_keypoint_head(cfg),
+        *_check_pooled_levels(cfg),
         *_check_refine_head(cfg),
     ]
     for check in checks:
@@ -114,12 +102,6 @@ def _check_images(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"INPUT.MAX_SIZE_TRAIN is {longest} beside INPUT.MIN_SIZE_TRAIN {node.MIN_SIZE_TRAIN}; expected one cap "
             "for all, or one for each length of the shorter side."
-        )
-    sigmas, keypoints = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
-    if cfg.MODEL.KEYPOINT_ON and sigmas and len(sigmas) != keypoints:
-        yield (
-            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {keypoints}; "
-            "expected a number for each keypoint."
         )
 
 
@@ -188,7 +170,7 @@ def _check_rpn(cfg: CfgNode) -> Iterator[str]:
 
 
 def _check_matching(cfg: CfgNode) -> Iterator[str]:
-    for section in ("RPN", "ROI_HEADS"):
+    for section in ("RPN",):
         node = cfg.MODEL[section]
         if node.BG_IOU_THRESHOLD > node.FG_IOU_THRESHOLD:
             yield (
@@ -215,126 +197,23 @@ def _check_scales(cfg: CfgNode, section: str) -> Iterator[str]:
         )
 
 
-def _check_box_head(cfg: CfgNode) -> Iterator[str]:
-    if not cfg.MODEL.RPN_ONLY:
-        yield from _check_scales(cfg, "ROI_BOX_HEAD")
-
-
-def _shares_vectors(cfg: CfgNode, section: str) -> bool:
-    """Is a head that needs maps to reuse features that the box head has flattened?"""
-    flattening = ("FPN2MLPFeatureExtractor", "FPNXconv1fcFeatureExtractor")
-    return cfg.MODEL[section].SHARE_BOX_FEATURE_EXTRACTOR and cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR in flattening
-
-
-def _sharing_problem(cfg: CfgNode, section: str) -> str:
-    return (
-        f"MODEL.{section}.SHARE_BOX_FEATURE_EXTRACTOR is True, but {cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR} ends in "
-        "vectors and the head needs maps; set it to False, as every model with a feature pyramid does."
-    )
-
-
-def _side_of_features(cfg: CfgNode, section: str) -> int | None:
-    """Cells per side behind the feature extractor of a head; None where it is not known here."""
-    node = cfg.MODEL["ROI_BOX_HEAD"] if cfg.MODEL[section].SHARE_BOX_FEATURE_EXTRACTOR else cfg.MODEL[section]
-    if node.FEATURE_EXTRACTOR in ("MaskRCNNFPNFeatureExtractor", "KeypointRCNNFeatureExtractor"):
-        return node.POOLER_RESOLUTION
-    if node.FEATURE_EXTRACTOR == "ResNet50Conv5ROIFeatureExtractor":
-        dilated = cfg.MODEL.RESNETS.RES5_DILATION > 1
-        return node.POOLER_RESOLUTION if dilated else (node.POOLER_RESOLUTION + 1) // 2
-    return None
-
-
-def _check_resolution(cfg: CfgNode, section: str, factors: dict[str, int]) -> Iterator[str]:
-    """Does RESOLUTION equal what the predictor yields? `factors`: predictor -> cells out per cell in, along a side."""
-    node = cfg.MODEL[section]
-    side, factor = _side_of_features(cfg, section), factors.get(node.PREDICTOR)
-    if side is None or factor is None:
+def _check_pooled_levels(cfg: CfgNode) -> Iterator[str]:
+    model = cfg.MODEL
+    if model.RPN_ONLY:
         return
-    given, yielded = node.RESOLUTION, side * factor
-    if given != yielded:
-        yield (
-            f"MODEL.{section}.RESOLUTION is {given}, but {node.PREDICTOR} turns {side} cells per side into {yielded}; "
-            f"set RESOLUTION to {yielded}, or change POOLER_RESOLUTION."
-        )
-
-
-def _check_mask_head(cfg: CfgNode) -> Iterator[str]:
-    if not cfg.MODEL.MASK_ON or cfg.MODEL.RPN_ONLY:
-        return
-    if _shares_vectors(cfg, "ROI_MASK_HEAD"):
-        yield _sharing_problem(cfg, "ROI_MASK_HEAD")
-        return
-    if not cfg.MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR:
-        yield from _check_scales(cfg, "ROI_MASK_HEAD")
-    yield from _check_resolution(cfg, "ROI_MASK_HEAD", {"MaskRCNNC4Predictor": 2, "MaskRCNNConv1x1Predictor": 1})
-
-
-def _check_rescoring(cfg: CfgNode, section: str) -> Iterator[str]:
-    """Expected OKS needs a sigma for each keypoint; only those of COCO's keypoints are known."""
-    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
-    if cfg.MODEL[section].RESCORE and not cfg.TEST.KEYPOINT_OKS_SIGMAS and count != _COCO_KEYPOINTS:
-        yield (
-            f"MODEL.{section}.RESCORE is True, but TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's "
-            f"{_COCO_KEYPOINTS}, and MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {count}; list a sigma for each keypoint "
-            "(COCO's lie between 0.025 for eyes and 0.107 for hips), or set RESCORE to False."
-        )
-
-
-def _check_keypoint_head(cfg: CfgNode) -> Iterator[str]:
-    if not cfg.MODEL.KEYPOINT_ON or cfg.MODEL.RPN_ONLY:
-        return
-    yield from _check_rescoring(cfg, "ROI_KEYPOINT_HEAD")
-    if _shares_vectors(cfg, "ROI_KEYPOINT_HEAD"):
-        yield _sharing_problem(cfg, "ROI_KEYPOINT_HEAD")
-        return
-    if not cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR:
-        yield from _check_scales(cfg, "ROI_KEYPOINT_HEAD")
-    yield from _check_resolution(cfg, "ROI_KEYPOINT_HEAD", {"KeypointRCNNPredictor": 4})
+    yield from _check_scales(cfg, "ROI_BOX_HEAD")
+    for section, is_on in (("ROI_MASK_HEAD", model.MASK_ON), ("ROI_KEYPOINT_HEAD", model.KEYPOINT_ON)):
+        if is_on and not model[section].SHARE_BOX_FEATURE_EXTRACTOR:
+            yield from _check_scales(cfg, section)
+    if model.REFINE_ON:
+        yield from _check_scales(cfg, "ROI_REFINE_HEAD")
 
 
 def _check_refine_head(cfg: CfgNode) -> Iterator[str]:
-    if not cfg.MODEL.REFINE_ON:
-        if cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR:
-            yield (
-                "MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR is True, but MODEL.REFINE_ON is False: nothing would learn; set "
-                "REFINE_ON to True, or FREEZE_DETECTOR to False."
-            )
-        return
-    if cfg.MODEL.RPN_ONLY:
+    if cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR and not cfg.MODEL.REFINE_ON:
+        yield (
+            "MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR is True, but MODEL.REFINE_ON is False: nothing would learn; set "
+            "REFINE_ON to True, or FREEZE_DETECTOR to False."
+        )
+    if cfg.MODEL.REFINE_ON and cfg.MODEL.RPN_ONLY:
         yield "MODEL.REFINE_ON and MODEL.RPN_ONLY are True: without RoI heads nothing can be refined; switch one off."
-        return
-    branches = {"mask": cfg.MODEL.MASK_ON, "keypoint": cfg.MODEL.KEYPOINT_ON}
-    if not any(branches.values()):
-        yield (
-            "MODEL.REFINE_ON is True, but MODEL.MASK_ON and MODEL.KEYPOINT_ON are False: there is nothing to refine; "
-            "switch a branch on, or REFINE_ON off."
-        )
-        return
-    node = cfg.MODEL.ROI_REFINE_HEAD
-    if not node.OUTPUTS:
-        yield 'MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; expected "mask", "keypoint" or both.'
-    for key in ("INDICATORS", "OUTPUTS"):
-        for name in node[key]:
-            if name not in branches:
-                yield f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected 'mask' or 'keypoint'."
-            elif not branches[name]:
-                others = tuple(other for other in node[key] if other != name)
-                yield (
-                    f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but MODEL.{name.upper()}_ON is False, so there is no "
-                    f"such branch; switch it on, or set {key} to {others!r}."
-                )
-        if len(set(node[key])) != len(node[key]):
-            yield f"MODEL.ROI_REFINE_HEAD.{key} is {node[key]}: it names a branch twice; name each once."
-    if cfg.MODEL.KEYPOINT_ON and "keypoint" in node.OUTPUTS:
-        yield from _check_rescoring(cfg, "ROI_REFINE_HEAD")
-    if node.ROI_EXPAND < 1:
-        yield f"MODEL.ROI_REFINE_HEAD.ROI_EXPAND is {node.ROI_EXPAND}; the region can only grow: expected 1 or more."
-    if node.OUTLINE_WEIGHT < 0:
-        yield (
-            f"MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT is {node.OUTLINE_WEIGHT}; expected 0, for cells that weigh the "
-            "same, or more."
-        )
-    for key in ("NUM_STACKS", "POOLER_RESOLUTION", "CONV_DIM"):
-        if node[key] < 1:
-            yield f"MODEL.ROI_REFINE_HEAD.{key} is {node[key]}; expected 1 or more."
-    yield from _check_scales(cfg, "ROI_REFINE_HEAD")

@@ -28,7 +28,7 @@ from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
 )
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import attach_refined
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import refine_losses
-from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, outputs_of
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, outputs_of
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
@@ -340,17 +340,15 @@ def build_roi_refine_head(
     _check_cfg(cfg)
     node = cfg.MODEL.ROI_REFINE_HEAD
     known = {name: output for name, output in outputs_of(cfg).items() if isinstance(output, MapKind)}
-    if not known:
+    if known:
+        _check_names(cfg, "OUTPUTS", known)
+        _check_names(cfg, "INDICATORS", known)
+    else:
+        switches = dict.fromkeys(head.SWITCH for head in registry.ROI_HEADS.values())
         config_problem(
-            "MODEL.REFINE_ON is True, but no head is on whose output can be refined; switch one on (MODEL.MASK_ON, "
-            "MODEL.KEYPOINT_ON), or REFINE_ON off."
+            "MODEL.REFINE_ON is True, but no head is on whose output can be refined; switch one on "
+            f"({', '.join(switches)}), or REFINE_ON off."
         )
-    elif not node.OUTPUTS:
-        config_problem(
-            f"MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; expected one or more of {', '.join(map(repr, known))}."
-        )
-    _check_names("OUTPUTS", node.OUTPUTS, known)
-    _check_names("INDICATORS", node.INDICATORS, known)
     kind = RefineHead if node.SHARED else PrivateRefineHeads
     return kind.from_cfg(
         cfg,
@@ -372,19 +370,23 @@ def _check_cfg(cfg: CfgNode) -> None:
         check_range(f"{section}.{key}", node[key], 1)
 
 
-def _check_names(key: str, names: Sequence[str], known: Mapping[str, MapKind[Any]]) -> None:
-    """Report names of outputs that no head predicts, and names given twice."""
+def _check_names(cfg: CfgNode, key: str, known: Mapping[str, MapKind[Any]]) -> None:
+    """Report names of outputs that no head predicts, names given twice, and OUTPUTS without any."""
+    names, expected = cfg.MODEL.ROI_REFINE_HEAD[key], ", ".join(map(repr, known))
+    if key == "OUTPUTS" and not names:
+        config_problem(f"MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; expected one or more of {expected}.")
     for name in names:
         if name in known:
             continue
-        switch = registry.ROI_HEADS[name].SWITCH if name in registry.ROI_HEADS else None
-        if switch is None:
-            config_problem(f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected one of {', '.join(map(repr, known))}.")
+        head = registry.ROI_HEADS.get(name)
+        if head is None or head.is_on(cfg):
+            config_problem(f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected one or more of {expected}.")
         else:
+            reason = "does not name it" if head.SWITCH == ROIHead.SWITCH else "is False"
             others = tuple(other for other in names if other != name)
             config_problem(
-                f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but {switch} does not switch that head on; switch it on, "
-                f"or set {key} to {others!r}."
+                f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but {head.SWITCH} {reason}, so there is no such head; "
+                f"switch it on, or set {key} to {others!r}."
             )
     if len(set(names)) != len(names):
         config_problem(f"MODEL.ROI_REFINE_HEAD.{key} is {names}: it names an output twice; name each once.")
