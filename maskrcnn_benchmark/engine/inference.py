@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.evaluation import EvaluationResults, build_evaluator, check_expected_results
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import tasks_of
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
@@ -27,12 +28,7 @@ logger = logging.getLogger(__name__)
 
 def iou_types_of(cfg: Any) -> tuple[str, ...]:
     """What a model of this config predicts, in COCO's words."""
-    types = ["bbox"]
-    if cfg.MODEL.MASK_ON:
-        types.append("segm")
-    if cfg.MODEL.KEYPOINT_ON:
-        types.append("keypoints")
-    return tuple(types)
+    return tasks_of(cfg)
 
 
 def compute_on_dataset(

@@ -55,6 +55,7 @@ from tests.modeling.tiny import ALL_HEADS, CHANNELS, tiny_cfg
             "OUTPUTS has 'masks'; expected one or more of 'mask', 'keypoint'",
         ),
         (REFINE, ["MODEL.ROI_REFINE_HEAD.OUTPUTS", ("mask", "mask")], "names an output twice"),
+        (REFINE, ["MODEL.ROI_REFINE_HEAD.NORM", "XN"], "MODEL.ROI_REFINE_HEAD.NORM is 'XN'"),
         (REFINE, ["MODEL.ROI_REFINE_HEAD.ROI_EXPAND", 0.9], "expected 1 or more"),
         (REFINE, ["MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT", -0.5], "OUTLINE_WEIGHT is -0.5; expected at least 0"),
         (

@@ -128,7 +128,7 @@ class HourglassRefineFeatureExtractor(nn.Module):
             width=node.CONV_DIM,
             depth=node.DEPTH,
             num_stacks=node.NUM_STACKS,
-            norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM),
+            norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.ROI_REFINE_HEAD.NORM"),
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -168,7 +168,7 @@ class ConvRefineFeatureExtractor(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> ConvRefineFeatureExtractor:
         node = cfg.MODEL.ROI_REFINE_HEAD
-        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM)
+        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.ROI_REFINE_HEAD.NORM")
         return cls(in_channels, width=node.CONV_DIM, num_convs=node.NUM_CONVS, norm=norm)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -206,7 +206,7 @@ class UNetRefineFeatureExtractor(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> UNetRefineFeatureExtractor:
         node = cfg.MODEL.ROI_REFINE_HEAD
-        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM)
+        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.ROI_REFINE_HEAD.NORM")
         return cls(in_channels, width=node.CONV_DIM, depth=node.DEPTH, norm=norm)
 
     def forward(self, x: Tensor) -> list[Tensor]:
