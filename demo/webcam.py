@@ -26,15 +26,16 @@ from maskrcnn_benchmark.engine.run import StartupError, friendly_errors
 from maskrcnn_benchmark.streams import (
     Pipeline,
     PipelineReport,
+    Rate,
     Result,
     StreamError,
     open_sink,
     open_source,
 )
 from maskrcnn_benchmark.streams.identities import Identities
-from maskrcnn_benchmark.streams.pipeline import Rate
-from maskrcnn_benchmark.streams.sinks import JsonSink, Sink, WindowSink, why_no_window
+from maskrcnn_benchmark.streams.sinks import JsonSink, Sink
 from maskrcnn_benchmark.streams.sources import Source
+from maskrcnn_benchmark.streams.window import WindowSink, why_no_window
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.logger import setup_logger
 

@@ -1,4 +1,4 @@
-"""Which instance of a frame is which of the frames before, well enough to keep its colour."""
+"""A simple tracker: instances keep their number, and so their colour, from frame to frame."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class _Known:
     box: Tensor  # (4,)
     label: int
     identity: int
-    unseen: int = 0  # frames since it was last found
+    unseen: int = 0  # frames since it was last detected
 
 
 class Identities:
-    """Numbers the instances of a video: each takes the number of the known one of its label that it overlaps most.
+    """Numbers the instances of a video: each gets the number of the known instance of its label that it overlaps most.
 
     Args:
-        overlap: the least IoU of the same instance in one frame and the next.
-        memory: frames for which an instance that is not found is remembered.
+        overlap: minimum IoU of an instance with itself in an earlier frame.
+        memory: number of frames for which an instance is remembered without being detected.
     """
 
     def __init__(self, overlap: float = 0.3, memory: int = 15) -> None:
@@ -35,7 +35,7 @@ class Identities:
         self._next = 0
 
     def assign(self, detections: BoxList) -> BoxList:
-        """The same detections with IDENTITIES; they may have LABELS."""
+        """The detections with the field IDENTITIES. LABELS, if there are any, must match."""
         boxes = detections.convert("xyxy")
         count = len(boxes)
         labels = boxes.get_field(fields.LABELS).tolist() if boxes.has_field(fields.LABELS) else [0] * count
@@ -56,7 +56,7 @@ class Identities:
         return numbered
 
     def _pairs(self, boxes: BoxList, labels: list[int]) -> list[tuple[_Known, int]]:
-        """Who is who: the pairs that overlap most first, each in one pair at most."""
+        """Match known instances to rows greedily, largest overlap first; each is in at most one pair."""
         if not self._known or not len(boxes):
             return []
         overlaps = pairwise_iou(torch.stack([known.box for known in self._known]), boxes.bbox, boxes.offset)

@@ -1,13 +1,12 @@
-"""Where results go: a video, image files, a window, a file of detections."""
+"""Where results go: a video, image files, a file of detections. `window` has the window."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,43 +14,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_benchmark import drawing
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 
-from .sources import Source, quiet_opencv
+from .capture import quiet_opencv
+from .sources import Source
 from .stream import IMAGE_SUFFIXES, Result, StreamError
 
 logger = logging.getLogger(__name__)
 
-# Codecs that the wheels of OpenCV can write, by the kind of file.
+# File suffix -> codec; OpenCV's wheels can write these.
 VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
-# Colours at full resolution: lines are thin.
+# No chroma subsampling: it would blur thin coloured lines.
 _JPEG = [
     cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]  # fmt: skip
-_ESCAPE = 27
 
 
 class Sink(Protocol):
-    """Takes results one after the other; `close` is called once, also after an error."""
+    """Takes results one by one. `close` is called once, also after an error."""
 
     def write(self, result: Result) -> None:
-        """Raises: StreamError."""
+        """Write a result. Raises: StreamError."""
 
     def close(self) -> None:
-        """Raises: StreamError when what was written is not whole."""
+        """Finish the output. Raises: StreamError if it is incomplete."""
 
 
 class VideoSink:
-    """A video file of the size of the first picture; pictures of other sizes are fitted into it, with black borders.
+    """A video file of the size of the first picture. Pictures of other sizes are scaled, with black borders.
 
     Args:
-        path: its suffix says the kind of file.
+        path: the suffix determines the file format.
         fps: frames per second.
-        codec: four letters; by default as VIDEO_CODECS has it.
-        real_time: pictures come when they come: each is repeated, or left out, so that the video plays as fast as
-            what it shows went on.
-    Raises: StreamError for a kind of file or codec that is not known, and where nothing can be written.
+        codec: four letters; by default that of VIDEO_CODECS.
+        real_time: repeat or drop pictures so that the video plays at the speed at which they were recorded.
+    Raises: StreamError for an unknown file format or codec, and if the file cannot be written.
     """
 
     def __init__(
@@ -62,11 +59,9 @@ class VideoSink:
         self._real_time = real_time
         self._codec = codec or VIDEO_CODECS.get(self._path.suffix.lower(), "")
         if not self._codec:
-            raise StreamError(
-                f"{self._path}: videos are written as {', '.join(VIDEO_CODECS)}, not {self._path.suffix!r}"
-            )
+            raise StreamError(f"{self._path}: videos can be {', '.join(VIDEO_CODECS)}, not {self._path.suffix!r}")
         if len(self._codec) != 4:
-            raise StreamError(f"--codec is {self._codec!r}; a codec is named by four letters, such as 'mp4v'")
+            raise StreamError(f"--codec is {self._codec!r}; a codec has four letters, such as 'mp4v'")
         _check_writable(self._path)
         self._check_codec()
         self._writer: Any = None
@@ -87,18 +82,18 @@ class VideoSink:
             return
         self._writer.release()
         self._writer = None
-        # A writer of OpenCV does not say when the disk is full.
+        # OpenCV's writer does not report a full disk.
         check = cv2.VideoCapture(str(self._path))
         frames = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
         check.release()
         if frames < self._written:
             raise StreamError(
-                f"{self._path} has {frames} of the {self._written} frames that were written to it. Is the disk full?"
+                f"{self._path} has only {frames} of the {self._written} frames that were written. Is the disk full?"
             )
 
     def _start(self, picture: NDArray[np.uint8]) -> None:
         height, width = picture.shape[:2]
-        self._size_wh = (width + width % 2, height + height % 2)  # codecs halve the colours' resolution
+        self._size_wh = (width + width % 2, height + height % 2)  # even sides: codecs halve the resolution of colours
         self._writer = self._open(self._path, self._size_wh)
         if not self._writer.isOpened():
             self._writer = None
@@ -114,8 +109,8 @@ class VideoSink:
             writer.release()
         if not opened:
             raise StreamError(
-                f"this OpenCV cannot write {self._path.suffix} files with codec {self._codec!r}. Codecs that its "
-                f"wheels have: {', '.join(f'{codec} ({suffix})' for suffix, codec in VIDEO_CODECS.items())}"
+                f"this OpenCV cannot write {self._path.suffix} files with codec {self._codec!r}. Codecs of "
+                f"OpenCV's wheels: {', '.join(f'{codec} ({suffix})' for suffix, codec in VIDEO_CODECS.items())}"
             )
 
     def _open(self, path: Path, size_wh: tuple[int, int]) -> Any:
@@ -124,9 +119,9 @@ class VideoSink:
 
 
 class FolderSink:
-    """An image file for each picture: named as its source's file, or numbered.
+    """An image file for each picture, with the name of its source file or a number.
 
-    Raises: StreamError when the folder cannot be made or written to.
+    Raises: StreamError if the folder cannot be created or written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -149,7 +144,7 @@ class FolderSink:
 
 
 class ImageSink:
-    """One image file, for a source of one image. Raises: StreamError."""
+    """A single image file, for a source of one image. Raises: StreamError if it cannot be written."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
@@ -163,13 +158,17 @@ class ImageSink:
 
 
 class JsonSink:
-    """The detections of each frame, as one JSON document that is written as they come.
+    """The detections of each frame in one JSON document, which is written frame by frame.
 
-    {"source", "categories": {label: name}, "frames": [{"frame": its index, "seconds", "image": its file's name,
-    "width", "height", "detections": [{"bbox": [x, y, width, height], "score", "label", "category", "segmentation":
-    COCO's run lengths, "keypoints": [x, y, visibility, ...]}, ...]}, ...]}, coordinates in the frame's pixels.
+    {"source", "categories": {label: name}, "frames": [{"frame": index, "seconds", "image": file name, "width",
+    "height", "detections": [{"bbox": [x, y, width, height], "score", "label", "category", "segmentation": COCO run
+    lengths, "keypoints": [x, y, visibility, ...]}, ...]}, ...]}. Coordinates are pixels of the frame.
 
-    Raises: StreamError.
+    Args:
+        path: the file to write.
+        source: name of the source.
+        categories: label -> name.
+    Raises: StreamError if the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], source: str, categories: Mapping[int, str]) -> None:
@@ -224,71 +223,14 @@ class JsonSink:
             raise StreamError(f"{self._path} cannot be written: {error.strerror}. Is the disk full?") from error
 
 
-class WindowClosed(Exception):
-    """The user is done: has closed the window, or pressed q or Escape."""
-
-
-class WindowSink:
-    """A window on the screen. To be used by the main thread, as window systems demand.
-
-    Args:
-        hold: show each picture until a key is pressed.
-        caption: gives a line to write on each picture.
-    Raises: StreamError where there is no screen, or this OpenCV has no windows. `write` raises WindowClosed.
-    """
-
-    def __init__(self, title: str, *, hold: bool = False, caption: Callable[[], str] | None = None) -> None:
-        missing = why_no_window()
-        if missing:
-            raise StreamError(missing)
-        self._title = title
-        self.hold = hold
-        self._caption = caption
-        self._shown = False
-
-    def write(self, result: Result) -> None:
-        self._check_open()
-        picture = result.picture
-        if self._caption is not None:
-            picture = picture.copy()
-            drawing.write_caption(picture, self._caption())
-        cv2.imshow(self._title, picture)
-        self._shown = True
-        key = cv2.waitKey(1)
-        while self.hold and key < 0:
-            self._check_open()
-            key = cv2.waitKey(50)
-        if key & 0xFF in (_ESCAPE, ord("q")):
-            raise WindowClosed
-
-    def _check_open(self) -> None:
-        if self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
-            raise WindowClosed
-
-    def close(self) -> None:
-        if self._shown:
-            cv2.destroyAllWindows()
-
-
-def why_no_window() -> str:
-    """Why no window can be opened here, and what to do; "" where one can."""
-    advice = "Use --no-display with --output to write a file instead"
-    if any(line.split()[:2] == ["GUI:", "NONE"] for line in cv2.getBuildInformation().splitlines()):
-        return (
-            f"this OpenCV cannot open windows (it is opencv-python-headless). {advice}, or replace it: "
-            "pip uninstall opencv-python-headless; pip install opencv-python"
-        )
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return f"there is no screen (DISPLAY and WAYLAND_DISPLAY are not set). {advice}, or log in with ssh -X"
-    return ""
-
-
 def open_sink(path: str, source: Source, *, fps: float | None = None, codec: str | None = None) -> Sink:
-    """The sink of an output path: a video or an image file by its suffix, else a folder.
+    """The sink for an output path: a video or an image file by its suffix, otherwise a folder.
 
     Args:
-        source: whose frames it gets; its own files are not overwritten.
-        fps: of a video; None takes the source's.
+        path: the output.
+        source: source of the frames; its own files are not overwritten.
+        fps: frames per second of a video; None for those of the source.
+        codec: as for `VideoSink`.
     Raises: StreamError.
     """
     target = Path(path)
@@ -303,16 +245,18 @@ def open_sink(path: str, source: Source, *, fps: float | None = None, codec: str
         return VideoSink(target, fps or source.fps, codec, real_time=source.live)
     if suffix in IMAGE_SUFFIXES:
         if source.length != 1:
-            raise StreamError(f"the output {path} is one image, but {source.name} has more; name a folder or a video")
+            raise StreamError(
+                f"the output {path} is one image, but {source.name} has several; name a folder or a video"
+            )
         return ImageSink(target)
     raise StreamError(
-        f"the output {path} is of an unknown kind {suffix!r}. Videos: {', '.join(VIDEO_CODECS)}; images: "
-        f"{', '.join(IMAGE_SUFFIXES)}; a name without a suffix, or with a / at its end, is a folder"
+        f"the output {path} has an unknown suffix {suffix!r}. Videos: {', '.join(VIDEO_CODECS)}; images: "
+        f"{', '.join(IMAGE_SUFFIXES)}; a name without a suffix, or ending in /, is a folder"
     )
 
 
 def _check_writable(path: Path) -> None:
-    """Make the folder of a file, and try to write there, before any work is done. Raises: StreamError."""
+    """Create the folder of a file and check that it is writable, before any work is done. Raises: StreamError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -322,7 +266,9 @@ def _check_writable(path: Path) -> None:
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
     except OSError as error:
-        raise StreamError(f"cannot write {path}: {error.strerror}. Name an output in a folder of yours.") from error
+        raise StreamError(
+            f"cannot write {path}: {error.strerror}. Name an output in a folder that you can write to."
+        ) from error
 
 
 def _write_image(path: Path, picture: NDArray[np.uint8]) -> None:
@@ -338,7 +284,7 @@ def _write_image(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def _fit(picture: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture of `size_wh`: as it is; or with a row or column repeated; or scaled, between black borders."""
+    """Fit a picture into `size_wh`: unchanged, with the last row or column repeated, or scaled with black borders."""
     height, width = picture.shape[:2]
     if (width, height) == size_wh:
         return picture

@@ -1,4 +1,4 @@
-"""What travels through a pipeline, and what can go wrong at its ends."""
+"""Frames and results of a pipeline, and the error of its sources and sinks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class StreamError(OSError):
-    """A source that does not deliver, or a sink that does not take; says which, why and what to do."""
+    """A source cannot be read or a sink cannot be written. The message says which, why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """One image of a source.
 
-    image: (H, W, 3) uint8, BGR. index: of the frame in its source, from 0. seconds: when it is to be shown, or was
-    taken, since the first frame. captured: when it was read, on `time.perf_counter`. name: of its file, without the
-    folder; "" where frames have no files.
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+        index: index of the frame in its source, from 0.
+        seconds: time of the frame in the video or since the first frame of a camera.
+        captured: time at which it was read, of `time.perf_counter`.
+        name: name of its file without the folder; "" if it has no file.
     """
 
     image: NDArray[np.uint8]
@@ -34,7 +37,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Result:
-    """A frame, the detections in its pixels that are shown, and the picture (H, W, 3) uint8, BGR, that shows them."""
+    """The detections in a frame.
+
+    Attributes:
+        frame: the frame.
+        detections: the detections that are shown, in pixels of the frame.
+        picture: (H, W, 3) uint8, BGR, the frame with the detections drawn on it.
+    """
 
     frame: Frame
     detections: BoxList

@@ -196,7 +196,7 @@ def test_a_live_camera(run, people, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.CameraSource.__init__, "__defaults__", (5.0, Camera))
     status, printed = run("--source", "0", "--output", tmp_path / "live.avi", "--timeout", "0.5")
-    assert status == 1 and "camera 0 has delivered no whole frame for 0.5 s" in printed  # unplugged
+    assert status == 1 and "camera 0 has delivered no complete frame for 0.5 s" in printed  # unplugged
     frames, fps = read_video(tmp_path / "live.avi")
     assert fps == 10.0 and 5 <= len(frames) <= 45
     corner = frames[-1][-10:, :20].astype(int)
@@ -249,7 +249,7 @@ def test_a_damaged_video_is_reported(run, video, tmp_path):
     whole = (tmp_path / "whole.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     status, printed = run("--source", tmp_path / "cut.avi", "--output", tmp_path / "out.mp4")
-    assert status == 1 and "the file is damaged or cut off" in printed
+    assert status == 1 and "the file is damaged or incomplete" in printed
     assert 2 <= len(read_video(tmp_path / "out.mp4")[0]) <= 7
 
 
@@ -257,7 +257,7 @@ FAILURES = {
     "no camera": (["--source", "97", "--output", "{}/a.mp4"], "camera 97 cannot be opened"),
     "no file": (["--source", "{}/none.mp4", "--output", "{}/a.mp4"], "neither the number of a camera nor an existing"),
     "no video": (["--source", "{}/text.mp4", "--output", "{}/a.mp4"], "cannot be read as a video"),
-    "kind": (["--source", "{video}", "--output", "{}/a.xyz"], "unknown kind '.xyz'"),
+    "kind": (["--source", "{video}", "--output", "{}/a.xyz"], "unknown suffix '.xyz'"),
     "codec": (["--source", "{video}", "--output", "{}/a.mp4", "--codec", "ZZZZ"], "with codec 'ZZZZ'"),
     "place": (["--source", "{video}", "--output", "{}/text.mp4/a.mp4"], "cannot write"),
     "json": (["--source", "{video}", "--json", "{}/text.mp4/a.json"], "cannot write"),

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.streams import pipeline as pipeline_module
-from maskrcnn_benchmark.streams.pipeline import Channel, Pipeline, Rate
-from maskrcnn_benchmark.streams.sinks import WindowClosed
+from maskrcnn_benchmark.streams.channel import Channel
+from maskrcnn_benchmark.streams.pipeline import Pipeline
+from maskrcnn_benchmark.streams.rate import Rate
 from maskrcnn_benchmark.streams.sources import CameraSource
 from maskrcnn_benchmark.streams.stream import StreamError
+from maskrcnn_benchmark.streams.window import WindowClosed
 from tests.streams.fakes import FakeCapture, FakePredictor, FakeSink, FakeSource, draw, image_of
 
 
@@ -140,7 +142,7 @@ def test_a_frozen_camera_is_given_up(monkeypatch):
 def test_a_camera_that_delivers_broken_frames_alone():
     capture = FakeCapture([(True, image_of(1)), (True, None), (False, None)])
     source, sink = CameraSource(0, timeout=0.3, open_capture=lambda address: capture), FakeSink()
-    with pytest.raises(StreamError, match=r"no whole frame for 0.3 s \(\d+ broken or empty ones\)"):
+    with pytest.raises(StreamError, match=r"no complete frame for 0.3 s \(\d+ broken or empty ones\)"):
         Pipeline(source, FakePredictor(), draw, [sink]).run()
     assert capture.released and sink.closed == 1
 
@@ -266,7 +268,7 @@ def test_a_channel():
     outcome = []
     sender = threading.Thread(target=lambda: outcome.append(full.put(2)))
     sender.start()
-    full.cut()
+    full.close()
     sender.join(5)
     assert outcome == [False] and full.get() is None
 

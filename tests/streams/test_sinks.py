@@ -12,19 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn_benchmark.streams import sinks
+from maskrcnn_benchmark.streams import sinks, window
 from maskrcnn_benchmark.streams.sinks import (
     FolderSink,
     ImageSink,
     JsonSink,
     VideoSink,
-    WindowClosed,
-    WindowSink,
     open_sink,
-    why_no_window,
 )
 from maskrcnn_benchmark.streams.sources import ImageSource, VideoSource
 from maskrcnn_benchmark.streams.stream import Frame, Result, StreamError
+from maskrcnn_benchmark.streams.window import WindowClosed, WindowSink, why_no_window
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
@@ -96,13 +94,13 @@ def test_a_video_without_frames_is_no_file(tmp_path):
 
 def test_codecs_and_kinds_that_are_not_known(tmp_path):
     source = FakeSource(3)
-    with pytest.raises(StreamError, match=r"cannot write \.mp4 files with codec 'ZZZZ'\. Codecs that its wheels have"):
+    with pytest.raises(StreamError, match=r"cannot write \.mp4 files with codec 'ZZZZ'\. Codecs of OpenCV's wheels"):
         VideoSink(tmp_path / "a.mp4", 25, "ZZZZ")
-    with pytest.raises(StreamError, match="--codec is 'h264 ultra'; a codec is named by four letters"):
+    with pytest.raises(StreamError, match="--codec is 'h264 ultra'; a codec has four letters"):
         VideoSink(tmp_path / "a.mp4", 25, "h264 ultra")
-    with pytest.raises(StreamError, match=r"unknown kind '\.xyz'\. Videos: \.mp4"):
+    with pytest.raises(StreamError, match=r"unknown suffix '\.xyz'\. Videos: \.mp4"):
         open_sink(str(tmp_path / "a.xyz"), source)
-    with pytest.raises(StreamError, match="is one image, but frames has more"):
+    with pytest.raises(StreamError, match="is one image, but frames has several"):
         open_sink(str(tmp_path / "a.png"), source)
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +153,7 @@ for sink in (VideoSink({str(tmp_path / "a.avi")!r}, 25), FolderSink({str(tmp_pat
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     first, second = run.stdout.splitlines()
-    assert "a.avi has " in first and "of the 40 frames that were written to it. Is the disk full?" in first
+    assert "a.avi has " in first and "of the 40 frames that were written. Is the disk full?" in first
     assert "cannot write" in second and "Is the disk full?" in second
 
 
@@ -226,7 +224,7 @@ def test_why_there_is_no_window(monkeypatch):
     with pytest.raises(StreamError, match="this OpenCV cannot open windows"):
         WindowSink("title")
     monkeypatch.setattr(sinks.cv2, "getBuildInformation", lambda: "  GUI:                           QT5\n")
-    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setattr(window.sys, "platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     assert why_no_window().startswith("there is no screen (DISPLAY and WAYLAND_DISPLAY are not set)")
@@ -241,7 +239,7 @@ class FakeScreen:
 
     def __init__(self, monkeypatch, keys):
         self.keys, self.shown, self.visible, self.destroyed = list(keys), [], 1.0, False
-        monkeypatch.setattr(sinks, "why_no_window", lambda: "")
+        monkeypatch.setattr(window, "why_no_window", lambda: "")
         for name in ("imshow", "waitKey", "getWindowProperty", "destroyAllWindows"):
             monkeypatch.setattr(sinks.cv2, name, getattr(self, name))
 
