@@ -1,24 +1,18 @@
-// What NMS asks of its arguments, the same on every device.
+// Checks of NMS's arguments, the same on every device.
 #pragma once
 
 #include <torch/csrc/stable/device.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <optional>
+#include <string>
+
+#include "tensors.h"
 
 namespace maskrcnn_benchmark {
 
 inline void check_nms(
-    const char* op, const torch::stable::Tensor& boxes, const torch::stable::Tensor& scores,
-    const std::optional<torch::stable::Tensor>& groups, double threshold, int64_t offset) {
-  using torch::headeronly::ScalarType;
-  const auto floating = [](ScalarType type) {
-    return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-        type == ScalarType::BFloat16;
-  };
+    const char* op, const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups, double threshold,
+    int64_t offset) {
   STD_TORCH_CHECK(
       boxes.dim() == 2 && boxes.size(1) == 4,
       op, ": boxes must be (R, 4), each x1, y1, x2, y2; got ", boxes.dim(), " dimensions",
@@ -28,13 +22,13 @@ inline void check_nms(
       op, ": scores must be (R,), one for each of ", boxes.size(0), " boxes; got ", scores.dim(), " dimensions and ",
       scores.numel(), " values");
   STD_TORCH_CHECK(
-      floating(boxes.scalar_type()) && floating(scores.scalar_type()),
+      is_floating(boxes.scalar_type()) && is_floating(scores.scalar_type()),
       op, ": boxes and scores must be of floating types; got ", boxes.scalar_type(), " and ", scores.scalar_type());
   STD_TORCH_CHECK(
       boxes.device() == scores.device(), op, ": boxes and scores must be on one device; move scores with .to()");
   STD_TORCH_CHECK(boxes.size(0) < INT32_MAX, op, ": at most 2147483646 boxes; got ", boxes.size(0));
   STD_TORCH_CHECK(threshold >= 0, op, ": the threshold on intersection over union must not be negative; got ", threshold);
-  STD_TORCH_CHECK(offset == 0 || offset == 1, op, ": offset must be 1 (inclusive) or 0 (half-open); got ", offset);
+  check_offset(op, offset);
   if (groups) {
     STD_TORCH_CHECK(
         groups->dim() == 1 && groups->size(0) == boxes.size(0) && groups->scalar_type() == ScalarType::Long,

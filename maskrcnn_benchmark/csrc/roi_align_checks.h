@@ -1,30 +1,26 @@
-// What ROIAlign asks of its arguments, the same on every device.
+// Checks of ROIAlign's arguments, the same on every device.
 #pragma once
 
 #include <torch/csrc/stable/device.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cmath>
+#include <string>
 #include <vector>
+
+#include "tensors.h"
 
 namespace maskrcnn_benchmark {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
-inline bool is_floating(ScalarType type) {
-  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-      type == ScalarType::BFloat16;
+inline MemoryFormat format_of(bool channels_last) {
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// Dense with the channels of a cell side by side, and not in the plain format as well.
+// Dense, with the channels of a cell side by side. False if the maps are contiguous in the plain format as well.
 inline bool is_channels_last(const Tensor& maps) {
   const int64_t channels = maps.size(1), height = maps.size(2), width = maps.size(3);
-  const auto stride_or = [&](int64_t dim, int64_t expected) {  // of a dimension of size one, the stride does not matter
+  const auto stride_or = [&](int64_t dim, int64_t expected) {  // the stride of a dimension of size one does not matter
     return maps.size(dim) == 1 || maps.stride(dim) == expected;
   };
   return !maps.is_contiguous() && stride_or(1, 1) && stride_or(3, channels) && stride_or(2, width * channels) &&
@@ -86,7 +82,7 @@ inline void check_grad(
       grad.size(1), ", ", grad.size(2), ", ", grad.size(3), ")");
 }
 
-// How regions find their level; the levels' scales must halve from one to the next.
+// How a region finds its pyramid level. The scales of the levels must halve from one to the next.
 struct LevelRule {
   double canonical_size;
   double canonical_level;
@@ -101,8 +97,7 @@ struct LevelRule {
         static_cast<int64_t>(scales.size()) == num_levels,
         op, ": ", num_levels, " feature levels but ", scales.size(), " scales");
     STD_TORCH_CHECK(size > 0, op, ": canonical_size must be positive; got ", size);
-    STD_TORCH_CHECK(
-        box_offset == 0 || box_offset == 1, op, ": offset must be 1 (inclusive) or 0 (half-open); got ", box_offset);
+    check_offset(op, box_offset);
     for (size_t i = 1; i < scales.size(); ++i) {
       STD_TORCH_CHECK(
           std::abs(scales[i] * 2 / scales[i - 1] - 1) < 1e-3,

@@ -1,4 +1,4 @@
-// Where ROIAlign samples, for both devices: in double, so that they agree to the last bit of every position.
+// Where ROIAlign samples, on every device. Positions are computed in double, so that the devices agree on every bit.
 #pragma once
 
 #include <cmath>
@@ -83,5 +83,32 @@ struct LinearSample {
     weight_low = 1 - weight_high;
   }
 };
+
+// A cell along one axis, and its weight in the average of a bin.
+template <typename Acc>
+struct Tap {
+  int32_t cell;
+  Acc weight;
+};
+
+// Appends a tap to the `used` taps of a bin, or adds its weight to the tap that has the same cell. Returns the new count.
+// Samples come in order, so a cell that was seen before is one of the last two. Merged, a bin of two by two samples that
+// are one cell apart takes 9 reads (or atomic additions) instead of 16.
+template <typename Acc>
+MRB_HOST_DEVICE inline int32_t add_tap(Tap<Acc>* taps, int32_t used, const Tap<Acc>& tap) {
+  if (tap.weight == 0) {
+    return used;
+  }
+  if (used > 0 && taps[used - 1].cell == tap.cell) {
+    taps[used - 1].weight += tap.weight;
+    return used;
+  }
+  if (used > 1 && taps[used - 2].cell == tap.cell) {
+    taps[used - 2].weight += tap.weight;
+    return used;
+  }
+  taps[used] = tap;
+  return used + 1;
+}
 
 }  // namespace maskrcnn_benchmark

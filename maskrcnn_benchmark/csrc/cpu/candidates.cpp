@@ -16,18 +16,15 @@
 #include <vector>
 
 #include "../box_geometry.h"
+#include "../tensors.h"
 #include "per_isa.h"
 #include "score_order.h"
-#include "tensors.h"
 
 #define MRB_KERNELS "candidate_kernels.h"
 #include "compile_per_isa.h"
 
 namespace maskrcnn_benchmark {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Reads one value of float32, float16 or bfloat16. Only a few of a map's deltas are wanted: no copy of the map is made.
 class Values {
@@ -63,8 +60,7 @@ struct Decoding {
   Decoding(const char* op, const std::vector<double>& weights, double clamp, int64_t box_offset)
       : offset(static_cast<float>(box_offset)) {
     STD_TORCH_CHECK(weights.size() == 4, op, ": four weights are expected, of dx, dy, dw and dh; got ", weights.size());
-    STD_TORCH_CHECK(
-        box_offset == 0 || box_offset == 1, op, ": offset must be 1 (inclusive) or 0 (half-open); got ", box_offset);
+    check_offset(op, box_offset);
     coding = {
         static_cast<float>(weights[0]), static_cast<float>(weights[1]), static_cast<float>(weights[2]),
         static_cast<float>(weights[3]), static_cast<float>(clamp)};

@@ -15,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../tensors.h"
 #include "per_isa.h"
 
 #define MRB_KERNELS "keypoint_kernels.h"
@@ -22,9 +23,6 @@
 
 namespace maskrcnn_benchmark {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr double kCubic = -0.75;        // OpenCV's and PyTorch's coefficient of the cubic kernel
 constexpr float kNegative = 0.4454f;    // n = 0.1875 along an axis, 2 * n * (1 + n) along both, rounded up

@@ -14,9 +14,9 @@
 
 #include "../box_geometry.h"
 #include "../nms_checks.h"
+#include "../tensors.h"
 #include "per_isa.h"
 #include "score_order.h"
-#include "tensors.h"
 
 namespace maskrcnn_benchmark {
 
@@ -207,9 +207,6 @@ struct KeptBoxes {
 
 namespace maskrcnn_benchmark {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Indices of the finite scores from high to low; the lower index first among equals.
 std::vector<int32_t> order_by_score(const Tensor& scores) {

@@ -40,7 +40,7 @@ constexpr int64_t kLargerThanCaches = 32 << 20;
 
 template <typename Acc>
 PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels, const PoolArguments& arguments) {
-  const Tensor coordinates = torch::stable::contiguous(torch::stable::to(rois, ScalarType::Double));
+  const Tensor coordinates = dense(rois, ScalarType::Double);
   const double* data = coordinates.const_data_ptr<double>();
   const int64_t count = coordinates.size(0);
   const PoolSizes& sizes = arguments.sizes;
@@ -128,16 +128,15 @@ struct Maps {
   Maps(const std::vector<Tensor>& features, const std::vector<double>& scales)
       : channels_last(is_channels_last(features.front())) {
     for (size_t i = 0; i < features.size(); ++i) {
-      const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-      tensors.push_back(torch::stable::contiguous(features[i], format));
+      tensors.push_back(torch::stable::contiguous(features[i], format_of(channels_last)));
       levels.push_back({tensors[i].data_ptr(), features[i].size(2), features[i].size(3), scales[i]});
     }
   }
 };
 
 Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
-  const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  Tensor tensor = torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+  Tensor tensor = torch::stable::empty(
+      sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format_of(channels_last));
   advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
   return tensor;
 }
@@ -181,12 +180,11 @@ std::vector<Tensor> spread_back(
     grads.push_back(new_tensor(grad, {sizes.images, sizes.channels, height, width}, channels_last));
     levels.push_back({grads[i].data_ptr(), height, width, scales[i]});
   }
-  const Tensor dense =
-      torch::stable::contiguous(grad, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor gradients = torch::stable::contiguous(grad, format_of(channels_last));
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const auto plan = make_plan<AccOf<T>>(rois, levels, arguments);
-    const T* from = static_cast<const T*>(dense.data_ptr());
+    const T* from = static_cast<const T*>(gradients.data_ptr());
     if (!channels_last) {
       MRB_PICK(spread<T, false, 1>)(plan, levels, sizes, from);
     } else if (sizes.channels * sizeof(AccOf<T>) <= 64) {

@@ -5,21 +5,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "../accumulator.h"
 #include "roi_taps.h"
 
 namespace maskrcnn_benchmark {
-
-// The type that sums run in: float for half types.
-template <typename T>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <typename T>
-using AccOf = typename Accumulator<T>::type;
 
 // The maps of one pyramid level, (N, C, height, width) in the format of the whole call.
 struct LevelMaps {

@@ -13,23 +13,12 @@
 
 namespace maskrcnn_benchmark {
 
-template <typename Acc>
-struct Tap {
-  int32_t cell;
-  Acc weight;
-};
-
 // The taps of every bin along one axis of one region. Bin b has taps[starts[b]] to taps[starts[b + 1] - 1].
 template <typename Acc>
 struct AxisTaps {
   const Tap<Acc>* taps;
   const int32_t* starts;
   int32_t first_cell, last_cell;  // half-open range of cells that any bin touches; empty where no sample is on the map
-};
-
-template <typename Acc>
-struct RoiTaps {
-  AxisTaps<Acc> y, x;
 };
 
 // Upper bound of the taps that one axis of a region needs, over all bins.
@@ -50,21 +39,10 @@ AxisTaps<Acc> fill_taps(const RoiAxis& axis, int64_t bins, int64_t cells, Tap<Ac
   int32_t first_cell = static_cast<int32_t>(cells), last_cell = 0;
   for (int64_t bin = 0; bin < bins; ++bin) {
     starts[bin] = used;
-    const int32_t begin = used;
+    Tap<Acc>* of_bin = taps + used;
+    int32_t count = 0;
     const auto add = [&](int32_t cell, double weight) {
-      if (weight == 0) {
-        return;
-      }
-      // samples come in order, so a cell that was seen before is one of the last two
-      for (int32_t back = used - 1; back >= begin && back >= used - 2; --back) {
-        if (taps[back].cell == cell) {
-          taps[back].weight += static_cast<Acc>(weight);
-          return;
-        }
-      }
-      taps[used++] = {cell, static_cast<Acc>(weight)};
-      first_cell = std::min(first_cell, cell);
-      last_cell = std::max(last_cell, cell + 1);
+      count = add_tap(of_bin, count, {cell, static_cast<Acc>(weight)});
     };
     int64_t first, last;
     axis.samples_on_map(bin, cells, &first, &last);
@@ -75,6 +53,11 @@ AxisTaps<Acc> fill_taps(const RoiAxis& axis, int64_t bins, int64_t cells, Tap<Ac
         add(sample.high, sample.weight_high * share);
       }
     }
+    for (int32_t i = 0; i < count; ++i) {
+      first_cell = std::min(first_cell, of_bin[i].cell);
+      last_cell = std::max(last_cell, of_bin[i].cell + 1);
+    }
+    used += count;
   }
   starts[bins] = used;
   return {taps, starts, std::min(first_cell, last_cell), last_cell};

@@ -20,9 +20,6 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 constexpr int kWord = 64;             // boxes per word of bits
 constexpr int kRowsAtATime = 4096;    // bounds the memory for bits to 512 bytes per box
 constexpr int kThreads = 256;
@@ -262,7 +259,7 @@ Tensor scratch(const Tensor& like, int64_t size, ScalarType type) {
 // The type that scores or boxes are handled in.
 Tensor widened(const Tensor& values) {
   const ScalarType type = values.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::contiguous(torch::stable::to(values, type));
+  return dense(values, type);
 }
 
 struct ByScore {
@@ -337,7 +334,7 @@ Survivors survivors(
       double_scores ? sort_by_score<double>(wide_scores, stream) : sort_by_score<float>(wide_scores, stream);
   std::optional<Tensor> ranks, dense_groups;
   if (groups) {
-    dense_groups = torch::stable::contiguous(*groups);
+    dense_groups = dense(*groups, ScalarType::Long);
     Tensor group_by_rank = scratch(boxes, count, ScalarType::Long);
     gather<<<grid_size(count, kThreads), kThreads, 0, stream>>>(
         dense_groups->const_data_ptr<int64_t>(), by_score.order.const_data_ptr<int64_t>(), count,

@@ -40,13 +40,6 @@ struct Sample {
   Acc weight_low, weight_high;  // both zero off the map
 };
 
-// A cell along one axis, and its weight in the average of a bin.
-template <typename Acc>
-struct Tap {
-  int32_t cell;
-  Acc weight;
-};
-
 // Not inlined: arithmetic in double would take registers from the loops that hardly ever need it.
 template <typename Acc>
 __device__ __noinline__ Sample<Acc> sample_axis(const RoiAxis& axis, int bin, int64_t i, int64_t cells) {
@@ -60,24 +53,12 @@ __device__ __noinline__ void samples_on_map(
   axis.samples_on_map(bin, cells, first, last);
 }
 
-// Makes one tap of those of the same cell, and none of those without weight, at the start of the same memory: what is written
-// was read before. Returns how many there are now. Samples come in order, so that a cell that was seen is one of the last two.
-// A bin of two by two samples that are a cell apart then takes 9 reads, or atomic additions, and not 16.
+// Merges the taps of a bin in place. Returns how many are left.
 template <typename Acc>
 __device__ int merge_taps(Tap<Acc>* taps, int count) {
   int used = 0;
   for (int i = 0; i < count; ++i) {
-    const Tap<Acc> tap = taps[i];
-    if (tap.weight == 0) {
-      continue;
-    }
-    if (used > 0 && taps[used - 1].cell == tap.cell) {
-      taps[used - 1].weight += tap.weight;
-    } else if (used > 1 && taps[used - 2].cell == tap.cell) {
-      taps[used - 2].weight += tap.weight;
-    } else {
-      taps[used++] = tap;
-    }
+    used = add_tap(taps, used, Tap<Acc>(taps[i]));  // a copy: the tap may move within the same memory
   }
   return used;
 }

@@ -15,6 +15,7 @@
 #include <optional>
 #include <vector>
 
+#include "../accumulator.h"
 #include "../roi_align_checks.h"
 #include "region.h"
 
@@ -112,7 +113,7 @@ struct FixedPoint {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) find_largest(const T* values, int64_t count, unsigned long long* largest) {
-  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using Acc = AccOf<T>;
   __shared__ unsigned long long of_block;
   if (threadIdx.x == 0) {
     of_block = 0;
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) find_largest(const T* values, int64_
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     from_fixed_point(const int64_t* sums, int64_t count, FixedPoint fixed_point, T* values) {
-  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using Acc = AccOf<T>;
   const bool finite = fixed_point.finite();
   const int shift = fixed_point.shift();
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
@@ -200,10 +201,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
   }
 }
 
-MemoryFormat layout(bool channels_last) {
-  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
 // Channels that one block takes: some two thousand items of work, so that finding the samples is soon paid for, but fewer where
 // that makes too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines if there is a choice.
 int channels_per_run(const Pooling& pooling, bool channels_last, int width) {
@@ -223,7 +220,7 @@ bool aligned_to(const void* pointer, size_t bytes) {
 
 template <typename T, bool kChannelsLast, int kWidth>
 void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled) {
-  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using Acc = AccOf<T>;
   const int per_run = channels_per_run(pooling, kChannelsLast, kWidth);
   const int64_t runs = (pooling.channels + per_run - 1) / per_run;
   pool_kernel<T, Acc, kChannelsLast, kWidth>
@@ -260,7 +257,7 @@ template <typename T, typename Sum>
 void spread_maps(
     const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last,
     const FixedPoint& fixed_point) {
-  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using Acc = AccOf<T>;
   const int per_run = channels_per_run(pooling, channels_last, 1);
   const int64_t runs = (pooling.channels + per_run - 1) / per_run;
   const unsigned int grid = grid_size(pooling.rois * runs);
@@ -319,10 +316,6 @@ Pooling describe(
   return pooling;
 }
 
-Tensor as_double(const Tensor& rois) {
-  return torch::stable::contiguous(torch::stable::to(rois, ScalarType::Double));
-}
-
 void check_levels_fit(const char* op, size_t levels) {
   STD_TORCH_CHECK(levels <= kMostLevels, op, ": at most ", kMostLevels, " levels on CUDA; got ", levels);
 }
@@ -338,19 +331,19 @@ Tensor pool(
       describe(op, first.size(0), first.size(1), rois.size(0), bins_h, bins_w, samples, aligned, rule);
   const std::vector<int64_t> size{rois.size(0), first.size(1), bins_h, bins_w};
   Tensor pooled = torch::stable::empty(
-      size, first.scalar_type(), std::nullopt, first.device(), std::nullopt, layout(channels_last));
+      size, first.scalar_type(), std::nullopt, first.device(), std::nullopt, format_of(channels_last));
   if (pooled.numel() == 0) {
     return pooled;
   }
-  std::vector<Tensor> dense;  // keeps copies alive until the launch
+  std::vector<Tensor> maps;  // keeps copies alive until the launch
   Pyramid pyramid{};
   pyramid.count = static_cast<int>(features.size());
   for (size_t level = 0; level < features.size(); ++level) {
-    dense.push_back(torch::stable::contiguous(features[level], layout(channels_last)));
+    maps.push_back(torch::stable::contiguous(features[level], format_of(channels_last)));
     pyramid.levels[level] = {
-        dense[level].data_ptr(), features[level].size(2), features[level].size(3), scales[level]};
+        maps[level].data_ptr(), features[level].size(2), features[level].size(3), scales[level]};
   }
-  const Tensor regions = as_double(rois);
+  const Tensor regions = dense(rois, ScalarType::Double);
   THO_DISPATCH_V2(
       first.scalar_type(), "ROIAlign",
       AT_WRAP([&] { pool_maps<scalar_t>(pooling, pyramid, regions, pooled, channels_last); }), AT_FLOATING_TYPES,
@@ -376,7 +369,7 @@ std::vector<Tensor> spread(
     const int64_t height = sizes[2 + 2 * level], width = sizes[3 + 2 * level];
     const std::vector<int64_t> size{sizes[0], sizes[1], height, width};
     const auto new_map = [&](ScalarType of) {
-      return torch::stable::empty(size, of, std::nullopt, grad.device(), std::nullopt, layout(channels_last));
+      return torch::stable::empty(size, of, std::nullopt, grad.device(), std::nullopt, format_of(channels_last));
     };
     Tensor map = new_map(sum_type);
     torch::stable::zero_(map);
@@ -390,15 +383,15 @@ std::vector<Tensor> spread(
     }
     return grads;
   }
-  const Tensor dense = torch::stable::contiguous(grad, layout(channels_last));
-  const Tensor regions = as_double(rois);
+  const Tensor gradients = torch::stable::contiguous(grad, format_of(channels_last));
+  const Tensor regions = dense(rois, ScalarType::Double);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    using Acc = AccOf<T>;
     if (deterministic) {
-      spread_in_fixed_point<T>(pooling, pyramid, regions, dense, channels_last, grads);
+      spread_in_fixed_point<T>(pooling, pyramid, regions, gradients, channels_last, grads);
     } else {
-      spread_maps<T, Acc>(pooling, pyramid, regions, dense, channels_last, FixedPoint{});
+      spread_maps<T, Acc>(pooling, pyramid, regions, gradients, channels_last, FixedPoint{});
     }
   };
   THO_DISPATCH_V2(
