@@ -1,4 +1,4 @@
-// The twin of layers/boxes.py: the one home, in C++, of the question whether a box covers its far corner pixel.
+// Box geometry, as in layers/boxes.py. No other C++ file decides whether a box covers its far corner pixel.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,7 @@
 
 namespace maskrcnn_benchmark {
 
-// Corners in pixels. `offset` is 1 where a box covers its far corner pixel (INCLUSIVE) and 0 where it does not (HALF_OPEN).
+// Corners in pixels. `offset` is 1 if a box covers its far corner pixel (INCLUSIVE), 0 if it does not (HALF_OPEN).
 template <typename T>
 struct Box {
   T x1, y1, x2, y2;
@@ -28,15 +28,15 @@ MRB_HOST_DEVICE inline T box_height(const Box<T>& box, T offset) {
   return box.y2 - box.y1 + offset;
 }
 
-// A product that is rounded before it meets a sum. Compilers fuse the two where the processor can, and a decision near a tie
-// would depend on the device, and on a CPU on its instructions.
+// A product that is rounded before it is added to something. Compilers fuse the two operations where the processor can, and
+// a decision near a tie would then depend on the device and its instruction set.
 MRB_HOST_DEVICE inline double product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
 #else
   double rounded = a * b;
 #if defined(__GNUC__) && defined(__x86_64__)
-  __asm__("" : "+x"(rounded));  // hides where the value comes from
+  __asm__("" : "+x"(rounded));  // hides from the compiler that the value is a product
 #elif defined(__GNUC__) && defined(__aarch64__)
   __asm__("" : "+w"(rounded));
 #endif
@@ -57,7 +57,7 @@ MRB_HOST_DEVICE inline T box_area(const Box<T>& box, T offset) {
   return product(box_width(box, offset), box_height(box, offset));
 }
 
-// Area that two boxes share; 0 where one of them is empty or inverted.
+// Area that two boxes share; 0 if one of them is empty or inverted.
 template <typename T>
 MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T offset) {
   const T width = (a.x2 < b.x2 ? a.x2 : b.x2) - (a.x1 > b.x1 ? a.x1 : b.x1) + offset;
@@ -65,8 +65,8 @@ MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T o
   return product(width > 0 ? width : T(0), height > 0 ? height : T(0));
 }
 
-// Does the intersection over union exceed the threshold? In double, so that every device and every vector width takes the
-// same decision; boxes that share no area never overlap. A NaN corner overlaps nothing.
+// Does the intersection over union exceed the threshold? Computed in double, so that every device and vector width decides
+// the same. Boxes that share no area never overlap, and a box with a NaN corner overlaps nothing.
 MRB_HOST_DEVICE inline bool boxes_overlap(
     const Box<double>& a, const Box<double>& b, double threshold, double offset) {
   const double shared = intersection_area(a, b, offset);
@@ -74,13 +74,13 @@ MRB_HOST_DEVICE inline bool boxes_overlap(
   return shared > 0 && shared > threshold * all;
 }
 
-// Weights of deltas, and the largest change of a logarithmic size that is followed.
+// Weights of the deltas (dx, dy, dw, dh), and the upper limit of dw and dh once divided by their weights.
 template <typename T>
 struct DeltaCoding {
   T weight_x, weight_y, weight_w, weight_h, clamp;
 };
 
-// The box that deltas (dx, dy, dw, dh) make of a reference; the inverse of encoding. NaN deltas give NaN corners.
+// Applies deltas (dx, dy, dw, dh) to a reference box; the inverse of encoding. NaN deltas give NaN corners.
 // Source: Girshick et al. 2014, Rich feature hierarchies, appendix C.
 template <typename T>
 MRB_HOST_DEVICE inline Box<T> decode_box(
@@ -97,11 +97,11 @@ MRB_HOST_DEVICE inline Box<T> decode_box(
 
 template <typename T>
 MRB_HOST_DEVICE inline T clip_coordinate(T value, T most) {
-  const T positive = value < 0 ? T(0) : value;  // NaN stays
+  const T positive = value < 0 ? T(0) : value;  // NaN is kept
   return most < positive ? most : positive;
 }
 
-// Every corner moved into an image of that size, in pixels.
+// Clips every corner to an image of the given size in pixels.
 template <typename T>
 MRB_HOST_DEVICE inline Box<T> clip_box(const Box<T>& box, T image_width, T image_height, T offset) {
   const T x_most = image_width - offset, y_most = image_height - offset;
@@ -109,7 +109,7 @@ MRB_HOST_DEVICE inline Box<T> clip_box(const Box<T>& box, T image_width, T image
           clip_coordinate(box.y2, y_most)};
 }
 
-// The pyramid level that pools a box: the canonical level where the box has the canonical size, one more per doubling.
+// The pyramid level that pools a box: the canonical level for a box of the canonical size, one more per doubling.
 // Source: Lin et al. 2017, Feature Pyramid Networks, equation 1. Clamped to [lowest, highest]; NaN gives the lowest.
 MRB_HOST_DEVICE inline int assign_level(
     const Box<double>& box, double offset, double canonical_size, double canonical_level, int lowest, int highest) {

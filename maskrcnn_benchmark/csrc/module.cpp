@@ -1,4 +1,4 @@
-// A Python module on the limited API: `import maskrcnn_benchmark._C` loads this library, and that registers its ops.
+// A Python module on the limited API. `import maskrcnn_benchmark._C` loads this library, which registers the ops.
 #include <Python.h>
 
 #include "cpu/per_isa.h"
@@ -9,7 +9,7 @@ PyMODINIT_FUNC PyInit__C(void) {
       nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module != nullptr) {
-    const char* const names[] = {"portable", "avx2", "avx512"};  // of enum Isa, in its order
+    const char* const names[] = {"portable", "avx2", "avx512"};  // in the order of enum Isa
     PyModule_AddStringConstant(module, "CPU_INSTRUCTIONS", names[static_cast<int>(maskrcnn_benchmark::best_isa())]);
   }
   return module;

@@ -1,17 +1,18 @@
-// Every schema of the library, and nothing else; kernels register themselves in cpu/ and cuda/, fakes and autograd rules in layers/.
+// The schema of every op; layers/schemas.py has the same list. Kernels are registered in cpu/ and cuda/, references, fake
+// kernels and autograd rules in layers/.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   m.def(
       "roi_align(Tensor features, Tensor rois, float scale, SymInt bins_h, SymInt bins_w, int samples, bool aligned) "
       "-> Tensor");
-  // sizes: N, C, H, W of features. deterministic: the same bits every time; on the CPU they are in any case
+  // sizes: N, C, H, W of features. deterministic: the same bits every time, as on the CPU always
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float scale, int samples, bool aligned, "
       "bool channels_last, bool deterministic) -> Tensor");
   m.def(
-      "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, int samples, "
-      "bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor");
+      "multi_level_roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt bins_h, SymInt bins_w, "
+      "int samples, bool aligned, float canonical_size, float canonical_level, int offset) -> Tensor");
   // sizes: N, C of all levels, then H, W of each
   m.def(
       "multi_level_roi_align_backward(Tensor grad, Tensor rois, SymInt[] sizes, float[] scales, int samples, "
@@ -22,7 +23,7 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, Tensor? groups, float threshold, int offset, SymInt max_out) -> Tensor");
 
-  // For the CPU alone; on other devices the layers compute the same with PyTorch's own ops.
+  // Compiled for the CPU only; on other devices layers/reference computes them with PyTorch's ops.
   m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()");
   m.def(
       "mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)");

@@ -14,10 +14,10 @@ struct RoiAxis {
   double bin_size;
   int64_t samples;
 
-  RoiAxis() = default;  // uninitialised, so that it may live in a GPU's shared memory
+  RoiAxis() = default;  // uninitialised, as variables in a GPU's shared memory must be
 
-  // low, high: the region's ends in image pixels. requested: samples per bin, 0 for one per cell (rounded up; none where
-  // the region has no size). Unless aligned, cell i is centred at i instead of i + 0.5 and a region has at least one cell.
+  // low, high: the ends of the region in image pixels. requested: samples per bin; 0 for one per cell, rounded up, and none
+  // if the region has no size. If not aligned, cell i is centred at i instead of i + 0.5, and a region has at least one cell.
   // A region with an infinite or NaN end has no samples.
   MRB_HOST_DEVICE RoiAxis(double low, double high, double scale, int64_t bins, int64_t requested, bool aligned) {
     const double shift = aligned ? 0.5 : 0.0;
@@ -40,8 +40,8 @@ struct RoiAxis {
     return start + product(static_cast<double>(bin) + within, bin_size);
   }
 
-  // The samples of a bin that can lie on a map of `cells` cells: [first, last), a little generous. Keeps the work bounded by
-  // the map where a region is far larger than it.
+  // The samples [first, last) of a bin that can lie on a map of `cells` cells, and a few more. Bounds the work by the size of
+  // the map if a region is far larger.
   MRB_HOST_DEVICE void samples_on_map(int64_t bin, int64_t cells, int64_t* first, int64_t* last) const {
     *first = 0;
     *last = samples;
@@ -58,7 +58,7 @@ struct RoiAxis {
   }
 };
 
-// Linear interpolation between two cells. A sample up to one cell off the map takes the value at the map's edge.
+// Linear interpolation between two cells. A sample at most one cell off the map takes the value at the edge.
 struct LinearSample {
   int32_t low, high;
   double weight_low, weight_high;

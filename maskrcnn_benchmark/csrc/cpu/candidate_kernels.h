@@ -1,6 +1,6 @@
-// The loops that look through scores, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The loops that search scores. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// maxima[j] = the largest of values[j], values[j + parts], ... for j < parts; NaN does not count.
+// maxima[j] = the largest of values[j], values[j + parts], ... for j < parts; NaN is ignored.
 inline void maxima_of_parts(const float* values, int64_t count, int64_t parts, float* maxima) {
   std::fill_n(maxima, parts, -INFINITY);
   for (; count > 0; count -= parts, values += parts) {
@@ -11,7 +11,7 @@ inline void maxima_of_parts(const float* values, int64_t count, int64_t parts, f
   }
 }
 
-// Calls found(i) for every i < count whose value is not below the bound, in order. Most values are.
+// Calls found(i), in order, for every i < count whose value is above the bound (kEqual: not below it). These are few.
 template <bool kEqual, typename Found>
 inline void each_from(const float* values, int64_t count, float bound, const Found& found) {
   constexpr int64_t kAtOnce = 32;
@@ -37,7 +37,7 @@ inline void each_from(const float* values, int64_t count, float bound, const Fou
   }
 }
 
-// Places of the values that are not below the bound, NaN among them.
+// Places of the values that are not below the bound, including NaN.
 inline void places_from(const float* values, int64_t count, float bound, std::vector<int32_t>& places) {
   each_from<true>(values, count, bound, [&](int64_t i) { places.push_back(static_cast<int32_t>(i)); });
 }

@@ -1,5 +1,5 @@
-// What goes into suppression, on the CPU: the best anchors of an RPN and the classes that a box head believes in, with their
-// boxes decoded and clipped. On other devices layers/candidates.py does the same with PyTorch's ops.
+// Candidates for non-maximum suppression, on the CPU: the best anchors of an RPN, and the classes above a box head's
+// threshold, with decoded and clipped boxes. Twin of layers/reference/candidates.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,7 +26,7 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// Reads one value of float32, float16 or bfloat16. Only a few of a map's deltas are wanted: no copy of the map is made.
+// Reads single values of float32, float16 or bfloat16. Only a few deltas of a map are needed, so it is not converted.
 class Values {
  public:
   explicit Values(const Tensor& tensor) : data_(tensor.data_ptr()), type_(tensor.scalar_type()) {}
@@ -52,7 +52,7 @@ bool is_readable(const Tensor& tensor) {
   return type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16;
 }
 
-// How deltas become boxes within an image.
+// Decodes deltas to boxes inside an image.
 struct Decoding {
   DeltaCoding<float> coding;
   float offset;
@@ -66,7 +66,7 @@ struct Decoding {
         static_cast<float>(weights[3]), static_cast<float>(clamp)};
   }
 
-  // delta_at(k), k < 4, reads a delta. Returns whether the clipped box has sides of at least min_size, and more than nothing.
+  // delta_at(k), k < 4, reads a delta. Returns whether the sides of the clipped box are positive and at least min_size.
   template <typename DeltaAt>
   bool decode(const float* corners, const DeltaAt& delta_at, const float* size_wh, float min_size, float* out) const {
     const Box<float> reference{corners[0], corners[1], corners[2], corners[3]};
@@ -82,7 +82,7 @@ struct Decoding {
   }
 };
 
-// The best `count` of values, best first, equal ones in order, NaN before all: keys whose lower halves are places.
+// Finds the `count` largest values: NaN first, equal ones in order. The lower halves of the keys are their places.
 void best_places(const float* values, int64_t total, int64_t count, std::vector<uint64_t>& keys) {
   const auto key_of = [&](int64_t place) { return descending_key_with_index(values[place], place); };
   keys.clear();
@@ -92,7 +92,7 @@ void best_places(const float* values, int64_t total, int64_t count, std::vector<
       keys.push_back(key_of(place));
     }
   } else {
-    // Of twice `count` parts, `count` have a maximum of at least the bound: what lies below is not wanted.
+    // Take the maxima of 2 * count parts. The count-th largest is a lower bound for the values that are wanted.
     std::vector<float> maxima(parts);
     MRB_PICK(maxima_of_parts)(values, total, parts, maxima.data());
     std::nth_element(maxima.begin(), maxima.begin() + count - 1, maxima.end(), std::greater<float>());
@@ -107,7 +107,7 @@ void best_places(const float* values, int64_t total, int64_t count, std::vector<
   keys.resize(count);
 }
 
-// The maps of one level, and where its candidates go.
+// The maps of one level, and the place of its candidates in the output.
 struct RpnLevel {
   Tensor anchors, objectness, box_regression;
   int64_t num_anchors, height, width, count, first;  // candidates [first, first + count) of each image
@@ -117,9 +117,11 @@ struct RpnLevel {
   }
 };
 
-// objectness: per level (N, A, H_l, W_l); box_regression: (N, A * 4, H_l, W_l); anchors: (H_l * W_l * A, 4); sizes: (N, 2),
-// width and height. Returns logits (N, K), NaN for a box that is too small, boxes (N, K, 4), and groups (N, K), one number
-// per image and level.
+// Selects the best anchors of each level and image.
+//
+// Per level:  objectness (N, A, H_l, W_l), box_regression (N, A * 4, H_l, W_l), anchors (H_l * W_l * A, 4)
+// sizes:      (N, 2), width and height
+// Returns:    logits (N, K), NaN for a box that is too small; boxes (N, K, 4); groups (N, K), one per image and level
 std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
     std::vector<Tensor> anchors, std::vector<Tensor> objectness, std::vector<Tensor> box_regression, const Tensor& sizes,
     int64_t most, std::vector<double> weights, double clamp, double min_size, int64_t offset) {
@@ -161,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
   int64_t* groups_data = groups.mutable_data_ptr<int64_t>();
   const float* sizes_data = image_sizes.const_data_ptr<float>();
   const int64_t num_levels = static_cast<int64_t>(levels.size());
-  // images first: of consecutive pieces, which one thread takes, not all are of the largest level
+  // Loop over images outside and levels inside: a thread takes consecutive pieces, and so not the largest level only.
   torch::stable::parallel_for(0, images * num_levels, 1, [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> keys;
     for (int64_t piece = begin; piece < end; ++piece) {
@@ -194,9 +196,13 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
   return {best, boxes, groups};
 }
 
-// scores: (R, J), the background's first; box_regression: (R, 4 * J), or (R, 8) where class_agnostic; references: (R, 4);
-// images: (R,) int64 into sizes (N, 2). Returns boxes (K, 4), scores (K,), NaN for a box that covers nothing, labels (K,) and
-// images (K,) of what is above the threshold, row by row.
+// Selects the pairs of region and class above the threshold, row by row.
+//
+// scores:          (R, J), background first
+// box_regression:  (R, 4 * J), or (R, 8) if class_agnostic
+// references:      (R, 4)
+// images:          (R,) int64 into sizes (N, 2)
+// Returns:         boxes (K, 4); scores (K,), NaN for an empty box; labels (K,); images (K,)
 std::tuple<Tensor, Tensor, Tensor, Tensor> class_candidates_cpu(
     const Tensor& scores, const Tensor& box_regression, const Tensor& references, const Tensor& images, const Tensor& sizes,
     double threshold, std::vector<double> weights, double clamp, int64_t offset, bool class_agnostic) {

@@ -1,8 +1,8 @@
-// Included after `#define MRB_KERNELS "file"`; see per_isa.h. No include guard: one inclusion per file of kernels.
+// Include after `#define MRB_KERNELS "file"` (per_isa.h). No include guard: it is included once per file of kernels.
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"                // wide vectors cross inline functions only, never the ABI
-#pragma GCC diagnostic ignored "-Wuninitialized"        // GCC's own intrinsics start from undefined registers
+#pragma GCC diagnostic ignored "-Wpsabi"                // wide vectors are passed to inline functions only
+#pragma GCC diagnostic ignored "-Wuninitialized"        // GCC's own intrinsics use undefined registers
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 

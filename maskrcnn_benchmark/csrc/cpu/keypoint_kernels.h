@@ -1,6 +1,6 @@
-// The loops of heatmap decoding, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The loops of heatmap decoding. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// widened[x] = the row at four cells weighted, from `before[x] - 1` on; rows are padded by two cells on either side.
+// widened[x] = the weighted sum of four cells of the row, from `before[x] - 1` on. Rows are padded by two cells per side.
 inline void widen_row_cubic(
     const float* padded, const int32_t* before, const float* weights, int64_t weight_stride, int64_t first, int64_t last,
     float* widened) {
@@ -14,7 +14,7 @@ inline void widen_row_cubic(
   }
 }
 
-// Values of a row of pixels out of four widened rows, and the largest of them.
+// Computes a row of pixels from four widened rows. Returns the largest value.
 inline float mix_rows(
     const float* const* rows, const float* weights, int64_t first, int64_t last, float* values) {
   const float *row_0 = rows[0], *row_1 = rows[1], *row_2 = rows[2], *row_3 = rows[3];
@@ -45,7 +45,7 @@ inline float mix_rows(
   return best;
 }
 
-// most[j] and least[j] of windows of four cells, j .. j + 3, in rows that are `count` windows long.
+// most[j] and least[j] = the largest and smallest of four values, `stride` apart, from j on.
 inline void windows_of_four(
     const float* most_in, const float* least_in, int64_t stride, int64_t count, float* most, float* least) {
   for (int64_t j = 0; j < count; ++j) {

@@ -1,8 +1,8 @@
-// Peaks of heatmaps enlarged to their frames by cubic interpolation, on the CPU.
+// Peaks of heatmaps enlarged to their frames by cubic interpolation, on the CPU. Twin of layers/reference/keypoints.py.
 //
-// Most of an enlarged map is never computed. A pixel is a mean of 4 x 4 cells with weights that sum to 1 and whose negative
-// ones sum to -kNegative at most, so it cannot exceed their maximum by more than kNegative times their spread: where that is
-// below a value that is reached elsewhere, the peak is not.
+// Most of an enlarged map is never computed. A pixel is a weighted sum of 4 x 4 cells. The weights sum to 1, the negative
+// ones to no less than -kNegative. So a pixel exceeds the largest of its cells by at most kNegative times their spread.
+// If that bound is below a value that another pixel has, the peak is elsewhere and the pixel is skipped.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -25,15 +25,15 @@ namespace maskrcnn_benchmark {
 namespace {
 
 constexpr double kCubic = -0.75;        // OpenCV's and PyTorch's coefficient of the cubic kernel
-constexpr float kNegative = 0.4454f;    // n = 0.1875 along an axis, 2 * n * (1 + n) along both, rounded up
+constexpr float kNegative = 0.4454f;    // 2 * n * (1 + n), rounded up, where n = 0.1875 along one axis
 constexpr int64_t kMaxPixels = 1 << 20;  // per side of an enlarged map
 
-// Pixels along one side of the enlarged map, in terms of cells.
+// The pixels along one side of the enlarged map, by the cells that they interpolate.
 struct Axis {
   int64_t pixels = 0;
   std::vector<int32_t> before;      // the cell at or before each pixel's centre, plus 1: from 0 to cells
-  std::vector<float> weights;       // (4, pixels), of the cells from before - 1 to before + 2
-  std::vector<int64_t> first_of;    // (cells + 2,): the first pixel whose `before` is at least that
+  std::vector<float> weights;       // (4, pixels), for the cells before - 1 to before + 2
+  std::vector<int64_t> first_of;    // (cells + 2,): the first pixel whose `before` is at least the index
 
   void set(int64_t count, int64_t cells) {
     if (count == pixels) {
@@ -73,7 +73,7 @@ struct Peak {
   int64_t row, column;
 };
 
-// Finds peaks of maps of one size; holds what that needs.
+// Finds the peaks of maps of one size. Keeps its buffers from map to map.
 class PeakFinder {
  public:
   PeakFinder(int64_t cells_h, int64_t cells_w)
@@ -131,7 +131,7 @@ class PeakFinder {
     int64_t first, last;
   };
 
-  // Edge cells repeated twice on every side.
+  // Repeats edge cells twice on every side.
   void pad(const float* map) {
     for (int64_t row = -2; row < cells_h_ + 2; ++row) {
       const float* from = map + std::min(std::max<int64_t>(row, 0), cells_h_ - 1) * cells_w_;
@@ -142,7 +142,7 @@ class PeakFinder {
     }
   }
 
-  // The value, less its rounding error, of the pixel about the middle of the best cell.
+  // The value of the pixel nearest to the centre of the best cell, minus its rounding error: a first lower bound.
   float near_best_cell(const float* map) const {
     const int64_t best = std::max_element(map, map + cells_h_ * cells_w_) - map;
     const auto pixel_of = [](int64_t cell, int64_t cells, int64_t pixels) {
@@ -161,7 +161,7 @@ class PeakFinder {
     return value - kRounding * size;
   }
 
-  // The pixels of a row of cells outside of which none reaches the value.
+  // The range of pixels in a row of cells that may reach the value.
   Range candidates(int64_t row, float reached) {
     const int64_t count = cells_w_ + 1;
     windows_of_four_(
@@ -178,7 +178,7 @@ class PeakFinder {
     return first < last ? Range{columns_.first_of[first], columns_.first_of[last]} : Range{0, 0};
   }
 
-  // A row of cells at the pixels' columns, computed for the range at least.
+  // A row of cells interpolated at the columns of the pixels, computed at least for the range.
   const float* widened(int64_t row, Range range) {
     float* to = widened_.data() + row * columns_.pixels;
     Range& known = known_[row];

@@ -1,5 +1,5 @@
-// A short vector of accumulators, as wide as the instruction set of the enclosing namespace; see cpu/per_isa.h.
-// No include guard: it is compiled once per instruction set, with MRB_VECTOR_BYTES set to the width of its registers.
+// A short vector of accumulators, as wide as a register of the instruction set. Compiled once per instruction set
+// (per_isa.h) with MRB_VECTOR_BYTES set to that width, so there is no include guard.
 
 template <typename Acc>
 struct Lanes {
@@ -15,7 +15,7 @@ struct Lanes {
     return {Values{}};
   }
 
-  // From any type that converts to the accumulators'.
+  // Loads from any type that converts to the accumulator's.
   template <typename T>
   static inline Lanes load(const T* from) {
     Lanes lanes;
@@ -84,7 +84,7 @@ struct Lanes {
     return lanes;
   }
 
-  // Lane by lane; where one of the two is not a number, the second.
+  // The larger value of each lane; the second if one of them is NaN.
   static inline Lanes larger(const Lanes& a, const Lanes& b) {
     Lanes lanes;
 #if defined(__GNUC__)
@@ -109,7 +109,7 @@ struct Lanes {
     return lanes;
   }
 
-  // A bit for each lane of this that is greater than the other's.
+  // One bit per lane: is it greater than the other's?
   inline unsigned greater(const Lanes& other) const {
 #if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {
@@ -149,7 +149,7 @@ struct Lanes {
   }
 };
 
-// Exchanges the off-diagonal halves of every two blocks of kBlock lanes in a pair of rows.
+// One step of a transpose: exchanges blocks of kBlock lanes between two rows.
 template <int kBlock, typename Acc, int... kLane>
 inline void exchange_blocks(Lanes<Acc>& upper, Lanes<Acc>& lower, std::integer_sequence<int, kLane...>) {
   constexpr int kCount = Lanes<Acc>::kCount;
@@ -166,7 +166,7 @@ inline void exchange_blocks(Lanes<Acc>& upper, Lanes<Acc>& lower, std::integer_s
 #endif
 }
 
-// Swaps rows and columns of a square of vectors, in registers.
+// Transposes a square of vectors in registers.
 template <typename Acc, int kBlock = 1>
 inline void transpose_square(Lanes<Acc>* rows) {
   constexpr int kCount = Lanes<Acc>::kCount;

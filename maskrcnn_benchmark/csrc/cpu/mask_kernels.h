@@ -1,6 +1,7 @@
-// The loops of mask pasting, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The loops of mask pasting. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// widened[x] = the row at positions that lie `part[x]` beyond cell `before[x]`; rows are padded by a cell on either side.
+// widened[x] = the row interpolated at `part[x]` of the way from cell `before[x]` to the next. Rows are padded by one cell
+// per side.
 template <typename Acc>
 void widen_row(const Acc* padded, const int32_t* before, const Acc* part, int64_t count, Acc* widened) {
   for (int64_t x = 0; x < count; ++x) {
@@ -9,7 +10,7 @@ void widen_row(const Acc* padded, const int32_t* before, const Acc* part, int64_
   }
 }
 
-// One row of pixels between two widened rows, `part` of the way down.
+// One row of binary pixels, `part` of the way from the upper to the lower widened row.
 template <typename Acc>
 void threshold_row(const Acc* upper, const Acc* lower, Acc part, Acc threshold, int64_t count, uint8_t* pixels) {
   for (int64_t x = 0; x < count; ++x) {
@@ -17,7 +18,7 @@ void threshold_row(const Acc* upper, const Acc* lower, Acc part, Acc threshold, 
   }
 }
 
-// The same as levels 0..255, rounded down.
+// The same row as grey levels 0 to 255, rounded down.
 template <typename Acc>
 void quantize_row(const Acc* upper, const Acc* lower, Acc part, int64_t count, uint8_t* pixels) {
   for (int64_t x = 0; x < count; ++x) {
@@ -26,7 +27,7 @@ void quantize_row(const Acc* upper, const Acc* lower, Acc part, int64_t count, u
   }
 }
 
-// to[x * rows + y] = from[y * columns + x], in tiles that stay in the cache.
+// to[x * rows + y] = from[y * columns + x], in tiles that fit the cache.
 inline void transpose_bytes(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) {
   constexpr int64_t kTile = 32;
   for (int64_t y = 0; y < rows; y += kTile) {
@@ -42,8 +43,7 @@ inline void transpose_bytes(const uint8_t* from, int64_t rows, int64_t columns, 
   }
 }
 
-// Zeros past the cache: a result of many megabytes would drive everything else out of it, and its lines be read before they
-// are written.
+// Writes zeros with stores that bypass the cache. Normal stores would read each cache line first and evict everything else.
 inline void clear_past_cache(uint8_t* bytes, int64_t count) {
 #if defined(MRB_X86)
   constexpr int64_t kLine = 64;

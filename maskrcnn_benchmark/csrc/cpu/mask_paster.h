@@ -19,20 +19,20 @@
 
 namespace maskrcnn_benchmark {
 
-// Pixels first .. last - 1 along one axis, and for each the cell at or before its centre, of cells padded by one on either
-// side, and the part of a cell beyond that one's centre.
+// The pixels first .. last - 1 along one axis. `before` is the cell whose centre is at or before the pixel's centre, counted
+// with one cell of padding per side; `part` is the distance between the two centres, in cells.
 template <typename Acc>
 struct PixelAxis {
   int64_t first = 0, last = 0;
   std::vector<int32_t> before;
   std::vector<Acc> part;
 
-  // The pixels out of `count` that a mask of `cells` cells over [low, high) can reach: up to half a cell outside.
+  // Sets the pixels, out of `count`, that a mask of `cells` cells over [low, high) can reach: up to half a cell outside.
   void set(double low, double high, int64_t cells, int64_t count) {
     before.clear();
     part.clear();
     first = last = 0;
-    if (!(high > low)) {  // nothing, or not a number
+    if (!(high > low)) {  // empty or NaN
       return;
     }
     const double cell = (high - low) / cells;
@@ -40,7 +40,7 @@ struct PixelAxis {
     first = static_cast<int64_t>(std::min(std::max(std::floor(low - cell / 2 - 0.5), 0.0), limit));
     last = static_cast<int64_t>(std::min(std::max(std::ceil(high + cell / 2 + 0.5), 0.0), limit));
     for (int64_t pixel = first; pixel < last; ++pixel) {
-      double position = (pixel + 0.5 - low) / (high - low) * cells - 0.5;  // in cells; cell i has its centre at i
+      double position = (pixel + 0.5 - low) / (high - low) * cells - 0.5;  // in cells; the centre of cell i is at i
       position = std::min(std::max(position, -1.0), static_cast<double>(cells));
       const double cell_before = std::min(std::floor(position), static_cast<double>(cells - 1));
       before.push_back(static_cast<int32_t>(cell_before) + 1);
@@ -53,7 +53,7 @@ struct PixelAxis {
   }
 };
 
-// Draws masks of one size into images of one size; holds what that needs.
+// Draws masks of one size into images of one size. Keeps its buffers from mask to mask.
 template <typename Acc>
 class Paster {
  public:
@@ -69,7 +69,7 @@ class Paster {
     return rows.size() > 0 && columns.size() > 0;
   }
 
-  // Writes the pixels that it can reach, those of `rows` and `columns`; consecutive rows are `stride` bytes apart.
+  // Writes the pixels of `rows` and `columns`, all that the mask can reach. Rows are `stride` bytes apart.
   void draw(uint8_t* window, int64_t stride) {
     const int64_t wide = columns.size();
     widened_.assign((cells_h_ + 2) * wide, Acc(0));  // the first and the last row stay zero
@@ -115,7 +115,7 @@ inline void check_masks(const char* op, const Tensor& masks, const Tensor& exten
       type == ScalarType::Float || type == ScalarType::Double, op, ": masks must be float32 or float64; got ", type);
 }
 
-// Calls work(cells of all masks) with a pointer of the masks' type.
+// Calls work(cells) with a pointer of the masks' type to all cells.
 template <typename Work>
 void with_cells(const Tensor& masks, const Work& work) {
   if (masks.scalar_type() == ScalarType::Double) {

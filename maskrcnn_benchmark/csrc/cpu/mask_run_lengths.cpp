@@ -11,15 +11,15 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// Lengths of the runs of equal pixels of one image, column by column, of zeros and of ones in turn; the first are zeros.
-class Runs {
+// Collects the lengths of the runs of equal pixels of one image, column by column. The first run is of zeros.
+class RunLengths {
  public:
-  explicit Runs(std::vector<int64_t>& lengths) : lengths_(lengths) {}
+  explicit RunLengths(std::vector<int64_t>& lengths) : lengths_(lengths) {}
 
-  // `count` pixels, zero or one, from place `first` on; those since the last call are zeros.
+  // Adds `count` pixels, each 0 or 1, from place `first` on. Pixels between the last call and `first` are zeros.
   void add(const uint8_t* pixels, int64_t count, int64_t first) {
     if (first > seen_) {
-      become(0, seen_);
+      set_value(0, seen_);
     }
     int64_t i = 0;
     while (i < count) {
@@ -29,7 +29,7 @@ class Runs {
         i += 8;
       }
       for (const int64_t stop = std::min(i + 8, count); i < stop; ++i) {
-        become(pixels[i], first + i);
+        set_value(pixels[i], first + i);
       }
     }
     seen_ = first + count;
@@ -37,13 +37,13 @@ class Runs {
 
   void finish(int64_t total) {
     if (total > seen_) {
-      become(0, seen_);
+      set_value(0, seen_);
     }
     lengths_.push_back(total - start_);
   }
 
  private:
-  void become(uint8_t value, int64_t place) {
+  void set_value(uint8_t value, int64_t place) {
     if (value != current_) {
       lengths_.push_back(place - start_);
       start_ = place;
@@ -56,8 +56,8 @@ class Runs {
   int64_t start_ = 0, seen_ = 0;
 };
 
-// The run lengths of each mask as paste_masks draws it on an image: the lengths of all masks, one after the other, and where
-// those of each begin, (R + 1,). Only the pixels that a mask can reach are drawn.
+// The run lengths of each mask as paste_masks draws it: the lengths of all masks in one tensor, and (R + 1,) where those of
+// each mask start. Only the pixels that a mask can reach are drawn.
 std::tuple<Tensor, Tensor> mask_run_lengths_cpu(
     const Tensor& masks, const Tensor& extents, int64_t height, int64_t width, double threshold) {
   check_masks("mask_run_lengths", masks, extents);
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> mask_run_lengths_cpu(
       Paster<Acc> paster(cells_h, cells_w, height, width, threshold);
       std::vector<uint8_t> window, turned;
       for (int64_t r = begin; r < end; ++r) {
-        Runs runs(lengths[r]);
+        RunLengths runs(lengths[r]);
         if (paster.set(cells + r * cells_h * cells_w, corners + 4 * r)) {
           const int64_t rows = paster.rows.size(), columns = paster.columns.size();
           window.resize(rows * columns);

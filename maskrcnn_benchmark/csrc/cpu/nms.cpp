@@ -20,13 +20,13 @@
 
 namespace maskrcnn_benchmark {
 
-// Boxes whose intersection over union exceeds a threshold have areas whose ratio exceeds it too. Boxes are therefore filed by
-// the octave of their area, four drawers each, and a box meets those of the few drawers that matter.
+// If the intersection over union of two boxes exceeds a threshold, so does the ratio of their areas. Boxes are therefore
+// sorted into drawers by area, four drawers per doubling, and a box is compared with the few drawers of similar areas.
 struct Drawers {
   static constexpr int kCount = 256;
-  static constexpr int kFirstOctave = -12;  // smaller areas share the first drawer, those above octave 52 the last
+  static constexpr int kFirstOctave = -12;  // smaller areas share the first drawer, areas above octave 52 the last
 
-  static int of_area(double area) {  // positive; the sign, the exponent and two bits of the mantissa grow with it
+  static int of_area(double area) {  // the exponent and two bits of the mantissa, which grow with a positive area
     int64_t bits;
     std::memcpy(&bits, &area, sizeof(bits));
     const int64_t quarters = (bits >> 50) - (1023 + kFirstOctave) * 4;
@@ -34,11 +34,11 @@ struct Drawers {
   }
 };
 
-// Whether two boxes overlap too much, and what of the answer can be had from one of them.
+// When do two boxes overlap too much? With the constants that each box's own bounds are computed from.
 struct OverlapRule {
   double threshold, offset;
-  double share;               // of the sum of two areas, which their common area exceeds where they overlap too much
-  double ratio, inverse;      // the least ratio of such areas, less what rounding may take off, and 1 / ratio
+  double share;               // boxes overlap too much if they share more than this part of the sum of their areas
+  double ratio, inverse;      // the least ratio of the areas of such boxes, minus rounding, and 1 / ratio
 
   OverlapRule(double threshold, int64_t box_offset)
       : threshold(threshold), offset(static_cast<double>(box_offset)), share(threshold / (1 + threshold)),
@@ -48,11 +48,11 @@ struct OverlapRule {
 template <typename Acc>
 struct Candidate {
   Box<Acc> box;
-  // Two boxes overlap too much where their common area, with what rounding does to it, is above the sum of their `upper`
-  // bounds, and do not where it is at most that of the `lower` ones. In between rounding may decide.
+  // Two boxes overlap too much if the area that they share, as computed, exceeds the sum of their `upper` bounds, and do not
+  // if it is at most the sum of their `lower` bounds. In between rounding might decide, and boxes_overlap is asked.
   Acc lower, upper;
-  bool overlaps;  // can it overlap anything? Not where it covers nothing, is infinite or not a number.
-  int drawer, first_drawer, last_drawer;  // its own, and those of the boxes that it can overlap too much
+  bool overlaps;  // can it overlap anything? Not if it is empty, infinite or NaN.
+  int drawer, first_drawer, last_drawer;  // its own, and the range of those that it can overlap too much
 
   Candidate(const Acc* corners, const OverlapRule& rule) : box{corners[0], corners[1], corners[2], corners[3]} {
     const Box<double> wide{corners[0], corners[1], corners[2], corners[3]};
@@ -61,7 +61,7 @@ struct Candidate {
     overlaps = width > 0 && height > 0 && area > 0 && std::isfinite(area);
     constexpr bool kSingle = sizeof(Acc) == 4;
     constexpr double kRounding = kSingle ? 1e-6 : 1e-14, kMost = kSingle ? 5e37 : 5e307;  // the sum of two is finite
-    // a side may be small by cancellation against the pixel that an inclusive box has more, and is rounded before that
+    // the side of an inclusive box may cancel against the added pixel; it was rounded before, when it was larger
     const double slack = kRounding * (std::abs(width) + rule.offset) * (std::abs(height) + rule.offset);
     lower = static_cast<Acc>(std::min(area * rule.share - slack, kMost));
     upper = area < kMost / 8 ? static_cast<Acc>(area * rule.share + slack) : std::numeric_limits<Acc>::infinity();
@@ -74,12 +74,13 @@ struct Candidate {
   }
 };
 
-// log2 of how many drawers are taken as one, where `count` boxes are to be filed: a few are soon looked through.
+// log2 of the number of drawers that are merged into one for `count` boxes: few boxes need few drawers.
 inline int drawer_shift(int64_t count) {
   return count <= 128 ? 8 : count <= 2048 ? 1 : 0;
 }
 
-// Boxes side by side, coordinate by coordinate. Places that are not used hold boxes that overlap nothing.
+// A group of boxes, coordinate by coordinate, to be compared a vector at a time. Unused lanes hold boxes that overlap
+// nothing.
 template <typename Acc>
 struct BoxLanes {
   static constexpr int kLanes = 64 / static_cast<int>(sizeof(Acc));
@@ -105,20 +106,20 @@ struct BoxLanes {
   }
 };
 
-// The candidates of a block, drawer by drawer. A kept one strikes out those that it overlaps, without looking which of them
-// come after it: what has been decided is not asked again. Unlike a search for a box that suppresses a candidate, that takes
-// hardly a branch that a processor could predict wrongly.
+// The candidates of a block, sorted by drawer. A candidate that is kept strikes out all candidates that it overlaps, even
+// those before it: they are decided already and not looked at again. Compared with a search for a box that suppresses a
+// candidate, this has hardly any branch that the processor can mispredict.
 template <typename Acc>
 struct Block {
   static constexpr int kLanes = BoxLanes<Acc>::kLanes;
   std::vector<Candidate<Acc>> candidates;  // by rank
-  std::vector<int32_t> places;             // of the candidates, in `lanes`
+  std::vector<int32_t> places;             // of each candidate in `lanes`
   std::vector<BoxLanes<Acc>> lanes;
-  std::vector<uint16_t> struck;            // a bit for each place
+  std::vector<uint16_t> struck;            // one bit per place
   std::array<int32_t, Drawers::kCount + 1> first_of_drawer;
   int shift = 0;
 
-  // Files the candidates.
+  // Sorts the candidates into drawers.
   void arrange() {
     const size_t count = candidates.size();
     shift = drawer_shift(static_cast<int64_t>(count));
@@ -141,7 +142,7 @@ struct Block {
         lanes[place / kLanes].set(place % kLanes, candidates[i]);
       }
     }
-    // filing has moved every start to its drawer's end, the next one's start
+    // each start has moved to the end of its drawer, which is the start of the next one
     std::copy_backward(first_of_drawer.begin(), first_of_drawer.begin() + drawers, first_of_drawer.begin() + drawers + 1);
     first_of_drawer[0] = 0;
   }
@@ -151,7 +152,7 @@ struct Block {
   }
 };
 
-// Boxes of one drawer that survived.
+// Kept boxes of one drawer.
 template <typename Acc>
 struct KeptChunk {
   BoxLanes<Acc> boxes;
@@ -160,12 +161,12 @@ struct KeptChunk {
   KeptChunk(int32_t drawer, int32_t next) : drawer(drawer), next(next) {}
 };
 
-// What earlier blocks kept: all chunks in one list, by drawer, a stretch of which a candidate goes through.
+// The boxes that earlier blocks kept: one linked list of chunks, sorted by drawer. A candidate is compared with a range of it.
 template <typename Acc>
 struct KeptBoxes {
   std::vector<KeptChunk<Acc>> chunks;                   // chunks[0] ends the list
   std::array<int32_t, Drawers::kCount> first_from;      // the first chunk of this drawer or a later one
-  std::array<int32_t, Drawers::kCount> open;            // the chunk that is being filled; of drawers that are not empty
+  std::array<int32_t, Drawers::kCount> open;            // the chunk that is being filled, if the drawer is not empty
   int64_t count = 0;
 
   void clear() {
@@ -185,7 +186,7 @@ struct KeptBoxes {
       for (; before >= 0 && first_from[before] == after; --before) {
         first_from[before] = fresh;
       }
-      if (before >= 0) {  // the drawer before has chunks of its own, the last of which now leads here
+      if (before >= 0) {  // the last chunk of the drawer before is followed by the new one
         chunks[open[before]].next = fresh;
       }
       open[drawer] = fresh;
@@ -227,7 +228,8 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
   const float* values = narrow.const_data_ptr<float>();
   std::vector<uint64_t> keys(count);
   size_t finite = 0;
-  for (int64_t i = 0; i < count; ++i) {  // without a branch: every key is written, those of finite scores stay
+  // branch-free: every key is written, and overwritten if its score is not finite
+  for (int64_t i = 0; i < count; ++i) {
     keys[finite] = descending_key_with_index(values[i], i);
     finite += static_cast<size_t>(std::isfinite(values[i]));
   }
@@ -238,10 +240,10 @@ std::vector<int32_t> order_by_score(const Tensor& scores) {
   return order;
 }
 
-// Cuts the order into one run per group, each still from high to low. Returns for each run its ranks: positions in `order`.
+// One run of ranks (positions in `order`) per group, each from high to low score.
 struct Runs {
   std::vector<int32_t> ranks;
-  std::vector<int64_t> starts;  // one more than there are runs
+  std::vector<int64_t> starts;  // of the runs, and the end of the last
 
   int64_t count() const {
     return static_cast<int64_t>(starts.size()) - 1;
@@ -267,7 +269,7 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
     highest = std::max(highest, group_of[index]);
   }
   const uint64_t spread = static_cast<uint64_t>(highest) - static_cast<uint64_t>(lowest);  // no signed overflow
-  if (spread < static_cast<uint64_t>(4 * count + 1024)) {  // few values in a narrow range: count them
+  if (spread < static_cast<uint64_t>(4 * count + 1024)) {  // group ids in a narrow range: counting sort
     std::vector<int64_t> position(spread + 2, 0);
     for (const int32_t index : order) {
       ++position[group_of[index] - lowest + 1];
@@ -299,14 +301,14 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
   return runs;
 }
 
-// Greedy suppression within one run. Candidates come in blocks: against what earlier blocks kept they are tested in
-// parallel, against each other in order.
+// Greedy suppression within one run, in blocks of candidates. The candidates of a block are compared with the boxes that
+// earlier blocks kept in parallel, and then with each other in order.
 template <typename Acc>
 void suppress_run(
     const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count,
     const OverlapRule& rule, KeptBoxes<Acc>& earlier, Block<Acc>& block, uint8_t* keep) {
   constexpr int64_t kBlock = 2048;
-  constexpr int64_t kWorthAThread = 1 << 25;  // boxes kept times candidates; some milliseconds, for a barrier may cost one
+  constexpr int64_t kWorthAThread = 1 << 25;  // comparisons: some milliseconds of work, since a barrier may cost one
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
   const auto strike_out = MRB_PICK(strike_out<Acc>);
   if (count > kBlock) {
@@ -370,10 +372,10 @@ std::vector<int64_t> survivors(
       }
     };
     const int64_t count = static_cast<int64_t>(order.size());
-    if (longest * 2 >= count) {  // also where there is nothing: no division by zero below
+    if (longest * 2 >= count) {  // also if there is none: no division by zero below
       suppress_runs(0, runs.count());  // one run has most of the work: the threads share its blocks
     } else {
-      const int64_t grain = std::max<int64_t>(1, runs.count() * 4096 / count);  // runs that are worth a thread
+      const int64_t grain = std::max<int64_t>(1, runs.count() * 4096 / count);  // runs per thread
       torch::stable::parallel_for(0, runs.count(), grain, suppress_runs);
     }
   };

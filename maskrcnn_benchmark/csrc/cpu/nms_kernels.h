@@ -1,9 +1,9 @@
-// The inner loops of NMS, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The inner loops of NMS. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
 #include "lanes.h"
 
-// Which boxes of a group the candidate overlaps too much, a bit each. A vector at a time, in the boxes' own precision and
-// with slack for its rounding; where that leaves it open, boxes_overlap, in double, decides.
+// Which boxes of a group does the candidate overlap too much? One bit per box. Compares a vector at a time in the boxes' own
+// precision, with slack for rounding. Within the slack boxes_overlap decides in double.
 template <typename Acc>
 inline unsigned overlapped(const BoxLanes<Acc>& boxes, const Candidate<Acc>& candidate, const OverlapRule& rule) {
   using V = Lanes<Acc>;
@@ -32,7 +32,7 @@ inline unsigned overlapped(const BoxLanes<Acc>& boxes, const Candidate<Acc>& can
   return must;
 }
 
-// Whether any kept box overlaps the candidate too much.
+// Does any kept box overlap the candidate too much?
 template <typename Acc>
 bool overlaps_any(const KeptBoxes<Acc>& kept, const Candidate<Acc>& candidate, const OverlapRule& rule) {
   if (!candidate.overlaps) {
@@ -48,7 +48,7 @@ bool overlaps_any(const KeptBoxes<Acc>& kept, const Candidate<Acc>& candidate, c
   return false;
 }
 
-// Strikes out all candidates of the block, itself among them, that a kept one overlaps too much.
+// Strikes out all candidates of the block that a kept one overlaps too much, including itself.
 template <typename Acc>
 void strike_out(Block<Acc>& block, const Candidate<Acc>& kept, const OverlapRule& rule) {
   constexpr int32_t kLanes = BoxLanes<Acc>::kLanes;

@@ -8,8 +8,8 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// Where `pasted` is zero already, which the caller knows, writes only where masks reach: memory that is zero because nobody
-// touched it yet stays that way.
+// If `zeroed`, `pasted` is zero already, and only the pixels that masks can reach are written. Pages of new memory that no
+// mask reaches are then never mapped.
 void paste_masks_cpu(Tensor pasted, const Tensor& masks, const Tensor& extents, double threshold, bool zeroed) {
   check_masks("paste_masks", masks, extents);
   STD_TORCH_CHECK(

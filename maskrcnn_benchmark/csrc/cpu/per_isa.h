@@ -1,14 +1,14 @@
 // Compiles a file of kernels once per instruction set and picks the best one that the processor has, at run time.
 //
-// The build itself targets the plain architecture, so one binary runs everywhere. The file with the kernels is included
-// once per namespace; every function in it, lambdas and templates too, is then compiled for that namespace's instructions.
-// Headers that it needs must be included before, at file scope: their inline functions are shared with other files.
+// The build targets the baseline architecture, so one binary runs everywhere. The file with the kernels is included once
+// per namespace, and every function in it, lambdas and templates too, is compiled for the namespace's instruction set.
+// Include the headers that it needs before it, at file scope: other files share their inline functions.
 //
 //   #define MRB_KERNELS "roi_align_kernels.h"
 //   #include "compile_per_isa.h"
 //   ... MRB_PICK(forward)(arguments) ...
 //
-// ATEN_CPU_CAPABILITY, PyTorch's own variable, lowers the choice: default, avx2 or avx512. Tests run every path with it.
+// ATEN_CPU_CAPABILITY, PyTorch's own variable, limits the choice: default, avx2 or avx512. Tests use it to run every path.
 #pragma once
 
 #include <cstdlib>
@@ -31,7 +31,8 @@ enum class Isa { portable, avx2, avx512 };
 
 inline Isa isa_of_processor() {
 #if defined(MRB_X86)
-  __builtin_cpu_init();  // f16c is not asked for, older compilers do not know it: all that have AVX2 have it
+  // f16c is not tested, since older compilers do not know the name; every processor with AVX2 has it
+  __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
     return Isa::avx512;
@@ -48,7 +49,7 @@ inline Isa best_isa() {
     const Isa most = wanted == nullptr        ? Isa::avx512
         : std::strcmp(wanted, "default") == 0 ? Isa::portable
         : std::strcmp(wanted, "avx2") == 0    ? Isa::avx2
-                                              : Isa::avx512;  // PyTorch warns of a value that it does not know
+                                              : Isa::avx512;  // PyTorch warns about unknown values
     const Isa there = isa_of_processor();
     return most < there ? most : there;
   }();

@@ -14,12 +14,12 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// The outlines of polygons as pycocotools sees them. Points are rounded to a grid of five by five per cell and joined by
-// lines of such grid points. Wherever a line crosses from the third fifth of a column of cells, its middle, to the fourth,
-// or back, the column switches between outside and inside, from a row on that the crossing's upper point decides. Here the
-// crossings are computed instead of walking along the lines.
+// The outline of a polygon, drawn as pycocotools draws it. Points are rounded to a grid of 5 x 5 points per cell and joined
+// by lines of grid points. Where a line crosses from the third fifth of a column of cells (its middle) to the fourth, or
+// back, the column switches between outside and inside, from the row of the upper point of the crossing on. pycocotools
+// walks along each line; here the crossings are computed.
 //
-// Grid points are integers held as doubles, so that no polygon is too far away. Arithmetic must not be contracted.
+// Grid points are integers in doubles, so that no polygon is too far away. Products and sums must not be fused.
 class Outline {
  public:
   explicit Outline(int64_t size) : size_(size), switches_(size * size) {}
@@ -34,14 +34,14 @@ class Outline {
 
   void add_line(double x1, double y1, double x2, double y2) {
     const double wide = std::abs(x2 - x1), high = std::abs(y2 - y1);
-    // of columns whose middle and next fifths both lie between the ends
+    // the columns whose third and fourth fifths both lie between the ends
     const double low = std::min(x1, x2), far = std::max(x1, x2);
     const int64_t first = static_cast<int64_t>(std::max(std::ceil((low - 2) / kFifths), 0.0));
     const int64_t last = static_cast<int64_t>(std::min(std::floor((far - 3) / kFifths), static_cast<double>(size_ - 1)));
     if (first > last) {
       return;
     }
-    // the walk goes up the longer axis
+    // pycocotools walks in the direction of the longer axis
     if (wide >= high ? x1 > x2 : y1 > y2) {
       std::swap(x1, x2);
       std::swap(y1, y2);
@@ -55,7 +55,7 @@ class Outline {
     } else {
       const double slope = (x2 - x1) / high;
       for (int64_t column = first; column <= last; ++column) {
-        // the last step before the crossing; a first guess may be off by the rounding
+        // find the last step before the crossing; rounding may put the first guess off
         const double middle = kFifths * column + 2;
         const auto before = [&](double step) { return (rounded(x1, slope, step) <= middle) == (slope > 0); };
         double step = std::min(std::max(std::floor((middle + 0.5 - x1) / slope), 0.0), high - 1);
@@ -93,7 +93,7 @@ class Outline {
 
   void add_switch(int64_t column, double y) {
     const double row = std::ceil(std::max((y + 0.5) / kFifths - 0.5, 0.0));
-    if (row < static_cast<double>(size_)) {  // further down there is nothing to switch
+    if (row < static_cast<double>(size_)) {  // below the grid there is nothing to switch
       switches_[static_cast<int64_t>(row) * size_ + column] ^= 1;
     }
   }
@@ -110,8 +110,11 @@ void check_starts(const char* name, const int64_t* starts, int64_t count, int64_
   }
 }
 
-// points: (P, 2) of all parts; parts: (Q + 1,) where each begins; instances: (G + 1,) where each one's parts begin; indices:
-// (R,) the instance of each region.
+// points:     (P, 2), the points of all parts
+// parts:      (Q + 1,), where the points of each part start
+// instances:  (G + 1,), where the parts of each instance start
+// indices:    (R,), the instance of each region
+// extents:    (R, 4)
 Tensor rasterize_polygons_cpu(
     const Tensor& points, const Tensor& parts, const Tensor& instances, const Tensor& indices, const Tensor& extents,
     int64_t size) {

@@ -23,7 +23,7 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// What a call does to every region, whatever the types and formats.
+// The arguments of a call that do not depend on types and formats.
 struct PoolArguments {
   const char* op;
   PoolSizes sizes;
@@ -32,10 +32,10 @@ struct PoolArguments {
   std::optional<LevelRule> rule;  // absent: one level
 };
 
-// Below this many multiply-adds a second thread costs more than it saves.
+// Output values below which a second thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 15;
 
-// Results of so many bytes are written past the caches: who reads them finds nothing there in any case.
+// Results of at least this many bytes bypass the caches: they do not fit there anyway.
 constexpr int64_t kLargerThanCaches = 32 << 20;
 
 template <typename Acc>
@@ -45,7 +45,7 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
   const int64_t count = coordinates.size(0);
   const PoolSizes& sizes = arguments.sizes;
 
-  // the level and image of each region, and their order
+  // the map (level and image) of each region, and the number of regions per map
   const int64_t maps = static_cast<int64_t>(levels.size()) * sizes.images;
   std::vector<int64_t> map_of_roi(count), first_of_map(maps + 1, 0);
   for (int64_t row = 0; row < count; ++row) {
@@ -106,7 +106,7 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
       roi.x = fill_taps(x, sizes.bins_w, level.width, taps, starts);
     }
   });
-  // neighbours on a map after each other, in bands of rows: what one brought into the cache serves the next
+  // sort regions by position, in bands of rows, so that the cells of one region are in the cache for the next
   constexpr int32_t kBand = 16;
   for (int64_t map = 0; map < maps; ++map) {
     std::sort(
@@ -119,7 +119,7 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
   return plan;
 }
 
-// All maps dense and in one format, the first one's, and described for the kernels.
+// All maps, dense and in the format of the first, with their description for the kernels.
 struct Maps {
   std::vector<Tensor> tensors;  // keeps copies alive
   std::vector<LevelMaps> levels;

@@ -1,9 +1,9 @@
-// The loops of ROIAlign, compiled once per instruction set (see per_isa.h), hence without an include guard.
+// The loops of ROIAlign. Compiled once per instruction set (per_isa.h), so there is no include guard.
 //
-// Arithmetic runs over blocks of channels that lie side by side. Channels-last maps are read in place. Of planar maps, the
-// cells that the regions touch are first packed, a block of channels at a time, into a scratch that stays in the cache while
-// all regions of the map pool from it. Backward, for maps of either format, accumulates into such a scratch as well and writes
-// each gradient once. Threads own disjoint channels there, so the sums have one order and the result is deterministic.
+// Arithmetic runs over blocks of adjacent channels. Channels-last maps are read in place. The cells of a planar map that its
+// regions touch are first packed, one block of channels at a time, into a buffer that stays in the cache while all regions of
+// the map pool from it. Backward accumulates into such a buffer for both formats and writes each gradient once. Each thread
+// owns channels of its own there, so sums have a fixed order and the result is deterministic.
 
 #include "lanes.h"
 
@@ -36,12 +36,12 @@ inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64
   }
 }
 
-// Cells of a map, the whole map or a packed rectangle of it, by their rows and columns on the map.
+// The cells of a whole map or of a packed rectangle of it, addressed by row and column of the map.
 template <typename T>
 struct CellGrid {
   T* cells;
   int64_t row_stride, cell_stride;
-  int64_t origin;  // where the map's first cell would lie before `cells`
+  int64_t origin;  // offset of the map's first cell before `cells`
 
   static CellGrid packed(T* cells, int64_t first_row, int64_t first_column, int64_t columns, int64_t block) {
     return {cells, columns * block, block, (first_row * columns + first_column) * block};
@@ -70,7 +70,8 @@ inline BinTaps<Acc> bin_taps(const PlannedRoi<Acc>& roi, int64_t ph, int64_t pw)
           roi.x.starts[pw + 1] - x_start};
 }
 
-// kVectors vectors of channels from `first` on, averaged over a bin with kColumns columns (0: as many as it has).
+// Averages kVectors vectors of channels, from channel `first` on, over a bin. kColumns: the number of columns that the bin
+// touches, 0 if it is not known at compile time.
 template <int kVectors, int kColumns, typename T, typename Acc>
 inline void pool_columns(const CellGrid<const T>& grid, int64_t first, const BinTaps<Acc>& bin, T* out) {
   using V = Lanes<Acc>;
@@ -102,7 +103,7 @@ inline void pool_columns(const CellGrid<const T>& grid, int64_t first, const Bin
 
 template <int kVectors, typename T, typename Acc>
 inline void pool_bin(const CellGrid<const T>& grid, int64_t first, const BinTaps<Acc>& bin, T* out) {
-  switch (bin.x_count) {  // two samples a side touch two to four columns
+  switch (bin.x_count) {  // two samples per side touch two to four columns
     case 2:
       return pool_columns<kVectors, 2>(grid, first, bin, out);
     case 3:
@@ -114,15 +115,15 @@ inline void pool_bin(const CellGrid<const T>& grid, int64_t first, const BinTaps
   }
 }
 
-// Calls visit(ph, pw, taps of the bin, number of its columns) for every bin of a region. Bins above each other have the same
-// columns: a number of two to four, as two samples a side touch, is passed as a constant, which is looked up once for all of
-// them. Neither it nor the weights can then be mispredicted or are loaded again.
+// Calls visit(ph, pw, taps, number of columns) for every bin of a region. All bins of one pw have the same columns. If they
+// are two to four, which two samples per side touch, their number is a compile-time constant and their taps are copied once
+// for all of these bins: the loop over columns is unrolled, and its weights stay in registers.
 template <typename Acc, typename Visit>
 inline void each_bin(const PlannedRoi<Acc>& roi, const PoolSizes& sizes, const Visit& visit) {
   for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
     const auto each_row = [&](auto columns) {
       constexpr int kColumns = decltype(columns)::value;
-      Tap<Acc> own[kColumns > 0 ? kColumns : 1];  // the results, of the same type as weights, cannot change these
+      Tap<Acc> own[kColumns > 0 ? kColumns : 1];  // a copy that writing results cannot alias
       for (int k = 0; k < kColumns; ++k) {
         own[k] = roi.x.taps[roi.x.starts[pw] + k];
       }
@@ -148,7 +149,7 @@ inline void each_bin(const PlannedRoi<Acc>& roi, const PoolSizes& sizes, const V
   }
 }
 
-// Fewer channels than a vector holds.
+// Pools fewer channels than a vector holds.
 template <typename T, typename Acc>
 inline void pool_few_channels(
     const CellGrid<const T>& grid, int64_t first, int64_t channels, const BinTaps<Acc>& bin, T* out) {
@@ -193,7 +194,7 @@ inline void spread_columns(const CellGrid<Acc>& grid, int64_t first, const BinTa
   }
 }
 
-// A block of channels of a rectangle of a planar map -> (rows, columns, kBlock), the absent channels zero.
+// Packs a block of channels of a rectangle of a planar map as (rows, columns, kBlock). Missing channels are zero.
 template <typename T, typename Acc>
 inline void pack_planar(
     const T* planes, const LevelMaps& level, int64_t channels, int64_t y_first, int64_t y_last, int64_t x_first,
@@ -209,7 +210,7 @@ inline void pack_planar(
   }
 }
 
-// Copies past the cache: lines of a large result would be read before they are written, and drive the maps out.
+// Copies with stores that bypass the cache. Normal stores would read each cache line first and evict the maps.
 template <typename T>
 inline void copy_past_cache(const T* from, int64_t count, T* to) {
 #if defined(MRB_X86)
@@ -230,7 +231,7 @@ inline void copy_past_cache(const T* from, int64_t count, T* to) {
   std::copy_n(from, count, to);
 }
 
-// After which other threads may read what was copied past the cache.
+// Makes the copies that bypassed the cache visible to other threads.
 inline void finish_copies() {
 #if defined(MRB_X86)
   _mm_sfence();
@@ -246,7 +247,8 @@ void pool_planar(
   const int64_t bins = sizes.bins_h * sizes.bins_w;
   const int64_t blocks = (sizes.channels + B - 1) / B;
   const int64_t rois = static_cast<int64_t>(plan.rois.size());
-  // enough pieces for the threads: blocks of channels first, for then a map is packed once, then runs of regions
+  // Give each thread blocks of channels, so that a map is packed once. If there are fewer blocks than threads, split the
+  // regions into runs as well.
   const int64_t runs = std::min<int64_t>(rois, (threads + blocks - 1) / blocks);
   const int64_t run_length = (rois + runs - 1) / runs;
   torch::stable::parallel_for(0, blocks * runs, threads > 1 ? 1 : blocks * runs, [&](int64_t begin, int64_t end) {
@@ -336,7 +338,7 @@ void pool_channels_last(
   });
 }
 
-// The groups of all maps, level by level and image by image, those that no region pools from included.
+// One group per map, level by level and image by image. Maps that no region pools from have an empty group.
 template <typename Acc>
 inline std::vector<RoiGroup> groups_of_all_maps(const PoolPlan<Acc>& plan, int64_t levels, int64_t images) {
   std::vector<RoiGroup> groups(levels * images);
@@ -349,8 +351,8 @@ inline std::vector<RoiGroup> groups_of_all_maps(const PoolPlan<Acc>& plan, int64
   return groups;
 }
 
-// Gradient of the maps, whole: cells that no region touches are set to zero. kLines: cache lines of channels at a time. On
-// channels-last maps, of which that is all that is read and written at one place, two take three quarters of the time of one.
+// Writes the gradients of all maps; cells that no region touches are set to zero. kLines: cache lines of channels per block.
+// For channels-last maps two lines take three quarters of the time of one, since more adjacent memory is used at a time.
 template <typename T, bool kChannelsLast, int kLines>
 void spread(
     const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, const T* grad) {

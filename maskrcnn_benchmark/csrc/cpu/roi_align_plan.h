@@ -1,4 +1,4 @@
-// The plan of one ROIAlign call on the CPU: which region pools from which map of which image, and with which taps.
+// The plan of one ROIAlign call on the CPU: the map that each region pools from, and its taps.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace maskrcnn_benchmark {
 
-// The maps of one pyramid level, (N, C, height, width) in the format of the whole call.
+// The maps (N, C, height, width) of one pyramid level; all levels have one memory format.
 struct LevelMaps {
   void* data;
   int64_t height, width;
@@ -23,7 +23,7 @@ struct PoolSizes {
 
 template <typename Acc>
 struct PlannedRoi {
-  int64_t row;  // of rois, and of the pooled output
+  int64_t row;  // in rois and in the pooled output
   int32_t level;
   int64_t image;
   AxisTaps<Acc> y, x;
@@ -33,7 +33,7 @@ struct PlannedRoi {
   }
 };
 
-// Consecutive planned regions [begin, end) that pool from the same map, and the rectangle of cells that they touch.
+// Consecutive planned regions [begin, end) that pool from one map, and the rectangle of cells that they touch.
 struct RoiGroup {
   int32_t level;
   int64_t image;
@@ -55,11 +55,11 @@ struct RoiGroup {
 
 template <typename Acc>
 struct PoolPlan {
-  std::vector<PlannedRoi<Acc>> rois;  // by level, then image, then place
-  std::vector<Tap<Acc>> taps;         // storage that the axes of rois point into
+  std::vector<PlannedRoi<Acc>> rois;  // sorted by level, then image, then position on the map
+  std::vector<Tap<Acc>> taps;         // storage for the axes of rois
   std::vector<int32_t> starts;
 
-  // The groups of the regions [begin, end).
+  // Groups the regions [begin, end) by map.
   std::vector<RoiGroup> groups(int64_t begin, int64_t end) const {
     std::vector<RoiGroup> found;
     for (int64_t i = begin; i < end; ++i) {

@@ -1,8 +1,8 @@
-// What all channels of a region share: for each bin, the cells that it averages along either axis and their weights.
+// The taps of a region, which all channels share: for each bin the cells that it averages along each axis, with weights.
 //
-// Bilinear interpolation and the average over a grid of samples are both separable, and so is whether a sample lies on the
-// map. A bin of a region is therefore sum_y sum_x weight_y * weight_x * cell(y, x) over short lists of rows and columns, in
-// which samples that share a cell are already merged.
+// Bilinear interpolation, the average over a grid of samples and the test whether a sample is on the map are all separable.
+// The value of a bin is therefore sum_y sum_x weight_y * weight_x * cell(y, x) over short lists of rows and columns. Samples
+// that share a cell are merged into one tap.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,14 @@ template <typename Acc>
 struct AxisTaps {
   const Tap<Acc>* taps;
   const int32_t* starts;
-  int32_t first_cell, last_cell;  // half-open range of cells that any bin touches; empty where no sample is on the map
+  int32_t first_cell, last_cell;  // half-open range of cells that any bin touches; empty if no sample is on the map
 };
 
-// Upper bound of the taps that one axis of a region needs, over all bins.
+// Upper bound of the number of taps that one axis of a region needs for all bins.
 inline int64_t most_taps(const RoiAxis& axis, int64_t bins, int64_t cells) {
   int64_t per_bin = 2 * std::min<int64_t>(axis.samples, 1 << 30);
-  if (axis.samples > 4 && axis.bin_size > 0) {  // many samples share few cells: those of the bin, one more on either side
+  // many samples share few cells: the cells of the bin and one on each side
+  if (axis.samples > 4 && axis.bin_size > 0) {
     const double cells_of_bin = std::min(axis.bin_size, static_cast<double>(cells)) + 4;
     per_bin = std::min<int64_t>(per_bin, static_cast<int64_t>(cells_of_bin));
   }

@@ -1,4 +1,4 @@
-// Sorting by score, the index in the lower half of a 64-bit key.
+// Sorting by score. A 64-bit key holds the score in its upper half and the index in its lower half.
 #pragma once
 
 #include <algorithm>
@@ -11,19 +11,19 @@
 
 namespace maskrcnn_benchmark {
 
-// A key that orders as an unsigned number the way that scores order from high to low; NaN comes first, as in torch.topk.
+// A key whose ascending order is the descending order of scores. NaN comes first, as in torch.topk.
 inline uint32_t descending_key(float score) {
   if (std::isnan(score)) {
     return 0;
   }
-  score += 0.0f;  // -0 and 0 are one score
+  score += 0.0f;  // -0 and 0 are the same score
   uint32_t bits;
   std::memcpy(&bits, &score, sizeof(bits));
   const uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return ~ascending;
 }
 
-// Sorts by the upper 32 bits; equal ones stay in order. kDigit bits a pass: long tables pay for many keys only.
+// Sorts by the upper 32 bits; stable. kDigit: bits per pass. Larger tables of counts pay off for many keys only.
 template <int kDigit>
 void radix_sort_upper(std::vector<uint64_t>& keys) {
   if (keys.empty()) {
@@ -43,7 +43,7 @@ void radix_sort_upper(std::vector<uint64_t>& keys) {
     const int shift = 32 + pass * kDigit;
     std::array<uint32_t, kMask + 1>& position = counts[pass];
     if (position[(keys.front() >> shift) & kMask] == keys.size()) {
-      continue;  // all alike
+      continue;  // all keys have this digit
     }
     uint32_t before = 0;
     for (uint32_t& count : position) {
@@ -60,7 +60,7 @@ inline uint64_t descending_key_with_index(float score, int64_t index) {
   return static_cast<uint64_t>(descending_key(score)) << 32 | static_cast<uint64_t>(index);
 }
 
-// By score from high to low; equal scores stay in order.
+// Sorts by score from high to low; stable.
 inline void sort_by_score(std::vector<uint64_t>& keys) {
   if (keys.size() > 8192) {
     radix_sort_upper<11>(keys);

@@ -1,4 +1,4 @@
-// What the CUDA kernels share: the stream of PyTorch, and the grid of a launch.
+// Shared by the CUDA kernels: PyTorch's current stream, and the grid of a launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,11 +19,11 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-#ifndef MRB_MOST_BLOCKS  // tests set another number, to see blocks stride over small work
+#ifndef MRB_MOST_BLOCKS  // tests set a small number, so that blocks stride over small work
 #define MRB_MOST_BLOCKS (1 << 20)
 #endif
 
-// Blocks for `items` pieces of work in a kernel that strides over them by its grid; at least one.
+// Number of blocks for `items` pieces of work in a kernel with a grid-stride loop; at least one.
 inline unsigned int grid_size(int64_t items) {
   return static_cast<unsigned int>(std::max<int64_t>(1, std::min<int64_t>(items, MRB_MOST_BLOCKS)));
 }

@@ -1,8 +1,8 @@
 // Greedy non-maximum suppression on CUDA, plain, in groups and of fixed size. Twin of cpu/nms.cpp.
 //
-// Boxes are sorted by group and then by score. For a run of rows at a time, many blocks write which later boxes each row
-// overlaps too much, as bits; then one block goes through the rows in order and collects what the kept ones suppress. The
-// host waits for nothing but the number of survivors, and not even for that where the output has a fixed size.
+// Boxes are sorted by group and then by score. For some thousand rows at a time, many blocks compute a bit matrix: which later
+// boxes does each row overlap too much? Then one block goes through the rows in order and collects what the kept rows suppress.
+// The host synchronises once, to read the number of survivors; with an output of fixed size it does not synchronise.
 #include "common.h"
 
 #include <torch/csrc/stable/library.h>
@@ -23,9 +23,9 @@ namespace {
 constexpr int kWord = 64;             // boxes per word of bits
 constexpr int kRowsAtATime = 4096;    // bounds the memory for bits to 512 bytes per box
 constexpr int kThreads = 256;
-constexpr int kWideThreads = 1024;    // of the kernels that run as a single block
+constexpr int kWideThreads = 1024;    // for kernels that run as a single block
 
-// A box with what an overlap test needs of it; slack bounds the rounding errors that it brings into the test.
+// A box with the values that the overlap test needs. `slack` bounds the rounding error that it adds to the test.
 template <typename Acc>
 struct Entry {
   Box<Acc> box;
@@ -33,7 +33,7 @@ struct Entry {
   int64_t group;
 };
 
-// aten::sort, from high to low or low to high, equal ones in order; through the dispatcher, for older headers lack it.
+// aten::sort with stable=True. Called through the dispatcher, since the headers of older versions lack it.
 std::tuple<Tensor, Tensor> stable_sort(const Tensor& values, bool descending) {
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(values), torch::stable::detail::from(std::optional<bool>(true)),
@@ -47,7 +47,7 @@ __device__ Acc lowest() {
   return -static_cast<Acc>(INFINITY);
 }
 
-// Scores that are not finite become -inf, the mark of a box that is out; -0 becomes 0.
+// Scores that are not finite become -inf, which marks a box as dropped; -0 becomes 0.
 template <typename Acc>
 __global__ void mask_scores(const Acc* scores, int64_t count, Acc* masked) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
@@ -63,8 +63,8 @@ __global__ void gather(const int64_t* values, const int64_t* indices, int64_t co
   }
 }
 
-// Boxes in the order of suppression. `ranks` maps that order to ranks by score, null where they are the same. Bit i of
-// `gone` is set for a box whose score is out, and past the end.
+// Writes the boxes in the order of suppression. `ranks` maps that order to ranks by score; null if they are the same. Sets bit
+// i of `gone` for dropped boxes and past the end.
 template <typename Acc, typename Score>
 __global__ void arrange(
     const Acc* boxes, const Score* sorted_scores, const int64_t* order, const int64_t* groups, const int64_t* ranks,
@@ -90,7 +90,7 @@ __global__ void arrange(
   }
 }
 
-// In the boxes' own precision where that is certain, else in double.
+// Does the first box suppress the second? Decided in the boxes' own precision if that is certain, else in double.
 template <typename Acc>
 __device__ bool suppresses(const Entry<Acc>& a, const Entry<Acc>& b, double threshold, int offset) {
   if (a.group != b.group) {
@@ -102,16 +102,17 @@ __device__ bool suppresses(const Entry<Acc>& a, const Entry<Acc>& b, double thre
   if (excess < -slack) {
     return false;
   }
-  if (shared > 0 && excess > slack) {  // an inverted box has a negative area, and an excess without sharing anything
+  // an inverted box has a negative area, so `excess` may be positive without a shared area
+  if (shared > 0 && excess > slack) {
     return true;
   }
   const Box<double> first{a.box.x1, a.box.y1, a.box.x2, a.box.y2}, second{b.box.x1, b.box.y1, b.box.x2, b.box.y2};
   return boxes_overlap(first, second, threshold, static_cast<double>(offset));
 }
 
-// bits[(row - first_row) * words + word]: which boxes of that word the row overlaps too much, of its own word those before it
-// and of later words all; earlier words are not written. A block of kWord threads takes the rows of one word, one each,
-// against the boxes of one word.
+// bits[(row - first_row) * words + word]: which boxes of that word the row overlaps too much. In the row's own word only boxes
+// before the row are compared; in later words all are; earlier words are not written. A block of kWord threads compares the
+// rows of one word, one per thread, with the boxes of one word.
 template <typename Acc>
 __global__ void __launch_bounds__(kWord) find_overlaps(
     const Entry<Acc>* entries, int64_t count, int64_t first_row, double threshold, int offset,
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(kWord) find_overlaps(
   if (!(gone[row_word] >> threadIdx.x & 1)) {
     const Entry<Acc> entry = entries[row];
     const int present = static_cast<int>(count - word * kWord < kWord ? count - word * kWord : kWord);
-    // sorted by group: often the whole word is of others
+    // sorted by group: often the whole word belongs to other groups
     if (columns[0].group <= entry.group && entry.group <= columns[present - 1].group) {
       if (word == row_word) {
         for (int k = 0; k < static_cast<int>(threadIdx.x); ++k) {
@@ -151,9 +152,9 @@ __global__ void __launch_bounds__(kWord) find_overlaps(
   bits[(row - first_row) * words + word] = found;
 }
 
-// The boxes of a word that survive among its candidates; all lanes of a warp call it. Lane i brings which earlier boxes would
-// suppress boxes i and i + 32. Each round is right for at least one box more than the round before, so that a round without
-// change is right for all; chains of suppression are short, and so are the rounds few.
+// The candidates of a word that survive; must be called by all lanes of a warp. Lane i knows which earlier boxes would suppress
+// boxes i and i + 32. Each round is right for at least one more box than the round before, so a round without a change is
+// right for all. Chains of suppression are short, so there are few rounds.
 __device__ unsigned long long survivors_of_word(unsigned long long candidates, const unsigned long long (&earlier)[2]) {
   unsigned long long kept = candidates, before;
   do {
@@ -165,13 +166,14 @@ __device__ unsigned long long survivors_of_word(unsigned long long candidates, c
   return kept;
 }
 
-// One block. Goes through the rows [first_row, last_row) in order, completes `gone` and marks the kept boxes by rank.
+// Runs as one block. Goes through the rows [first_row, last_row) in order, completes `gone` and marks kept boxes by rank.
 __global__ void __launch_bounds__(kWideThreads) collect(
     const unsigned long long* __restrict__ bits, int64_t first_row, int64_t last_row, int64_t words, const int64_t* ranks,
     unsigned long long* gone, uint8_t* kept_by_rank) {
-  constexpr int kColumns = 128;  // later words at a time; the threads of each share the rows, to have many loads under way
+  // later words at a time; several threads share the rows of each, so that many loads are in flight
+  constexpr int kColumns = 128;
   __shared__ unsigned long long kept;
-  __shared__ int rows[kWord];  // the kept ones, from the first of the word
+  __shared__ int rows[kWord];  // the kept rows, relative to the first of the word
   for (int64_t word = first_row / kWord; word * kWord < last_row; ++word) {
     const int64_t base = word * kWord;
     if (threadIdx.x < 32) {
@@ -205,11 +207,11 @@ __global__ void __launch_bounds__(kWideThreads) collect(
         atomicOr(gone + later, lost);
       }
     }
-    __syncthreads();  // `gone` of the next word is complete, and the shared memory free
+    __syncthreads();  // `gone` of the next word is complete, and shared memory may be reused
   }
 }
 
-// One block. Writes the indices of the kept boxes in the order of their ranks, at most `limit`, and how many were written.
+// Runs as one block. Writes at most `limit` indices of kept boxes in the order of their ranks, and their number.
 __global__ void __launch_bounds__(kWideThreads) compact(
     const uint8_t* kept_by_rank, const int64_t* order, int64_t count, int64_t limit, int64_t* indices, int64_t* written) {
   __shared__ int per_warp[kWideThreads / 32];
@@ -235,7 +237,7 @@ __global__ void __launch_bounds__(kWideThreads) compact(
     if (keep && position < limit) {
       indices[position] = order[rank];
     }
-    __syncthreads();  // all have read; the next round reads behind its own barrier
+    __syncthreads();  // all threads have read `total`; the next round reads it after its own barrier
     if (threadIdx.x == 0) {
       total += in_tile;
     }
@@ -256,7 +258,7 @@ Tensor scratch(const Tensor& like, int64_t size, ScalarType type) {
   return torch::stable::empty({size}, type, std::nullopt, like.device());
 }
 
-// The type that scores or boxes are handled in.
+// The values in the type that kernels compute in: float or double.
 Tensor widened(const Tensor& values) {
   const ScalarType type = values.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   return dense(values, type);
@@ -308,7 +310,7 @@ void suppress(
   }
 }
 
-// The first `limit` survivors, their indices from high score to low and -1 after them, and how many there are, on the device.
+// The indices of the first `limit` survivors from high score to low, then -1, and their number; both stay on the device.
 struct Survivors {
   Tensor indices, count;
 };
@@ -360,8 +362,8 @@ Survivors survivors(
   return found;
 }
 
-// As many indices as there are survivors. The one place where the host waits.
-Tensor of_their_number(const Survivors& found, cudaStream_t stream) {
+// Trims the indices to the number of survivors. The only place where the host synchronises.
+Tensor trim_to_count(const Survivors& found, cudaStream_t stream) {
   int64_t count = 0;
   STD_CUDA_CHECK(cudaMemcpyAsync(
       &count, found.count.data_ptr(), sizeof(count), cudaMemcpyDeviceToHost, stream));
@@ -373,7 +375,7 @@ Tensor of_their_number(const Survivors& found, cudaStream_t stream) {
 Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, double threshold, int64_t offset) {
   check_nms("nms", boxes, scores, std::nullopt, threshold, offset);
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  return of_their_number(
+  return trim_to_count(
       survivors(boxes, scores, std::nullopt, threshold, offset, boxes.size(0)), current_stream(boxes));
 }
 
@@ -381,7 +383,7 @@ Tensor batched_nms_cuda(
     const Tensor& boxes, const Tensor& scores, const Tensor& groups, double threshold, int64_t offset) {
   check_nms("batched_nms", boxes, scores, groups, threshold, offset);
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  return of_their_number(survivors(boxes, scores, groups, threshold, offset, boxes.size(0)), current_stream(boxes));
+  return trim_to_count(survivors(boxes, scores, groups, threshold, offset, boxes.size(0)), current_stream(boxes));
 }
 
 Tensor nms_padded_cuda(

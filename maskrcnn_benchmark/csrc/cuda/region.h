@@ -1,5 +1,5 @@
-// A region of ROIAlign on CUDA, as all threads of a block see it: its level, and which cells along either axis each bin
-// averages with which weights, in shared memory. For roi_align.cu alone; sampling itself is ../roi_sampling.h's.
+// A region of ROIAlign on CUDA, in the shared memory of a block: its level, and the taps of every bin along each axis.
+// Only roi_align.cu includes it. Sample positions are computed in ../roi_sampling.h.
 #pragma once
 
 #include "common.h"
@@ -11,7 +11,8 @@ namespace maskrcnn_benchmark {
 namespace {
 
 constexpr int kMostLevels = 8;
-constexpr int kTableSize = 256;  // samples per axis that are tabulated; more are computed where they are needed, and as many bins
+// most bins, and most samples, per axis that are tabulated; beyond it taps are computed for each output
+constexpr int kTableSize = 256;
 
 struct Map {
   void* data;
@@ -24,30 +25,31 @@ struct Pyramid {
   int count;
 };
 
-// What a call does to every region.
+// The arguments of a call that all regions share.
 struct Pooling {
   int64_t images, channels, rois;
   int bins_h, bins_w;
   int64_t samples;
   bool aligned;
-  double offset, canonical_size, canonical_level;  // how regions find their level, if there are several
-  int lowest, highest;
+  // the rule that assigns levels, if there are several
+  double offset = 0, canonical_size = 1, canonical_level = 0;
+  int lowest = 0, highest = 0;
 };
 
 template <typename Acc>
 struct Sample {
   int32_t low, high;
-  Acc weight_low, weight_high;  // both zero off the map
+  Acc weight_low, weight_high;  // both zero if the sample is off the map
 };
 
-// Not inlined: arithmetic in double would take registers from the loops that hardly ever need it.
+// Not inlined: its arithmetic in double would take registers from loops that rarely need it.
 template <typename Acc>
 __device__ __noinline__ Sample<Acc> sample_axis(const RoiAxis& axis, int bin, int64_t i, int64_t cells) {
   const LinearSample sample(axis.position(bin, i), cells);
   return {sample.low, sample.high, static_cast<Acc>(sample.weight_low), static_cast<Acc>(sample.weight_high)};
 }
 
-// As RoiAxis has it; not inlined for the same reason.
+// RoiAxis::samples_on_map, not inlined for the same reason.
 __device__ __noinline__ void samples_on_map(
     const RoiAxis& axis, int bin, int64_t cells, int64_t* first, int64_t* last) {
   axis.samples_on_map(bin, cells, first, last);
@@ -63,21 +65,21 @@ __device__ int merge_taps(Tap<Acc>* taps, int count) {
   return used;
 }
 
-// One region, as all threads of a block see it.
+// One region, shared by all threads of a block.
 template <typename Acc>
 struct Region {
   int level;
-  int64_t image;  // -1 for an index that is not there
+  int64_t image;  // -1 if the index is out of range
   RoiAxis y, x;
   bool tabulated;
-  // The taps of bin b begin at b * samples * 2, as many as could be.
+  // The taps of bin b start at b * samples * 2; without merging there would be samples * 2 of them.
   Tap<Acc> taps_y[2 * kTableSize], taps_x[2 * kTableSize];
   uint16_t count_y[kTableSize], count_x[kTableSize];
 
-  // All threads of the block call this together.
+  // Must be called by all threads of the block.
   __device__ void load(const Pooling& pooling, const Pyramid& pyramid, const double* roi) {
-    __syncthreads();  // the previous region is done with
-    if (threadIdx.x % 32 == 0 && threadIdx.x < 64) {  // a warp for each axis
+    __syncthreads();  // all threads are done with the previous region
+    if (threadIdx.x % 32 == 0 && threadIdx.x < 64) {  // one warp per axis
       int own_level = 0;
       if (pyramid.count > 1) {
         own_level = assign_level(

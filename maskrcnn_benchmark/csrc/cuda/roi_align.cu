@@ -1,12 +1,11 @@
 // ROIAlign and multi-level ROIAlign on CUDA, forward and backward. Twin of cpu/roi_align.cpp.
 //
-// A block of threads takes a region and a run of its channels. It finds the region's level, tabulates in shared memory which
-// cells along either axis each bin averages with which weights (region.h), and then computes outputs: neighbouring threads take
-// neighbouring bins of planar maps and neighbouring channels of channels-last ones, so that they read and write neighbouring
-// memory.
+// A block takes one region and a run of its channels. It finds the level of the region, writes the taps of all bins to shared
+// memory (region.h) and then computes outputs. Adjacent threads take adjacent bins of planar maps and adjacent channels of
+// channels-last maps, so that memory accesses coalesce.
 //
-// Gradients meet in the cells of the maps, in an order that nobody knows. Sums of floating-point numbers are rounded as the
-// order has it; where the caller asks for the same bits every time, sums are of whole numbers (see FixedPoint).
+// Backward adds gradients to the cells atomically, in an order that varies from run to run, and with it the rounding of
+// floating-point sums. If the caller asks for the same bits every time, sums are of integers (FixedPoint).
 #include "common.h"
 
 #include <torch/csrc/stable/library.h>
@@ -23,14 +22,14 @@ namespace maskrcnn_benchmark {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 4;  // at least: 64 registers a thread, which the loops over tabulated samples can do with
+constexpr int kBlocksPerSm = 4;  // at least; leaves 64 registers per thread, enough for the loops over tabulated taps
 
 template <typename T, int kWidth>
 struct alignas(sizeof(T) * kWidth) Pack {
   T values[kWidth];
 };
 
-// Where thread work item `k` of a run of channels lies.
+// The channel and bin of work item `k` within a run of channels.
 template <bool kChannelsLast, int kWidth>
 struct Place {
   int channel;  // first of kWidth, within the run
@@ -90,24 +89,25 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   }
 }
 
-// Gradients as whole numbers: a gradient times 2^shift, rounded. Their sums do not depend on the order. `largest` is the largest
-// magnitude among the gradients of a call, as the bits of a double, which order as the numbers do, infinities and NaN last. A
-// cell gets at most one gradient from each bin of each region, all weights taken together; for fewer than 2^spare_bits bins no
-// sum passes 2^62, and rounding has as much again. Everything happens on the device: the host does not wait.
+// Gradients as integers: a gradient times 2^shift, rounded. Their sums do not depend on the order.
+//
+// `largest` is the largest magnitude among the gradients of a call, as the bits of a double. The bits of positive doubles sort
+// like the numbers, with infinity and NaN last. The weights of a bin sum to at most 1, so with fewer than 2^spare_bits bins in
+// all regions no sum exceeds 2^62, and rounding has the same room again. All of it runs on the device without synchronisation.
 struct FixedPoint {
   const unsigned long long* largest;
   int spare_bits;
 
   static constexpr unsigned long long kInfinity = 0x7ffULL << 52;
 
-  // False when a gradient is infinite or NaN.
+  // False if any gradient is infinite or NaN.
   __device__ bool finite() const {
     return *largest < kInfinity;
   }
 
   __device__ int shift() const {
     const int exponent = static_cast<int>(*largest >> 52) - 1022;  // the largest is below 2^exponent
-    return 62 - spare_bits - exponent;  // 2^shift need not be a number itself: ldexp
+    return 62 - spare_bits - exponent;  // 2^shift may overflow a double, hence ldexp
   }
 };
 
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) find_largest(const T* values, int64_
   }
 }
 
-// NaN in all cells when a gradient was not finite.
+// Converts the sums back. All cells are NaN if any gradient was not finite.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     from_fixed_point(const int64_t* sums, int64_t count, FixedPoint fixed_point, T* values) {
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Adds to maps that start at zero: of Acc, the sums' rounding then varying with the order, or of 64-bit whole numbers.
+// Adds the gradients to maps of zeros. Sum is Acc, for sums whose rounding depends on the order, or a 64-bit integer.
 template <typename T, typename Acc, typename Sum, bool kChannelsLast>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
     Pooling pooling, Pyramid pyramid, const double* rois, int channels_per_run, const T* grad, FixedPoint fixed_point) {
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
   int shift = 0;
   if constexpr (kFixedPoint) {
     if (!fixed_point.finite()) {
-      return;  // for all threads alike
+      return;  // all threads of the block
     }
     shift = fixed_point.shift();
   }
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
     const int run = static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
     region.load(pooling, pyramid, rois + roi * 5);
     if (region.image < 0) {
-      continue;  // for all threads alike
+      continue;  // all threads of the block
     }
     const Map& map = pyramid.levels[region.level];
     const int64_t cell_stride = kChannelsLast ? channels : 1;
@@ -189,7 +189,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
           place.bin / pooling.bins_w, place.bin % pooling.bins_w, map, [&](int64_t row, int64_t column, Acc weight) {
             Sum* cell = cells + (row * map.width + column) * cell_stride;
             if constexpr (kFixedPoint) {
-              const Sum part = static_cast<Sum>(llrint(weight * value));  // negative ones wrap round, and so do their sums
+              // negative numbers wrap around, and so do their sums
+              const Sum part = static_cast<Sum>(llrint(weight * value));
               if (part != 0) {
                 atomicAdd(cell, part);
               }
@@ -201,8 +202,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
   }
 }
 
-// Channels that one block takes: some two thousand items of work, so that finding the samples is soon paid for, but fewer where
-// that makes too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines if there is a choice.
+// Channels per block: about two thousand work items, so that computing the taps is a small part of the time, but fewer if that
+// leaves too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines where possible.
 int channels_per_run(const Pooling& pooling, bool channels_last, int width) {
   constexpr int64_t kItems = 2048, kBlocks = 1024;
   const int64_t bins = static_cast<int64_t>(pooling.bins_h) * pooling.bins_w;
@@ -229,7 +230,7 @@ void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& r
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Channels-last maps in packs of kWidth channels, or of half as many where memory is not aligned to them.
+// Pools channels-last maps in packs of kWidth channels, or of fewer if the memory is not aligned to such packs.
 template <typename T, int kWidth>
 void pool_packs(const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, Tensor& pooled) {
   if constexpr (kWidth > 1) {
@@ -274,12 +275,12 @@ void spread_maps(
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// The maps' gradients in `grads`, each from its sums in `pyramid`.
+// Accumulates integer sums in `pyramid` and converts them to the gradients in `grads`.
 template <typename T>
 void spread_in_fixed_point(
     const Pooling& pooling, const Pyramid& pyramid, const Tensor& rois, const Tensor& grad, bool channels_last,
     std::vector<Tensor>& grads) {
-  constexpr unsigned int kMostBlocks = 2048;  // more would queue for the one number that they share
+  constexpr unsigned int kMostBlocks = 2048;  // more blocks would queue for the one number that they update
   const cudaStream_t stream = current_stream(grad);
   Tensor largest_storage = torch::stable::empty({1}, ScalarType::Long, std::nullopt, grad.device());
   torch::stable::zero_(largest_storage);
@@ -305,7 +306,7 @@ Pooling describe(
     const char* op, int64_t images, int64_t channels, int64_t rois, int64_t bins_h, int64_t bins_w, int64_t samples,
     bool aligned, const std::optional<LevelRule>& rule) {
   STD_TORCH_CHECK(bins_h * bins_w <= 1 << 20, op, ": at most 1048576 bins per region on CUDA; got ", bins_h, " x ", bins_w);
-  Pooling pooling{images, channels, rois, static_cast<int>(bins_h), static_cast<int>(bins_w), samples, aligned, 0, 1, 0, 0, 0};
+  Pooling pooling{images, channels, rois, static_cast<int>(bins_h), static_cast<int>(bins_w), samples, aligned};
   if (rule) {
     pooling.offset = static_cast<double>(rule->offset);
     pooling.canonical_size = rule->canonical_size;
