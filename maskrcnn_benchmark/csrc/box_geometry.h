@@ -28,8 +28,8 @@ MRB_HOST_DEVICE inline T box_height(const Box<T>& box, T offset) {
   return box.y2 - box.y1 + offset;
 }
 
-// A product that is rounded before it is added to something. Compilers fuse the two operations where the processor can, and
-// a decision near a tie would then depend on the device and its instruction set.
+// A product that is rounded before it is added to something. Compilers fuse the two operations where the processor can,
+// and a decision near a tie would then depend on the device and its instruction set.
 MRB_HOST_DEVICE inline double product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
@@ -65,10 +65,9 @@ MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T o
   return product(width > 0 ? width : T(0), height > 0 ? height : T(0));
 }
 
-// Does the intersection over union exceed the threshold? Computed in double, so that every device and vector width decides
-// the same. Boxes that share no area never overlap, and a box with a NaN corner overlaps nothing.
-MRB_HOST_DEVICE inline bool boxes_overlap(
-    const Box<double>& a, const Box<double>& b, double threshold, double offset) {
+// Does the intersection over union exceed the threshold? Computed in double, so that every device and vector width
+// decides the same. Boxes that share no area never overlap, and a box with a NaN corner overlaps nothing.
+MRB_HOST_DEVICE inline bool boxes_overlap(const Box<double>& a, const Box<double>& b, double threshold, double offset) {
   const double shared = intersection_area(a, b, offset);
   const double all = box_area(a, offset) + box_area(b, offset) - shared;
   return shared > 0 && shared > threshold * all;
@@ -105,8 +104,9 @@ MRB_HOST_DEVICE inline T clip_coordinate(T value, T most) {
 template <typename T>
 MRB_HOST_DEVICE inline Box<T> clip_box(const Box<T>& box, T image_width, T image_height, T offset) {
   const T x_most = image_width - offset, y_most = image_height - offset;
-  return {clip_coordinate(box.x1, x_most), clip_coordinate(box.y1, y_most), clip_coordinate(box.x2, x_most),
-          clip_coordinate(box.y2, y_most)};
+  return {
+      clip_coordinate(box.x1, x_most), clip_coordinate(box.y1, y_most), clip_coordinate(box.x2, x_most),
+      clip_coordinate(box.y2, y_most)};
 }
 
 // The pyramid level that pools a box: the canonical level for a box of the canonical size, one more per doubling.

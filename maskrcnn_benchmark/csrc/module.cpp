@@ -5,7 +5,14 @@
 
 PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.maskrcnn_benchmark.", -1, nullptr, nullptr, nullptr, nullptr,
+      PyModuleDef_HEAD_INIT,
+      "_C",
+      "Registers torch.ops.maskrcnn_benchmark.",
+      -1,
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr,
       nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module != nullptr) {

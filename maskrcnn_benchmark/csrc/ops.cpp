@@ -1,5 +1,5 @@
-// The schema of every op; layers/schemas.py has the same list. Kernels are registered in cpu/ and cuda/, references, fake
-// kernels and autograd rules in layers/.
+// The schema of every op; layers/schemas.py has the same list. Kernels are registered in cpu/ and cuda/, references,
+// fake kernels and autograd rules in layers/.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
@@ -25,8 +25,7 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
 
   // Compiled for the CPU only; on other devices layers/reference computes them with PyTorch's ops.
   m.def("paste_masks_(Tensor(a!) pasted, Tensor masks, Tensor extents, float threshold, bool zeroed) -> ()");
-  m.def(
-      "mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)");
+  m.def("mask_run_lengths(Tensor masks, Tensor extents, int height, int width, float threshold) -> (Tensor, Tensor)");
   m.def(
       "rasterize_polygons(Tensor points, Tensor parts, Tensor instances, Tensor indices, Tensor extents, int size) "
       "-> Tensor");

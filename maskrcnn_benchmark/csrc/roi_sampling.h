@@ -16,9 +16,9 @@ struct RoiAxis {
 
   RoiAxis() = default;  // uninitialised, as variables in a GPU's shared memory must be
 
-  // low, high: the ends of the region in image pixels. requested: samples per bin; 0 for one per cell, rounded up, and none
-  // if the region has no size. If not aligned, cell i is centred at i instead of i + 0.5, and a region has at least one cell.
-  // A region with an infinite or NaN end has no samples.
+  // low, high: the ends of the region in image pixels. requested: samples per bin; 0 for one per cell, rounded up, and
+  // none if the region has no size. If not aligned, cell i is centred at i instead of i + 0.5, and a region has at
+  // least one cell. A region with an infinite or NaN end has no samples.
   MRB_HOST_DEVICE RoiAxis(double low, double high, double scale, int64_t bins, int64_t requested, bool aligned) {
     const double shift = aligned ? 0.5 : 0.0;
     start = product(low, scale) - shift;
@@ -40,8 +40,8 @@ struct RoiAxis {
     return start + product(static_cast<double>(bin) + within, bin_size);
   }
 
-  // The samples [first, last) of a bin that can lie on a map of `cells` cells, and a few more. Bounds the work by the size of
-  // the map if a region is far larger.
+  // The samples [first, last) of a bin that can lie on a map of `cells` cells, and a few more. Bounds the work by the
+  // size of the map if a region is far larger.
   MRB_HOST_DEVICE void samples_on_map(int64_t bin, int64_t cells, int64_t* first, int64_t* last) const {
     *first = 0;
     *last = samples;
@@ -91,9 +91,9 @@ struct Tap {
   Acc weight;
 };
 
-// Appends a tap to the `used` taps of a bin, or adds its weight to the tap that has the same cell. Returns the new count.
-// Samples come in order, so a cell that was seen before is one of the last two. Merged, a bin of two by two samples that
-// are one cell apart takes 9 reads (or atomic additions) instead of 16.
+// Appends a tap to the `used` taps of a bin, or adds its weight to the tap that has the same cell. Returns the new
+// count. Samples come in order, so a cell that was seen before is one of the last two. Merged, a bin of two by two
+// samples that are one cell apart takes 9 reads (or atomic additions) instead of 16.
 template <typename Acc>
 MRB_HOST_DEVICE inline int32_t add_tap(Tap<Acc>* taps, int32_t used, const Tap<Acc>& tap) {
   if (tap.weight == 0) {

@@ -24,8 +24,7 @@ inline Tensor dense(const Tensor& values, ScalarType type) {
 }
 
 inline void check_offset(const char* op, int64_t offset) {
-  STD_TORCH_CHECK(
-      offset == 0 || offset == 1, op, ": offset must be 1 (inclusive) or 0 (half-open); got ", offset);
+  STD_TORCH_CHECK(offset == 0 || offset == 1, op, ": offset must be 1 (inclusive) or 0 (half-open); got ", offset);
 }
 
 }  // namespace maskrcnn_benchmark

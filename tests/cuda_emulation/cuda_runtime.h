@@ -1,7 +1,9 @@
-// What csrc/cuda uses of CUDA, for a C++ compiler: kernels run on the CPU. Stands in for the toolkit's header of this name.
+// What csrc/cuda uses of CUDA, for a C++ compiler: kernels run on the CPU. Stands in for the toolkit's header of this
+// name.
 //
-// The threads of a block are fibers of one host thread. A fiber runs until it meets __syncthreads or a warp vote; blocks run
-// one after the other. launch.cpp has the rest; transform.py turns `__shared__` and `<<<` into calls of what is below.
+// The threads of a block are fibers of one host thread. A fiber runs until it meets __syncthreads or a warp vote;
+// blocks run one after the other. launch.cpp has the rest; transform.py turns `__shared__` and `<<<` into calls of what
+// is below.
 #pragma once
 
 #include <math.h>  // functions for float and double in the global namespace, as CUDA has them

@@ -1,7 +1,7 @@
 // Runs the blocks of a launch on the CPU; see cuda_runtime.h.
 //
-// CUDA_EMULATION_SEED=0 (or unset): threads and blocks run in their order. Another number: in a random order, another one
-// for each launch, block and stretch between barriers, so that what depends on the order shows, run by run.
+// CUDA_EMULATION_SEED=0 (or unset): threads and blocks run in their order. Another number: in a random order, another
+// one for each launch, block and stretch between barriers, so that what depends on the order shows, run by run.
 #include "cuda_runtime.h"
 
 #include <pthread.h>
@@ -238,10 +238,14 @@ void check(int most_threads, const Configuration& configuration) {
   const uint64_t count = uint64_t{block.x} * block.y * block.z;
   const auto fail = [](const auto&... parts) { throw std::runtime_error(text(parts...)); };
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) {
-    fail("a grid of ", grid.x, " x ", grid.y, " x ", grid.z, " blocks; at most 2147483647 x 65535 x 65535, and none of them 0");
+    fail(
+        "a grid of ", grid.x, " x ", grid.y, " x ", grid.z,
+        " blocks; at most 2147483647 x 65535 x 65535, and none of them 0");
   }
   if (count == 0 || count > 1024 || block.z > 64) {
-    fail("a block of ", block.x, " x ", block.y, " x ", block.z, " threads; at most 1024 in all and 64 in z, and at least 1");
+    fail(
+        "a block of ", block.x, " x ", block.y, " x ", block.z,
+        " threads; at most 1024 in all and 64 in z, and at least 1");
   }
   if (most_threads > 0 && count > static_cast<uint64_t>(most_threads)) {
     fail("a block of ", count, " threads; its __launch_bounds__ are ", most_threads);
@@ -305,7 +309,8 @@ void meet_shared(void* variable, size_t bytes, const char* name) {
   std::memset(variable, shuffled ? static_cast<int>(random_numbers() | 0x80) : 0xa5, bytes);
 }
 
-void run(const char* kernel, int most_threads, const Configuration& configuration, const std::function<void()>& thread) {
+void run(
+    const char* kernel, int most_threads, const Configuration& configuration, const std::function<void()>& thread) {
   const std::lock_guard<std::mutex> lock(launching);
   static const unsigned int seed = [] {
     const char* variable = std::getenv("CUDA_EMULATION_SEED");

@@ -20,8 +20,7 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   return AOTI_TORCH_SUCCESS;
 }
 
-AOTITorchError torch_c10_cuda_check_msg(
-    int32_t error, const char*, const char*, uint32_t, bool, char** message) {
+AOTITorchError torch_c10_cuda_check_msg(int32_t error, const char*, const char*, uint32_t, bool, char** message) {
   *message = error == cudaSuccess ? nullptr : strdup(cuda_emulation::error_text().c_str());
   return AOTI_TORCH_SUCCESS;
 }

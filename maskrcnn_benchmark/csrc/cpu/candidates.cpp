@@ -123,8 +123,8 @@ struct RpnLevel {
 // sizes:      (N, 2), width and height
 // Returns:    logits (N, K), NaN for a box that is too small; boxes (N, K, 4); groups (N, K), one per image and level
 std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
-    std::vector<Tensor> anchors, std::vector<Tensor> objectness, std::vector<Tensor> box_regression, const Tensor& sizes,
-    int64_t most, std::vector<double> weights, double clamp, double min_size, int64_t offset) {
+    std::vector<Tensor> anchors, std::vector<Tensor> objectness, std::vector<Tensor> box_regression,
+    const Tensor& sizes, int64_t most, std::vector<double> weights, double clamp, double min_size, int64_t offset) {
   const char* op = "rpn_candidates";
   const Decoding decoding(op, weights, clamp, offset);
   STD_TORCH_CHECK(
@@ -139,7 +139,8 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
     const Tensor &logits = objectness[i], &deltas = box_regression[i];
     STD_TORCH_CHECK(
         logits.dim() == 4 && deltas.dim() == 4 && logits.size(0) == images && deltas.size(0) == images &&
-            deltas.size(1) == 4 * logits.size(1) && deltas.size(2) == logits.size(2) && deltas.size(3) == logits.size(3),
+            deltas.size(1) == 4 * logits.size(1) && deltas.size(2) == logits.size(2) &&
+            deltas.size(3) == logits.size(3),
         op, ": objectness must be (N, A, H, W) and box_regression (N, 4 * A, H, W) for ", images, " images; level ", i,
         " has ", logits.numel(), " logits and ", deltas.numel(), " deltas");
     const int64_t values = logits.size(1) * logits.size(2) * logits.size(3);
@@ -150,8 +151,9 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
     STD_TORCH_CHECK(
         is_readable(deltas), op, ": box_regression must be float32, float16 or bfloat16; got ", deltas.scalar_type());
     const int64_t count = std::min(most, values);
-    levels.push_back({dense(anchors[i], ScalarType::Float), dense(logits, ScalarType::Float), deltas, logits.size(1),
-                      logits.size(2), logits.size(3), count, total});
+    levels.push_back(
+        {dense(anchors[i], ScalarType::Float), dense(logits, ScalarType::Float), deltas, logits.size(1), logits.size(2),
+         logits.size(3), count, total});
     total += count;
   }
   const Tensor image_sizes = dense(sizes, ScalarType::Float);
@@ -204,8 +206,9 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
 // images:          (R,) int64 into sizes (N, 2)
 // Returns:         boxes (K, 4); scores (K,), NaN for an empty box; labels (K,); images (K,)
 std::tuple<Tensor, Tensor, Tensor, Tensor> class_candidates_cpu(
-    const Tensor& scores, const Tensor& box_regression, const Tensor& references, const Tensor& images, const Tensor& sizes,
-    double threshold, std::vector<double> weights, double clamp, int64_t offset, bool class_agnostic) {
+    const Tensor& scores, const Tensor& box_regression, const Tensor& references, const Tensor& images,
+    const Tensor& sizes, double threshold, std::vector<double> weights, double clamp, int64_t offset,
+    bool class_agnostic) {
   const char* op = "class_candidates";
   const Decoding decoding(op, weights, clamp, offset);
   STD_TORCH_CHECK(
@@ -254,8 +257,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> class_candidates_cpu(
       const int64_t row = places[k] / classes, label = places[k] % classes, image = owner_data[row];
       const int64_t delta = row * row_stride + 4 * (class_agnostic ? 1 : label) * column_stride;
       const bool large = decoding.decode(
-          corner_data + 4 * row, [&](int64_t d) { return deltas[delta + d * column_stride]; }, size_data + 2 * image, 0.0f,
-          box_data + 4 * k);
+          corner_data + 4 * row, [&](int64_t d) { return deltas[delta + d * column_stride]; }, size_data + 2 * image,
+          0.0f, box_data + 4 * k);
       score_data[k] = large ? value_data[places[k]] : NAN;
       label_data[k] = label;
       image_data[k] = image;

@@ -1,9 +1,10 @@
 // The loops of heatmap decoding. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// widened[x] = the weighted sum of four cells of the row, from `before[x] - 1` on. Rows are padded by two cells per side.
+// widened[x] = the weighted sum of four cells of the row, from `before[x] - 1` on. Rows are padded by two cells per
+// side.
 inline void widen_row_cubic(
-    const float* padded, const int32_t* before, const float* weights, int64_t weight_stride, int64_t first, int64_t last,
-    float* widened) {
+    const float* padded, const int32_t* before, const float* weights, int64_t weight_stride, int64_t first,
+    int64_t last, float* widened) {
   const float* weight_0 = weights;
   const float* weight_1 = weights + weight_stride;
   const float* weight_2 = weights + 2 * weight_stride;
@@ -15,8 +16,7 @@ inline void widen_row_cubic(
 }
 
 // Computes a row of pixels from four widened rows. Returns the largest value.
-inline float mix_rows(
-    const float* const* rows, const float* weights, int64_t first, int64_t last, float* values) {
+inline float mix_rows(const float* const* rows, const float* weights, int64_t first, int64_t last, float* values) {
   const float *row_0 = rows[0], *row_1 = rows[1], *row_2 = rows[2], *row_3 = rows[3];
   const float weight_0 = weights[0], weight_1 = weights[1], weight_2 = weights[2], weight_3 = weights[3];
   constexpr int64_t kLanes = 32;

@@ -1,8 +1,8 @@
 // Peaks of heatmaps enlarged to their frames by cubic interpolation, on the CPU. Twin of layers/reference/keypoints.py.
 //
-// Most of an enlarged map is never computed. A pixel is a weighted sum of 4 x 4 cells. The weights sum to 1, the negative
-// ones to no less than -kNegative. So a pixel exceeds the largest of its cells by at most kNegative times their spread.
-// If that bound is below a value that another pixel has, the peak is elsewhere and the pixel is skipped.
+// Most of an enlarged map is never computed. A pixel is a weighted sum of 4 x 4 cells. The weights sum to 1, the
+// negative ones to no less than -kNegative. So a pixel exceeds the largest of its cells by at most kNegative times
+// their spread. If that bound is below a value that another pixel has, the peak is elsewhere and the pixel is skipped.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -24,16 +24,16 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-constexpr double kCubic = -0.75;        // OpenCV's and PyTorch's coefficient of the cubic kernel
-constexpr float kNegative = 0.4454f;    // 2 * n * (1 + n), rounded up, where n = 0.1875 along one axis
+constexpr double kCubic = -0.75;  // OpenCV's and PyTorch's coefficient of the cubic kernel
+constexpr float kNegative = 0.4454f;  // 2 * n * (1 + n), rounded up, where n = 0.1875 along one axis
 constexpr int64_t kMaxPixels = 1 << 20;  // per side of an enlarged map
 
 // The pixels along one side of the enlarged map, by the cells that they interpolate.
 struct Axis {
   int64_t pixels = 0;
-  std::vector<int32_t> before;      // the cell at or before each pixel's centre, plus 1: from 0 to cells
-  std::vector<float> weights;       // (4, pixels), for the cells before - 1 to before + 2
-  std::vector<int64_t> first_of;    // (cells + 2,): the first pixel whose `before` is at least the index
+  std::vector<int32_t> before;  // the cell at or before each pixel's centre, plus 1: from 0 to cells
+  std::vector<float> weights;  // (4, pixels), for the cells before - 1 to before + 2
+  std::vector<int64_t> first_of;  // (cells + 2,): the first pixel whose `before` is at least the index
 
   void set(int64_t count, int64_t cells) {
     if (count == pixels) {
@@ -165,11 +165,12 @@ class PeakFinder {
   Range candidates(int64_t row, float reached) {
     const int64_t count = cells_w_ + 1;
     windows_of_four_(
-        column_most_.data() + row * stride_, column_least_.data() + row * stride_, 1, count, most_.data(), least_.data());
+        column_most_.data() + row * stride_, column_least_.data() + row * stride_, 1, count, most_.data(),
+        least_.data());
     int64_t first = count, last = 0;
     for (int64_t j = 0; j < count; ++j) {
-      const float bound = most_[j] + kNegative * (most_[j] - least_[j]) +
-          kRounding * (std::abs(most_[j]) + std::abs(least_[j]));
+      const float bound =
+          most_[j] + kNegative * (most_[j] - least_[j]) + kRounding * (std::abs(most_[j]) + std::abs(least_[j]));
       if (!(bound < reached)) {
         first = std::min(first, j);
         last = j + 1;

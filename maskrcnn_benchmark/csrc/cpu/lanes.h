@@ -55,18 +55,18 @@ struct Lanes {
   }
 
 #if defined(__GNUC__)
-#define MRB_LANEWISE(op)                                           \
+#define MRB_LANEWISE(op)                                            \
   friend inline Lanes operator op(const Lanes& a, const Lanes& b) { \
-    return {a.values op b.values};                                 \
+    return {a.values op b.values};                                  \
   }
 #else
-#define MRB_LANEWISE(op)                                           \
+#define MRB_LANEWISE(op)                                            \
   friend inline Lanes operator op(const Lanes& a, const Lanes& b) { \
-    Lanes lanes;                                                   \
-    for (int k = 0; k < kCount; ++k) {                             \
-      lanes.values[k] = a.values[k] op b.values[k];                \
-    }                                                              \
-    return lanes;                                                  \
+    Lanes lanes;                                                    \
+    for (int k = 0; k < kCount; ++k) {                              \
+      lanes.values[k] = a.values[k] op b.values[k];                 \
+    }                                                               \
+    return lanes;                                                   \
   }
 #endif
   MRB_LANEWISE(+)

@@ -1,7 +1,7 @@
 // The loops of mask pasting. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// widened[x] = the row interpolated at `part[x]` of the way from cell `before[x]` to the next. Rows are padded by one cell
-// per side.
+// widened[x] = the row interpolated at `part[x]` of the way from cell `before[x]` to the next. Rows are padded by one
+// cell per side.
 template <typename Acc>
 void widen_row(const Acc* padded, const int32_t* before, const Acc* part, int64_t count, Acc* widened) {
   for (int64_t x = 0; x < count; ++x) {
@@ -43,7 +43,8 @@ inline void transpose_bytes(const uint8_t* from, int64_t rows, int64_t columns, 
   }
 }
 
-// Writes zeros with stores that bypass the cache. Normal stores would read each cache line first and evict everything else.
+// Writes zeros with stores that bypass the cache. Normal stores would read each cache line first and evict everything
+// else.
 inline void clear_past_cache(uint8_t* bytes, int64_t count) {
 #if defined(MRB_X86)
   constexpr int64_t kLine = 64;

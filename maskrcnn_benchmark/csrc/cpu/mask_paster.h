@@ -19,15 +19,16 @@
 
 namespace maskrcnn_benchmark {
 
-// The pixels first .. last - 1 along one axis. `before` is the cell whose centre is at or before the pixel's centre, counted
-// with one cell of padding per side; `part` is the distance between the two centres, in cells.
+// The pixels first .. last - 1 along one axis. `before` is the cell whose centre is at or before the pixel's centre,
+// counted with one cell of padding per side; `part` is the distance between the two centres, in cells.
 template <typename Acc>
 struct PixelAxis {
   int64_t first = 0, last = 0;
   std::vector<int32_t> before;
   std::vector<Acc> part;
 
-  // Sets the pixels, out of `count`, that a mask of `cells` cells over [low, high) can reach: up to half a cell outside.
+  // Sets the pixels, out of `count`, that a mask of `cells` cells over [low, high) can reach: up to half a cell
+  // outside.
   void set(double low, double high, int64_t cells, int64_t count) {
     before.clear();
     part.clear();

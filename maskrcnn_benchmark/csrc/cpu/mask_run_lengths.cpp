@@ -56,13 +56,12 @@ class RunLengths {
   int64_t start_ = 0, seen_ = 0;
 };
 
-// The run lengths of each mask as paste_masks draws it: the lengths of all masks in one tensor, and (R + 1,) where those of
-// each mask start. Only the pixels that a mask can reach are drawn.
+// The run lengths of each mask as paste_masks draws it: the lengths of all masks in one tensor, and (R + 1,) where
+// those of each mask start. Only the pixels that a mask can reach are drawn.
 std::tuple<Tensor, Tensor> mask_run_lengths_cpu(
     const Tensor& masks, const Tensor& extents, int64_t height, int64_t width, double threshold) {
   check_masks("mask_run_lengths", masks, extents);
-  STD_TORCH_CHECK(
-      height > 0 && width > 0, "mask_run_lengths: the image must have pixels; got ", height, " x ", width);
+  STD_TORCH_CHECK(height > 0 && width > 0, "mask_run_lengths: the image must have pixels; got ", height, " x ", width);
   STD_TORCH_CHECK(threshold >= 0, "mask_run_lengths: the threshold must not be negative; got ", threshold);
   const Tensor values = torch::stable::contiguous(masks), rectangles = torch::stable::contiguous(extents);
   const double* corners = rectangles.const_data_ptr<double>();

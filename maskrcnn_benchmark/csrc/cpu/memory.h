@@ -13,8 +13,8 @@
 
 namespace maskrcnn_benchmark {
 
-// Asks the system to back newly allocated memory by huge pages. Mapping 50 MB in pages of 4 kB takes longer than ROIAlign
-// takes to fill them. Affects only whole huge pages inside the block. It is a hint and may fail.
+// Asks the system to back newly allocated memory by huge pages. Mapping 50 MB in pages of 4 kB takes longer than
+// ROIAlign takes to fill them. Affects only whole huge pages inside the block. It is a hint and may fail.
 inline void advise_huge_pages(void* block, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHugePage = 2 << 20;

@@ -20,8 +20,9 @@
 
 namespace maskrcnn_benchmark {
 
-// If the intersection over union of two boxes exceeds a threshold, so does the ratio of their areas. Boxes are therefore
-// sorted into drawers by area, four drawers per doubling, and a box is compared with the few drawers of similar areas.
+// If the intersection over union of two boxes exceeds a threshold, so does the ratio of their areas. Boxes are
+// therefore sorted into drawers by area, four drawers per doubling, and a box is compared with the few drawers of
+// similar areas.
 struct Drawers {
   static constexpr int kCount = 256;
   static constexpr int kFirstOctave = -12;  // smaller areas share the first drawer, areas above octave 52 the last
@@ -48,8 +49,9 @@ struct OverlapRule {
 template <typename Acc>
 struct Candidate {
   Box<Acc> box;
-  // Two boxes overlap too much if the area that they share, as computed, exceeds the sum of their `upper` bounds, and do not
-  // if it is at most the sum of their `lower` bounds. In between rounding might decide, and boxes_overlap is asked.
+  // Two boxes overlap too much if the area that they share, as computed, exceeds the sum of their `upper` bounds, and
+  // do not if it is at most the sum of their `lower` bounds. In between rounding might decide, and boxes_overlap is
+  // asked.
   Acc lower, upper;
   bool overlaps;  // can it overlap anything? Not if it is empty, infinite or NaN.
   int drawer, first_drawer, last_drawer;  // its own, and the range of those that it can overlap too much
@@ -106,9 +108,9 @@ struct BoxLanes {
   }
 };
 
-// The candidates of a block, sorted by drawer. A candidate that is kept strikes out all candidates that it overlaps, even
-// those before it: they are decided already and not looked at again. Compared with a search for a box that suppresses a
-// candidate, this has hardly any branch that the processor can mispredict.
+// The candidates of a block, sorted by drawer. A candidate that is kept strikes out all candidates that it overlaps,
+// even those before it: they are decided already and not looked at again. Compared with a search for a box that
+// suppresses a candidate, this has hardly any branch that the processor can mispredict.
 template <typename Acc>
 struct Block {
   static constexpr int kLanes = BoxLanes<Acc>::kLanes;
@@ -143,7 +145,8 @@ struct Block {
       }
     }
     // each start has moved to the end of its drawer, which is the start of the next one
-    std::copy_backward(first_of_drawer.begin(), first_of_drawer.begin() + drawers, first_of_drawer.begin() + drawers + 1);
+    std::copy_backward(
+        first_of_drawer.begin(), first_of_drawer.begin() + drawers, first_of_drawer.begin() + drawers + 1);
     first_of_drawer[0] = 0;
   }
 
@@ -161,7 +164,8 @@ struct KeptChunk {
   KeptChunk(int32_t drawer, int32_t next) : drawer(drawer), next(next) {}
 };
 
-// The boxes that earlier blocks kept: one linked list of chunks, sorted by drawer. A candidate is compared with a range of it.
+// The boxes that earlier blocks kept: one linked list of chunks, sorted by drawer. A candidate is compared with a range
+// of it.
 template <typename Acc>
 struct KeptBoxes {
   std::vector<KeptChunk<Acc>> chunks;                   // chunks[0] ends the list
@@ -301,12 +305,12 @@ Runs split_by_group(const std::vector<int32_t>& order, const std::optional<Tenso
   return runs;
 }
 
-// Greedy suppression within one run, in blocks of candidates. The candidates of a block are compared with the boxes that
-// earlier blocks kept in parallel, and then with each other in order.
+// Greedy suppression within one run, in blocks of candidates. The candidates of a block are compared with the boxes
+// that earlier blocks kept in parallel, and then with each other in order.
 template <typename Acc>
 void suppress_run(
-    const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count,
-    const OverlapRule& rule, KeptBoxes<Acc>& earlier, Block<Acc>& block, uint8_t* keep) {
+    const Acc* boxes, const std::vector<int32_t>& order, const int32_t* ranks, int64_t count, const OverlapRule& rule,
+    KeptBoxes<Acc>& earlier, Block<Acc>& block, uint8_t* keep) {
   constexpr int64_t kBlock = 2048;
   constexpr int64_t kWorthAThread = 1 << 25;  // comparisons: some milliseconds of work, since a barrier may cost one
   const auto overlaps_any = MRB_PICK(overlaps_any<Acc>);
@@ -367,8 +371,7 @@ std::vector<int64_t> survivors(
       for (int64_t run = begin; run < end; ++run) {
         const int64_t start = runs.starts[run];
         suppress_run(
-            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, rule, earlier, block,
-            keep.data());
+            corners, order, runs.ranks.data() + start, runs.starts[run + 1] - start, rule, earlier, block, keep.data());
       }
     };
     const int64_t count = static_cast<int64_t>(order.size());

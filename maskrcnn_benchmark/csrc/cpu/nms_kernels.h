@@ -2,8 +2,8 @@
 
 #include "lanes.h"
 
-// Which boxes of a group does the candidate overlap too much? One bit per box. Compares a vector at a time in the boxes' own
-// precision, with slack for rounding. Within the slack boxes_overlap decides in double.
+// Which boxes of a group does the candidate overlap too much? One bit per box. Compares a vector at a time in the
+// boxes' own precision, with slack for rounding. Within the slack boxes_overlap decides in double.
 template <typename Acc>
 inline unsigned overlapped(const BoxLanes<Acc>& boxes, const Candidate<Acc>& candidate, const OverlapRule& rule) {
   using V = Lanes<Acc>;

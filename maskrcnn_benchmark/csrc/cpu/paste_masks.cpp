@@ -8,8 +8,8 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// If `zeroed`, `pasted` is zero already, and only the pixels that masks can reach are written. Pages of new memory that no
-// mask reaches are then never mapped.
+// If `zeroed`, `pasted` is zero already, and only the pixels that masks can reach are written. Pages of new memory that
+// no mask reaches are then never mapped.
 void paste_masks_cpu(Tensor pasted, const Tensor& masks, const Tensor& extents, double threshold, bool zeroed) {
   check_masks("paste_masks", masks, extents);
   STD_TORCH_CHECK(

@@ -1,14 +1,15 @@
 // Compiles a file of kernels once per instruction set and picks the best one that the processor has, at run time.
 //
-// The build targets the baseline architecture, so one binary runs everywhere. The file with the kernels is included once
-// per namespace, and every function in it, lambdas and templates too, is compiled for the namespace's instruction set.
-// Include the headers that it needs before it, at file scope: other files share their inline functions.
+// The build targets the baseline architecture, so one binary runs everywhere. The file with the kernels is included
+// once per namespace, and every function in it, lambdas and templates too, is compiled for the namespace's instruction
+// set. Include the headers that it needs before it, at file scope: other files share their inline functions.
 //
 //   #define MRB_KERNELS "roi_align_kernels.h"
 //   #include "compile_per_isa.h"
 //   ... MRB_PICK(forward)(arguments) ...
 //
-// ATEN_CPU_CAPABILITY, PyTorch's own variable, limits the choice: default, avx2 or avx512. Tests use it to run every path.
+// ATEN_CPU_CAPABILITY, PyTorch's own variable, limits the choice: default, avx2 or avx512. Tests use it to run every
+// path.
 #pragma once
 
 #include <cstdlib>
@@ -59,12 +60,11 @@ inline Isa best_isa() {
 }  // namespace maskrcnn_benchmark
 
 #if defined(MRB_X86)
-#define MRB_PICK(...)                                                     \
-  (maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx512      \
-       ? &maskrcnn_benchmark::isa_avx512::__VA_ARGS__                     \
-       : maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx2  \
-           ? &maskrcnn_benchmark::isa_avx2::__VA_ARGS__                   \
-           : &maskrcnn_benchmark::isa_portable::__VA_ARGS__)
+#define MRB_PICK(...)                                                                                               \
+  (maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx512 ? &maskrcnn_benchmark::isa_avx512::__VA_ARGS__ \
+       : maskrcnn_benchmark::best_isa() == maskrcnn_benchmark::Isa::avx2                                            \
+       ? &maskrcnn_benchmark::isa_avx2::__VA_ARGS__                                                                 \
+       : &maskrcnn_benchmark::isa_portable::__VA_ARGS__)
 #else
 #define MRB_PICK(...) (&maskrcnn_benchmark::isa_portable::__VA_ARGS__)
 #endif

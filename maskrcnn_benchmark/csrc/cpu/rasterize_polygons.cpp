@@ -14,10 +14,10 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-// The outline of a polygon, drawn as pycocotools draws it. Points are rounded to a grid of 5 x 5 points per cell and joined
-// by lines of grid points. Where a line crosses from the third fifth of a column of cells (its middle) to the fourth, or
-// back, the column switches between outside and inside, from the row of the upper point of the crossing on. pycocotools
-// walks along each line; here the crossings are computed.
+// The outline of a polygon, drawn as pycocotools draws it. Points are rounded to a grid of 5 x 5 points per cell and
+// joined by lines of grid points. Where a line crosses from the third fifth of a column of cells (its middle) to the
+// fourth, or back, the column switches between outside and inside, from the row of the upper point of the crossing on.
+// pycocotools walks along each line; here the crossings are computed.
 //
 // Grid points are integers in doubles, so that no polygon is too far away. Products and sums must not be fused.
 class Outline {
@@ -37,7 +37,8 @@ class Outline {
     // the columns whose third and fourth fifths both lie between the ends
     const double low = std::min(x1, x2), far = std::max(x1, x2);
     const int64_t first = static_cast<int64_t>(std::max(std::ceil((low - 2) / kFifths), 0.0));
-    const int64_t last = static_cast<int64_t>(std::min(std::floor((far - 3) / kFifths), static_cast<double>(size_ - 1)));
+    const int64_t last =
+        static_cast<int64_t>(std::min(std::floor((far - 3) / kFifths), static_cast<double>(size_ - 1)));
     if (first > last) {
       return;
     }
@@ -105,8 +106,8 @@ class Outline {
 void check_starts(const char* name, const int64_t* starts, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {
     STD_TORCH_CHECK(
-        starts[i] >= 0 && starts[i] <= limit && (i == 0 || starts[i] >= starts[i - 1]),
-        "rasterize_polygons: ", name, " must ascend from 0 to ", limit, "; entry ", i, " is ", starts[i]);
+        starts[i] >= 0 && starts[i] <= limit && (i == 0 || starts[i] >= starts[i - 1]), "rasterize_polygons: ", name,
+        " must ascend from 0 to ", limit, "; entry ", i, " is ", starts[i]);
   }
 }
 
@@ -124,8 +125,8 @@ Tensor rasterize_polygons_cpu(
   for (const Tensor* list : {&parts, &instances, &indices}) {
     STD_TORCH_CHECK(
         list->dim() == 1 && list->scalar_type() == ScalarType::Long,
-        "rasterize_polygons: parts, instances and indices must be int64 of one dimension; got ", list->dim(),
-        " of ", list->scalar_type());
+        "rasterize_polygons: parts, instances and indices must be int64 of one dimension; got ", list->dim(), " of ",
+        list->scalar_type());
   }
   STD_TORCH_CHECK(
       parts.size(0) > 0 && instances.size(0) > 0, "rasterize_polygons: parts and instances begin with a 0; got none");

@@ -51,8 +51,8 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
   for (int64_t row = 0; row < count; ++row) {
     const double* roi = data + row * 5;
     STD_TORCH_CHECK(
-        roi[0] >= 0 && roi[0] < static_cast<double>(sizes.images),
-        arguments.op, ": roi ", row, " is of image ", roi[0], ", but features hold ", sizes.images, " images");
+        roi[0] >= 0 && roi[0] < static_cast<double>(sizes.images), arguments.op, ": roi ", row, " is of image ", roi[0],
+        ", but features hold ", sizes.images, " images");
     int64_t level = 0;
     if (arguments.rule) {
       const LevelRule& rule = *arguments.rule;
@@ -87,8 +87,8 @@ PoolPlan<Acc> make_plan(const Tensor& rois, const std::vector<LevelMaps>& levels
     roi.image = map % sizes.images;
     const LevelMaps& level = levels[roi.level];
     const auto [y, x] = axes_of(row, roi.level);
-    taps_before[row + 1] = taps_before[row] + most_taps(y, sizes.bins_h, level.height) +
-        most_taps(x, sizes.bins_w, level.width);
+    taps_before[row + 1] =
+        taps_before[row] + most_taps(y, sizes.bins_h, level.height) + most_taps(x, sizes.bins_w, level.width);
   }
   plan.taps.resize(taps_before[count]);
   const int64_t starts_per_roi = sizes.bins_h + sizes.bins_w + 2;
@@ -228,8 +228,7 @@ Tensor multi_level_roi_align_cpu(
     int64_t samples, bool aligned, double canonical_size, double canonical_level, int64_t offset) {
   const char* op = "multi_level_roi_align";
   check_rois(op, rois);
-  const LevelRule rule(
-      op, scales, static_cast<int64_t>(features.size()), canonical_size, canonical_level, offset);
+  const LevelRule rule(op, scales, static_cast<int64_t>(features.size()), canonical_size, canonical_level, offset);
   check_levels(op, features, rois);
   check_pooling(op, bins_h, bins_w, samples, scales.front());
   const PoolSizes sizes{features[0].size(0), features[0].size(1), bins_h, bins_w};

@@ -1,9 +1,10 @@
 // The loops of ROIAlign. Compiled once per instruction set (per_isa.h), so there is no include guard.
 //
-// Arithmetic runs over blocks of adjacent channels. Channels-last maps are read in place. The cells of a planar map that its
-// regions touch are first packed, one block of channels at a time, into a buffer that stays in the cache while all regions of
-// the map pool from it. Backward accumulates into such a buffer for both formats and writes each gradient once. Each thread
-// owns channels of its own there, so sums have a fixed order and the result is deterministic.
+// Arithmetic runs over blocks of adjacent channels. Channels-last maps are read in place. The cells of a planar map
+// that its regions touch are first packed, one block of channels at a time, into a buffer that stays in the cache while
+// all regions of the map pool from it. Backward accumulates into such a buffer for both formats and writes each
+// gradient once. Each thread owns channels of its own there, so sums have a fixed order and the result is
+// deterministic.
 
 #include "lanes.h"
 
@@ -66,12 +67,13 @@ struct BinTaps {
 template <typename Acc>
 inline BinTaps<Acc> bin_taps(const PlannedRoi<Acc>& roi, int64_t ph, int64_t pw) {
   const int32_t x_start = roi.x.starts[pw];
-  return {roi.y.taps + roi.y.starts[ph], roi.y.taps + roi.y.starts[ph + 1], roi.x.taps + x_start,
-          roi.x.starts[pw + 1] - x_start};
+  return {
+      roi.y.taps + roi.y.starts[ph], roi.y.taps + roi.y.starts[ph + 1], roi.x.taps + x_start,
+      roi.x.starts[pw + 1] - x_start};
 }
 
-// Averages kVectors vectors of channels, from channel `first` on, over a bin. kColumns: the number of columns that the bin
-// touches, 0 if it is not known at compile time.
+// Averages kVectors vectors of channels, from channel `first` on, over a bin. kColumns: the number of columns that the
+// bin touches, 0 if it is not known at compile time.
 template <int kVectors, int kColumns, typename T, typename Acc>
 inline void pool_columns(const CellGrid<const T>& grid, int64_t first, const BinTaps<Acc>& bin, T* out) {
   using V = Lanes<Acc>;
@@ -115,9 +117,9 @@ inline void pool_bin(const CellGrid<const T>& grid, int64_t first, const BinTaps
   }
 }
 
-// Calls visit(ph, pw, taps, number of columns) for every bin of a region. All bins of one pw have the same columns. If they
-// are two to four, which two samples per side touch, their number is a compile-time constant and their taps are copied once
-// for all of these bins: the loop over columns is unrolled, and its weights stay in registers.
+// Calls visit(ph, pw, taps, number of columns) for every bin of a region. All bins of one pw have the same columns. If
+// they are two to four, which two samples per side touch, their number is a compile-time constant and their taps are
+// copied once for all of these bins: the loop over columns is unrolled, and its weights stay in registers.
 template <typename Acc, typename Visit>
 inline void each_bin(const PlannedRoi<Acc>& roi, const PoolSizes& sizes, const Visit& visit) {
   for (int64_t pw = 0; pw < sizes.bins_w; ++pw) {
@@ -247,8 +249,8 @@ void pool_planar(
   const int64_t bins = sizes.bins_h * sizes.bins_w;
   const int64_t blocks = (sizes.channels + B - 1) / B;
   const int64_t rois = static_cast<int64_t>(plan.rois.size());
-  // Give each thread blocks of channels, so that a map is packed once. If there are fewer blocks than threads, split the
-  // regions into runs as well.
+  // Give each thread blocks of channels, so that a map is packed once. If there are fewer blocks than threads, split
+  // the regions into runs as well.
   const int64_t runs = std::min<int64_t>(rois, (threads + blocks - 1) / blocks);
   const int64_t run_length = (rois + runs - 1) / runs;
   torch::stable::parallel_for(0, blocks * runs, threads > 1 ? 1 : blocks * runs, [&](int64_t begin, int64_t end) {
@@ -262,8 +264,8 @@ void pool_planar(
       const int64_t first = std::min(rois, (piece % runs) * run_length);
       for (const RoiGroup& group : plan.groups(first, std::min(rois, first + run_length))) {
         const LevelMaps& level = levels[group.level];
-        const T* planes = static_cast<const T*>(level.data) +
-            (group.image * sizes.channels + channel) * level.height * level.width;
+        const T* planes =
+            static_cast<const T*>(level.data) + (group.image * sizes.channels + channel) * level.height * level.width;
         const bool share = group.roi_cells > group.cells();  // pack the map once, or each region's own cells?
         CellGrid<const Acc> grid{};
         if (share) {
@@ -351,8 +353,9 @@ inline std::vector<RoiGroup> groups_of_all_maps(const PoolPlan<Acc>& plan, int64
   return groups;
 }
 
-// Writes the gradients of all maps; cells that no region touches are set to zero. kLines: cache lines of channels per block.
-// For channels-last maps two lines take three quarters of the time of one, since more adjacent memory is used at a time.
+// Writes the gradients of all maps; cells that no region touches are set to zero. kLines: cache lines of channels per
+// block. For channels-last maps two lines take three quarters of the time of one, since more adjacent memory is used at
+// a time.
 template <typename T, bool kChannelsLast, int kLines>
 void spread(
     const PoolPlan<AccOf<T>>& plan, const std::vector<LevelMaps>& levels, const PoolSizes& sizes, const T* grad) {
@@ -399,8 +402,8 @@ void spread(
       }
       const int64_t cell_stride = kChannelsLast ? channels : 1;
       const int64_t channel_stride = kChannelsLast ? 1 : level.height * level.width;
-      T* map = static_cast<T*>(level.data) + group.image * channels * level.height * level.width +
-          channel * channel_stride;
+      T* map =
+          static_cast<T*>(level.data) + group.image * channels * level.height * level.width + channel * channel_stride;
       for (int64_t y = 0; y < level.height; ++y) {
         T* row = map + y * level.width * cell_stride;
         const bool touched = y >= group.y_first && y < group.y_last;

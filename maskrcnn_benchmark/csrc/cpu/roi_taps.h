@@ -1,8 +1,9 @@
-// The taps of a region, which all channels share: for each bin the cells that it averages along each axis, with weights.
+// The taps of a region, which all channels share: for each bin the cells that it averages along each axis, with
+// weights.
 //
-// Bilinear interpolation, the average over a grid of samples and the test whether a sample is on the map are all separable.
-// The value of a bin is therefore sum_y sum_x weight_y * weight_x * cell(y, x) over short lists of rows and columns. Samples
-// that share a cell are merged into one tap.
+// Bilinear interpolation, the average over a grid of samples and the test whether a sample is on the map are all
+// separable. The value of a bin is therefore sum_y sum_x weight_y * weight_x * cell(y, x) over short lists of rows and
+// columns. Samples that share a cell are merged into one tap.
 #pragma once
 
 #include <algorithm>

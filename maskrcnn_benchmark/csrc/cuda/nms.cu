@@ -1,8 +1,9 @@
 // Greedy non-maximum suppression on CUDA, plain, in groups and of fixed size. Twin of cpu/nms.cpp.
 //
-// Boxes are sorted by group and then by score. For some thousand rows at a time, many blocks compute a bit matrix: which later
-// boxes does each row overlap too much? Then one block goes through the rows in order and collects what the kept rows suppress.
-// The host synchronises once, to read the number of survivors; with an output of fixed size it does not synchronise.
+// Boxes are sorted by group and then by score. For some thousand rows at a time, many blocks compute a bit matrix:
+// which later boxes does each row overlap too much? Then one block goes through the rows in order and collects what the
+// kept rows suppress. The host synchronises once, to read the number of survivors; with an output of fixed size it does
+// not synchronise.
 #include "common.h"
 
 #include <torch/csrc/stable/library.h>
@@ -20,10 +21,10 @@
 namespace maskrcnn_benchmark {
 namespace {
 
-constexpr int kWord = 64;             // boxes per word of bits
-constexpr int kRowsAtATime = 4096;    // bounds the memory for bits to 512 bytes per box
+constexpr int kWord = 64;  // boxes per word of bits
+constexpr int kRowsAtATime = 4096;  // bounds the memory for bits to 512 bytes per box
 constexpr int kThreads = 256;
-constexpr int kWideThreads = 1024;    // for kernels that run as a single block
+constexpr int kWideThreads = 1024;  // for kernels that run as a single block
 
 // A box with the values that the overlap test needs. `slack` bounds the rounding error that it adds to the test.
 template <typename Acc>
@@ -63,8 +64,8 @@ __global__ void gather(const int64_t* values, const int64_t* indices, int64_t co
   }
 }
 
-// Writes the boxes in the order of suppression. `ranks` maps that order to ranks by score; null if they are the same. Sets bit
-// i of `gone` for dropped boxes and past the end.
+// Writes the boxes in the order of suppression. `ranks` maps that order to ranks by score; null if they are the same.
+// Sets bit i of `gone` for dropped boxes and past the end.
 template <typename Acc, typename Score>
 __global__ void arrange(
     const Acc* boxes, const Score* sorted_scores, const int64_t* order, const int64_t* groups, const int64_t* ranks,
@@ -110,9 +111,9 @@ __device__ bool suppresses(const Entry<Acc>& a, const Entry<Acc>& b, double thre
   return boxes_overlap(first, second, threshold, static_cast<double>(offset));
 }
 
-// bits[(row - first_row) * words + word]: which boxes of that word the row overlaps too much. In the row's own word only boxes
-// before the row are compared; in later words all are; earlier words are not written. A block of kWord threads compares the
-// rows of one word, one per thread, with the boxes of one word.
+// bits[(row - first_row) * words + word]: which boxes of that word the row overlaps too much. In the row's own word
+// only boxes before the row are compared; in later words all are; earlier words are not written. A block of kWord
+// threads compares the rows of one word, one per thread, with the boxes of one word.
 template <typename Acc>
 __global__ void __launch_bounds__(kWord) find_overlaps(
     const Entry<Acc>* entries, int64_t count, int64_t first_row, double threshold, int offset,
@@ -152,9 +153,9 @@ __global__ void __launch_bounds__(kWord) find_overlaps(
   bits[(row - first_row) * words + word] = found;
 }
 
-// The candidates of a word that survive; must be called by all lanes of a warp. Lane i knows which earlier boxes would suppress
-// boxes i and i + 32. Each round is right for at least one more box than the round before, so a round without a change is
-// right for all. Chains of suppression are short, so there are few rounds.
+// The candidates of a word that survive; must be called by all lanes of a warp. Lane i knows which earlier boxes would
+// suppress boxes i and i + 32. Each round is right for at least one more box than the round before, so a round without
+// a change is right for all. Chains of suppression are short, so there are few rounds.
 __device__ unsigned long long survivors_of_word(unsigned long long candidates, const unsigned long long (&earlier)[2]) {
   unsigned long long kept = candidates, before;
   do {
@@ -166,10 +167,11 @@ __device__ unsigned long long survivors_of_word(unsigned long long candidates, c
   return kept;
 }
 
-// Runs as one block. Goes through the rows [first_row, last_row) in order, completes `gone` and marks kept boxes by rank.
+// Runs as one block. Goes through the rows [first_row, last_row) in order, completes `gone` and marks kept boxes by
+// rank.
 __global__ void __launch_bounds__(kWideThreads) collect(
-    const unsigned long long* __restrict__ bits, int64_t first_row, int64_t last_row, int64_t words, const int64_t* ranks,
-    unsigned long long* gone, uint8_t* kept_by_rank) {
+    const unsigned long long* __restrict__ bits, int64_t first_row, int64_t last_row, int64_t words,
+    const int64_t* ranks, unsigned long long* gone, uint8_t* kept_by_rank) {
   // later words at a time; several threads share the rows of each, so that many loads are in flight
   constexpr int kColumns = 128;
   __shared__ unsigned long long kept;
@@ -213,7 +215,8 @@ __global__ void __launch_bounds__(kWideThreads) collect(
 
 // Runs as one block. Writes at most `limit` indices of kept boxes in the order of their ranks, and their number.
 __global__ void __launch_bounds__(kWideThreads) compact(
-    const uint8_t* kept_by_rank, const int64_t* order, int64_t count, int64_t limit, int64_t* indices, int64_t* written) {
+    const uint8_t* kept_by_rank, const int64_t* order, int64_t count, int64_t limit, int64_t* indices,
+    int64_t* written) {
   __shared__ int per_warp[kWideThreads / 32];
   __shared__ int64_t total;
   if (threadIdx.x == 0) {
@@ -281,8 +284,8 @@ ByScore sort_by_score(const Tensor& scores, cudaStream_t stream) {
 
 template <typename Acc, typename Score>
 void suppress(
-    const Tensor& boxes, const ByScore& by_score, const std::optional<Tensor>& groups, const std::optional<Tensor>& ranks,
-    double threshold, int64_t offset, Tensor& kept_by_rank, cudaStream_t stream) {
+    const Tensor& boxes, const ByScore& by_score, const std::optional<Tensor>& groups,
+    const std::optional<Tensor>& ranks, double threshold, int64_t offset, Tensor& kept_by_rank, cudaStream_t stream) {
   const int64_t count = boxes.size(0);
   const int64_t words = (count + kWord - 1) / kWord;
   const int64_t* ranks_data = ranks ? ranks->const_data_ptr<int64_t>() : nullptr;
@@ -301,8 +304,8 @@ void suppress(
     const int64_t last = std::min(count, first + kRowsAtATime);
     const int64_t row_words = (last - first + kWord - 1) / kWord;
     const dim3 grid(static_cast<unsigned int>(words - first / kWord), static_cast<unsigned int>(row_words));
-    find_overlaps<Acc><<<grid, kWord, 0, stream>>>(
-        entries, count, first, threshold, static_cast<int>(offset), gone, words, bits);
+    find_overlaps<Acc>
+        <<<grid, kWord, 0, stream>>>(entries, count, first, threshold, static_cast<int>(offset), gone, words, bits);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     collect<<<1, kWideThreads, 0, stream>>>(
         bits, first, last, words, ranks_data, gone, static_cast<uint8_t*>(kept_by_rank.data_ptr()));
@@ -310,7 +313,8 @@ void suppress(
   }
 }
 
-// The indices of the first `limit` survivors from high score to low, then -1, and their number; both stay on the device.
+// The indices of the first `limit` survivors from high score to low, then -1, and their number; both stay on the
+// device.
 struct Survivors {
   Tensor indices, count;
 };
@@ -365,8 +369,7 @@ Survivors survivors(
 // Trims the indices to the number of survivors. The only place where the host synchronises.
 Tensor trim_to_count(const Survivors& found, cudaStream_t stream) {
   int64_t count = 0;
-  STD_CUDA_CHECK(cudaMemcpyAsync(
-      &count, found.count.data_ptr(), sizeof(count), cudaMemcpyDeviceToHost, stream));
+  STD_CUDA_CHECK(cudaMemcpyAsync(&count, found.count.data_ptr(), sizeof(count), cudaMemcpyDeviceToHost, stream));
   STD_CUDA_CHECK(cudaStreamSynchronize(stream));
   Tensor indices = found.indices;
   return torch::stable::narrow(indices, 0, 0, count);
@@ -375,8 +378,7 @@ Tensor trim_to_count(const Survivors& found, cudaStream_t stream) {
 Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, double threshold, int64_t offset) {
   check_nms("nms", boxes, scores, std::nullopt, threshold, offset);
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  return trim_to_count(
-      survivors(boxes, scores, std::nullopt, threshold, offset, boxes.size(0)), current_stream(boxes));
+  return trim_to_count(survivors(boxes, scores, std::nullopt, threshold, offset, boxes.size(0)), current_stream(boxes));
 }
 
 Tensor batched_nms_cuda(

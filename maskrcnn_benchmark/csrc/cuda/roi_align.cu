@@ -1,8 +1,8 @@
 // ROIAlign and multi-level ROIAlign on CUDA, forward and backward. Twin of cpu/roi_align.cpp.
 //
-// A block takes one region and a run of its channels. It finds the level of the region, writes the taps of all bins to shared
-// memory (region.h) and then computes outputs. Adjacent threads take adjacent bins of planar maps and adjacent channels of
-// channels-last maps, so that memory accesses coalesce.
+// A block takes one region and a run of its channels. It finds the level of the region, writes the taps of all bins to
+// shared memory (region.h) and then computes outputs. Adjacent threads take adjacent bins of planar maps and adjacent
+// channels of channels-last maps, so that memory accesses coalesce.
 //
 // Backward adds gradients to the cells atomically, in an order that varies from run to run, and with it the rounding of
 // floating-point sums. If the caller asks for the same bits every time, sums are of integers (FixedPoint).
@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   for (int64_t item = blockIdx.x; item < pooling.rois * runs; item += gridDim.x) {
     const int64_t roi = item / runs;
     const int64_t first_channel = (item % runs) * channels_per_run;
-    const int run = static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
+    const int run =
+        static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
     region.load(pooling, pyramid, rois + roi * 5);
     const Map& map = pyramid.levels[region.level];
     const int64_t cell_stride = kChannelsLast ? channels : 1;
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
       for (int v = 0; v < kWidth; ++v) {
         out.values[v] = static_cast<T>(total[v]);
       }
-      const int64_t position = kChannelsLast ? (roi * bins + place.bin) * channels + channel
-                                             : (roi * channels + channel) * bins + place.bin;
+      const int64_t position =
+          kChannelsLast ? (roi * bins + place.bin) * channels + channel : (roi * channels + channel) * bins + place.bin;
       *reinterpret_cast<Pack<T, kWidth>*>(pooled + position) = out;
     }
   }
@@ -91,9 +92,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 
 // Gradients as integers: a gradient times 2^shift, rounded. Their sums do not depend on the order.
 //
-// `largest` is the largest magnitude among the gradients of a call, as the bits of a double. The bits of positive doubles sort
-// like the numbers, with infinity and NaN last. The weights of a bin sum to at most 1, so with fewer than 2^spare_bits bins in
-// all regions no sum exceeds 2^62, and rounding has the same room again. All of it runs on the device without synchronisation.
+// `largest` is the largest magnitude among the gradients of a call, as the bits of a double. The bits of positive
+// doubles sort like the numbers, with infinity and NaN last. The weights of a bin sum to at most 1, so with fewer than
+// 2^spare_bits bins in all regions no sum exceeds 2^62, and rounding has the same room again. All of it runs on the
+// device without synchronisation.
 struct FixedPoint {
   const unsigned long long* largest;
   int spare_bits;
@@ -166,7 +168,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
   for (int64_t item = blockIdx.x; item < pooling.rois * runs; item += gridDim.x) {
     const int64_t roi = item / runs;
     const int64_t first_channel = (item % runs) * channels_per_run;
-    const int run = static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
+    const int run =
+        static_cast<int>(channels - first_channel < channels_per_run ? channels - first_channel : channels_per_run);
     region.load(pooling, pyramid, rois + roi * 5);
     if (region.image < 0) {
       continue;  // all threads of the block
@@ -179,8 +182,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
       const Place<kChannelsLast, 1> place(k, run, bins);
       const int64_t channel = first_channel + place.channel;
       Sum* cells = image + channel * channel_stride;
-      const int64_t position = kChannelsLast ? (roi * bins + place.bin) * channels + channel
-                                             : (roi * channels + channel) * bins + place.bin;
+      const int64_t position =
+          kChannelsLast ? (roi * bins + place.bin) * channels + channel : (roi * channels + channel) * bins + place.bin;
       Acc value = static_cast<Acc>(grad[position]);
       if constexpr (kFixedPoint) {
         value = static_cast<Acc>(ldexp(static_cast<double>(value), shift));
@@ -202,8 +205,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) spread_kernel(
   }
 }
 
-// Channels per block: about two thousand work items, so that computing the taps is a small part of the time, but fewer if that
-// leaves too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines where possible.
+// Channels per block: about two thousand work items, so that computing the taps is a small part of the time, but fewer
+// if that leaves too few blocks for a large GPU. Whole packs, and on channels-last maps whole cache lines where
+// possible.
 int channels_per_run(const Pooling& pooling, bool channels_last, int width) {
   constexpr int64_t kItems = 2048, kBlocks = 1024;
   const int64_t bins = static_cast<int64_t>(pooling.bins_h) * pooling.bins_w;
@@ -224,9 +228,8 @@ void launch_pool(const Pooling& pooling, const Pyramid& pyramid, const Tensor& r
   using Acc = AccOf<T>;
   const int per_run = channels_per_run(pooling, kChannelsLast, kWidth);
   const int64_t runs = (pooling.channels + per_run - 1) / per_run;
-  pool_kernel<T, Acc, kChannelsLast, kWidth>
-      <<<grid_size(pooling.rois * runs), kThreads, 0, current_stream(pooled)>>>(
-          pooling, pyramid, rois.const_data_ptr<double>(), per_run, static_cast<T*>(pooled.data_ptr()));
+  pool_kernel<T, Acc, kChannelsLast, kWidth><<<grid_size(pooling.rois * runs), kThreads, 0, current_stream(pooled)>>>(
+      pooling, pyramid, rois.const_data_ptr<double>(), per_run, static_cast<T*>(pooled.data_ptr()));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -286,8 +289,7 @@ void spread_in_fixed_point(
   torch::stable::zero_(largest_storage);
   unsigned long long* largest = static_cast<unsigned long long*>(largest_storage.data_ptr());
   const unsigned int blocks = std::min(grid_size(grad.numel(), kThreads), kMostBlocks);
-  find_largest<T><<<blocks, kThreads, 0, stream>>>(
-      static_cast<const T*>(grad.data_ptr()), grad.numel(), largest);
+  find_largest<T><<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(grad.data_ptr()), grad.numel(), largest);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   FixedPoint fixed_point{largest, 0};
   while (pooling.rois * pooling.bins_h * pooling.bins_w >> fixed_point.spare_bits > 0) {
@@ -297,7 +299,8 @@ void spread_in_fixed_point(
   for (size_t level = 0; level < grads.size(); ++level) {
     const int64_t count = grads[level].numel();
     from_fixed_point<T><<<grid_size(count, kThreads), kThreads, 0, stream>>>(
-        static_cast<const int64_t*>(pyramid.levels[level].data), count, fixed_point, static_cast<T*>(grads[level].data_ptr()));
+        static_cast<const int64_t*>(pyramid.levels[level].data), count, fixed_point,
+        static_cast<T*>(grads[level].data_ptr()));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 }
@@ -305,7 +308,8 @@ void spread_in_fixed_point(
 Pooling describe(
     const char* op, int64_t images, int64_t channels, int64_t rois, int64_t bins_h, int64_t bins_w, int64_t samples,
     bool aligned, const std::optional<LevelRule>& rule) {
-  STD_TORCH_CHECK(bins_h * bins_w <= 1 << 20, op, ": at most 1048576 bins per region on CUDA; got ", bins_h, " x ", bins_w);
+  STD_TORCH_CHECK(
+      bins_h * bins_w <= 1 << 20, op, ": at most 1048576 bins per region on CUDA; got ", bins_h, " x ", bins_w);
   Pooling pooling{images, channels, rois, static_cast<int>(bins_h), static_cast<int>(bins_w), samples, aligned};
   if (rule) {
     pooling.offset = static_cast<double>(rule->offset);
@@ -341,8 +345,7 @@ Tensor pool(
   pyramid.count = static_cast<int>(features.size());
   for (size_t level = 0; level < features.size(); ++level) {
     maps.push_back(torch::stable::contiguous(features[level], format_of(channels_last)));
-    pyramid.levels[level] = {
-        maps[level].data_ptr(), features[level].size(2), features[level].size(3), scales[level]};
+    pyramid.levels[level] = {maps[level].data_ptr(), features[level].size(2), features[level].size(3), scales[level]};
   }
   const Tensor regions = dense(rois, ScalarType::Double);
   THO_DISPATCH_V2(
@@ -361,8 +364,9 @@ std::vector<Tensor> spread(
   const Pooling pooling =
       describe(op, sizes[0], sizes[1], rois.size(0), grad.size(2), grad.size(3), samples, aligned, rule);
   const ScalarType type = grad.scalar_type();
-  const ScalarType sum_type =
-      deterministic ? ScalarType::Long : type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType sum_type = deterministic ? ScalarType::Long
+      : type == ScalarType::Double          ? ScalarType::Double
+                                            : ScalarType::Float;
   std::vector<Tensor> sums, grads;
   Pyramid pyramid{};
   pyramid.count = static_cast<int>(scales.size());
@@ -432,8 +436,7 @@ Tensor multi_level_roi_align_cuda(
     int64_t samples, bool aligned, double canonical_size, double canonical_level, int64_t offset) {
   const char* op = "multi_level_roi_align";
   check_rois(op, rois);
-  const LevelRule rule(
-      op, scales, static_cast<int64_t>(features.size()), canonical_size, canonical_level, offset);
+  const LevelRule rule(op, scales, static_cast<int64_t>(features.size()), canonical_size, canonical_level, offset);
   check_levels(op, features, rois);
   check_pooling(op, bins_h, bins_w, samples, scales.front());
   return pool(op, features, rois, scales, bins_h, bins_w, samples, aligned, rule);
@@ -441,7 +444,8 @@ Tensor multi_level_roi_align_cuda(
 
 std::vector<Tensor> multi_level_roi_align_backward_cuda(
     const Tensor& grad, const Tensor& rois, std::vector<int64_t> sizes, std::vector<double> scales, int64_t samples,
-    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last, bool deterministic) {
+    bool aligned, double canonical_size, double canonical_level, int64_t offset, bool channels_last,
+    bool deterministic) {
   const char* op = "multi_level_roi_align_backward";
   check_rois(op, rois);
   check_features(op, grad, rois);
