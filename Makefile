@@ -15,7 +15,9 @@ ifeq ($(FORCE_CUDA)$(shell command -v nvidia-smi),)
 export FORCE_CPU := 1
 endif
 
-CSRC := $(shell find maskrcnn_benchmark/csrc -type f 2>/dev/null)
+CSRC := $(shell find maskrcnn_benchmark/csrc -type f ! -name "*.md" 2>/dev/null)
+CLANG_FORMAT := $(VENV)/bin/clang-format
+CLANG_FORMATTED := $(CSRC) $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
 INSTALLED := $(VENV)/.installed
 PEOPLE := datasets/people
 PEOPLE_ANNOTATIONS := $(PEOPLE)/annotations/person_keypoints_val.json
@@ -62,10 +64,12 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(CLANG_FORMAT) --dry-run -Werror $(CLANG_FORMATTED)
 
 format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+	$(CLANG_FORMAT) -i $(CLANG_FORMATTED)
 
 # Check that the CUDA kernels compile, for one architecture into build/. Needs nvcc, but no GPU.
 cuda: $(INSTALLED)

@@ -95,7 +95,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         values = features.double()  # E[x^2] - E[x]^2 loses digits to cancellation
         sums = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])
         group = self.process_group or dist.group.WORLD
-        totals: Tensor = differentiable_collectives.all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
+        totals: Tensor = differentiable_collectives.all_reduce(sums, group=group)
         total_count = totals[-1].detach()
         mean, mean_square = (totals[:-1] / total_count).chunk(2)
         variance = (mean_square - mean.square()).clamp(min=0)
