@@ -57,6 +57,7 @@ NAMES: dict[str, dict[str, Here]] = {  # upstream's module -> upstream's name ->
     },
     "modeling.roi_heads.roi_heads": {"build_roi_heads": Here("CombinedROIHeads.from_cfg")},
     "modeling.rpn.anchor_generator": {"make_anchor_generator": Here("AnchorGenerator.from_cfg")},
+    "modeling.rpn.inference": {"make_rpn_postprocessor": Here("RPNPostProcessor.from_cfg")},
     "modeling.rpn.loss": {"make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg")},
 }
 

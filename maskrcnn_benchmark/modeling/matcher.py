@@ -1,35 +1,46 @@
-"""Which ground-truth box each anchor or proposal belongs to."""
+"""Match anchors or proposals with ground-truth boxes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.boxes import pairwise_iou
+from maskrcnn_benchmark.utils.problems import config_problem
 
-MAX_OVERLAPS = 10_000_000  # overlaps held at once: 40 MB as float32, some five times that while they are computed
-MAX_OVERLAPS_CPU = 1_000_000  # computed at once on a CPU: what stays in its caches
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+MAX_OVERLAPS = 10_000_000  # overlaps in memory at once: 40 MB as float32, about five times as much while computing them
+MAX_OVERLAPS_CPU = 1_000_000  # overlaps computed at once on a CPU: they fit its caches
 
 
 @dataclass(frozen=True)
 class Matches:
-    """For each of A boxes of N images: the ground truth that it overlaps most, and whether that is enough."""
+    """For each of A boxes of N images, the ground-truth box that it overlaps most.
 
-    matched_idxs: Tensor  # (N, A) int64: index of the ground-truth box, whatever the overlap; 0 where there is none
-    overlaps: Tensor  # (N, A) float32: IoU with it
-    labels: Tensor  # (N, A) int64: 1 foreground, 0 background, -1 neither
+    Attributes:
+        matched_idxs: (N, A) int64, index of that ground-truth box; 0 in an image without ground truth.
+        overlaps: (N, A) float32, IoU with it.
+        labels: (N, A) int64: 1 foreground, 0 background, -1 neither.
+    """
+
+    matched_idxs: Tensor
+    overlaps: Tensor
+    labels: Tensor
 
 
 class Matcher:
-    """Foreground from `high_threshold` on, background below `low_threshold`, neither in between.
+    """Boxes are foreground if their IoU is at least `high_threshold`, background if it is below `low_threshold`.
 
     Args:
         high_threshold, low_threshold: IoU in [0, 1].
-        allow_low_quality_matches: every ground-truth box makes foreground of the boxes that overlap it most, all of
-            them where several overlap it equally, so that none goes untrained. Such a box keeps its own best
-            ground truth, which may be another one.
+        allow_low_quality_matches: also make foreground, for each ground-truth box, of the boxes with the largest IoU
+            (all of them in a tie), so that every object is trained on. Such a box is still matched with the
+            ground-truth box that it overlaps most, which may be another one.
     Raises: ValueError unless 0 <= low_threshold <= high_threshold <= 1.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.2.
     """
@@ -47,11 +58,23 @@ class Matcher:
         self.low_threshold = low_threshold
         self.allow_low_quality_matches = allow_low_quality_matches
 
-    def __call__(self, match_quality_matrix: Tensor) -> Tensor:
-        """(..., G, A) overlaps of G ground-truth boxes with A others -> (..., A) int64.
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, section: str, *, allow_low_quality_matches: bool) -> Matcher:
+        """The matcher with the thresholds of MODEL.<section>."""
+        node = cfg.MODEL[section]
+        high, low = node.FG_IOU_THRESHOLD, node.BG_IOU_THRESHOLD
+        if low > high:
+            config_problem(
+                f"MODEL.{section}.BG_IOU_THRESHOLD is {low}, above FG_IOU_THRESHOLD {high}: overlaps between them "
+                "would be both; lower the former."
+            )
+        return cls(high, min(low, high), allow_low_quality_matches)
 
-        An entry is the index of the ground truth that the box is foreground of, BELOW_LOW_THRESHOLD for background or
-        BETWEEN_THRESHOLDS. Without ground truth (G = 0) everything is background.
+    def __call__(self, match_quality_matrix: Tensor) -> Tensor:
+        """(..., G, A) overlaps of G ground-truth boxes with A boxes -> (..., A) int64.
+
+        The result is the index of the matched ground-truth box for foreground, BELOW_LOW_THRESHOLD for background, and
+        BETWEEN_THRESHOLDS for neither. Without ground truth (G = 0) all boxes are background.
         """
         if match_quality_matrix.shape[-2] == 0:
             shape = match_quality_matrix.shape[:-2] + match_quality_matrix.shape[-1:]
@@ -67,15 +90,15 @@ class Matcher:
     def match_boxes(
         self, gt_boxes: Tensor, gt_filled: Tensor, boxes: Tensor, offset: int, max_overlaps: int = MAX_OVERLAPS
     ) -> Matches:
-        """Match the boxes of all images without ever holding all overlaps.
+        """Match the boxes of all images, in portions, so that memory is bounded.
 
         Args:
             gt_boxes: (N, G, 4) xyxy, G >= 1, padded.
-            gt_filled: (N, G) bool: which of them are there.
+            gt_filled: (N, G) bool: False for padding.
             boxes: (A, 4), the same for every image, or (N, A, 4).
             offset: box convention.
-            max_overlaps: how many overlaps to hold; boxes are taken in portions that keep within it. Low-quality
-                matches look at the overlaps again: where there are more than this, they are computed a second time.
+            max_overlaps: number of overlaps in memory at once. Low-quality matches need the overlaps twice: if there
+                are more than this, they are computed again.
         """
         num_images, num_gt = gt_filled.shape
         num_boxes = boxes.shape[-2]
@@ -85,7 +108,7 @@ class Matcher:
         hold = self.allow_low_quality_matches and num_images * num_gt * num_boxes <= max_overlaps
         held: list[Tensor] = []
 
-        # written in place: many small results between the large passing ones would keep the heap from being reused
+        # write in place: small results between large temporary ones would fragment the heap
         overlaps = gt_boxes.new_empty((num_images, num_boxes))
         matched_idxs = torch.empty_like(overlaps, dtype=torch.int64)
         best_per_gt = gt_boxes.new_zeros((num_images, num_gt))
@@ -110,13 +133,13 @@ class Matcher:
 
 
 def attains(quality: Tensor, best: Tensor) -> Tensor:
-    """(..., G, A) overlaps, (..., G, 1) the largest of each row -> (..., A) bool: is the box a best one of some row?
+    """(..., G, A) overlaps and (..., G, 1) largest of each row -> (..., A) bool: is it the largest of any row?
 
-    A ground-truth box that nothing overlaps has no best box.
+    A row without any overlap has no largest one.
     """
     return ((quality == best) & (best > 0)).any(dim=-2)
 
 
 def _overlaps(gt_boxes: Tensor, gt_filled: Tensor, boxes: Tensor, offset: int) -> Tensor:
-    """(N, G, 4), (N, G), (A, 4) or (N, A, 4) -> (N, G, A) IoU, -1 in rows that are padding."""
+    """(N, G, 4), (N, G), and (A, 4) or (N, A, 4) -> (N, G, A) IoU; -1 in rows of padding."""
     return pairwise_iou(gt_boxes, boxes, offset).masked_fill_(~gt_filled[..., None], -1)

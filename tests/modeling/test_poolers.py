@@ -43,7 +43,7 @@ def test_no_regions():
     assert features[0].grad.eq(0).all()
 
 
-@pytest.mark.parametrize("scales", [(), (0.25, 0.0625), (0.0625, 0.125), (0.3,), (0.0,)])
+@pytest.mark.parametrize("scales", [(0.25, 0.0625), (0.0625, 0.125), (0.3,), (0.0,)])
 def test_scales_are_checked(scales):
     with pytest.raises(ValueError, match="POOLER_SCALES is"):
         Pooler(7, scales, 2)

@@ -1,4 +1,4 @@
-"""The backbones that a configuration can name: a body, and a neck where there is one."""
+"""The backbones that a config can name: a body, with or without a neck."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,15 +12,18 @@ from maskrcnn_benchmark.modeling.backbone.fpn import FPN
 from maskrcnn_benchmark.modeling.backbone.hrfpn import HRFPN
 from maskrcnn_benchmark.modeling.backbone.hrnet import HRNet
 from maskrcnn_benchmark.modeling.backbone.resnet import ResNet
+from maskrcnn_benchmark.utils.problems import ConfigError, config_problem
+
+DEFAULT_OUT_CHANNELS = 1024  # default of MODEL.BACKBONE.OUT_CHANNELS, which HRNET-HR does not read
 
 
 class Backbone(nn.Sequential):
-    """Body and neck under the names that checkpoints use: images (N, 3, H, W) -> list of (N, out_channels, H_i, W_i).
+    """Body and neck, with the names of checkpoints: images (N, 3, H, W) -> list of (N, out_channels, H_i, W_i).
 
     Attributes:
-        out_channels: of every returned map. A body that hands out maps of several widths without a neck ("HRNET" with
-            several outputs) has a tuple here, one width per map; it serves code that reads maps, not the detector.
-        strides: image pixels per cell, one per returned map, finest first.
+        out_channels: channels of every returned map; a tuple, one number per map, if they differ ("HRNET" with several
+            outputs). The detector needs one number.
+        strides: image pixels per cell of each returned map, finest first.
     """
 
     def __init__(
@@ -32,31 +35,32 @@ class Backbone(nn.Sequential):
 
 
 def build_backbone(cfg: CfgNode) -> nn.Module:
-    """The backbone that MODEL.BACKBONE.CONV_BODY names. Raises: KeyError if nothing is registered under the name."""
+    """Build the backbone that MODEL.BACKBONE.CONV_BODY names. Raises: ConfigError for an unknown name."""
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in registry.BACKBONES:
-        raise KeyError(
+        raise ConfigError(
             f"MODEL.BACKBONE.CONV_BODY is {name!r}; registered: {', '.join(sorted(registry.BACKBONES))}. "
-            "A new backbone registers itself in a module that modeling/backbone/__init__.py imports."
+            "A backbone of your own registers itself in a module that IMPORTS names."
         )
-    return registry.BACKBONES[name](cfg)
+    backbone: nn.Module = registry.BACKBONES[name](cfg)
+    return backbone
 
 
 def build_resnet_backbone(cfg: CfgNode, *, depth: int, return_stage: int) -> Backbone:
-    """One map: of stage 3 for C4 models, whose heads hold stage 4; of stage 4 for C5 models."""
+    """One map: of stage 3 in C4 models, whose heads contain stage 4; of stage 4 in C5 models."""
     body = ResNet.from_cfg(cfg, depth=depth, return_stages=(return_stage,))
     return Backbone({"body": body}, body.out_channels[0], body.strides)
 
 
 def build_resnet_fpn_backbone(cfg: CfgNode, *, depth: int) -> Backbone:
-    """Five maps of one width: P2 to P5 from the body's four stages, and P6."""
+    """Five maps of one width: P2 to P5 from the four stages of the body, and P6."""
     body = ResNet.from_cfg(cfg, depth=depth, return_stages=(1, 2, 3, 4))
     fpn = FPN.from_cfg(cfg, body.out_channels)
     return Backbone({"body": body, "fpn": fpn}, fpn.out_channels, (*body.strides, body.strides[-1] * 2))
 
 
 def build_hrnet_backbone(cfg: CfgNode) -> Backbone:
-    """The branches as they are: one map with STAGE4.MULTI_OUTPUT False, else four of different widths."""
+    """Maps of the branches: one map with STAGE4.MULTI_OUTPUT False, else four maps of different widths."""
     body = HRNet.from_cfg(cfg)
     out_channels = body.out_channels[0] if len(body.out_channels) == 1 else body.out_channels
     return Backbone({"body": body}, out_channels, body.strides)
@@ -65,12 +69,18 @@ def build_hrnet_backbone(cfg: CfgNode) -> Backbone:
 def build_hrnet_hrfpn_backbone(cfg: CfgNode) -> Backbone:
     """NUM_OUTS maps of one width, from all four branches."""
     if not cfg.MODEL.HRNET.STAGE4.MULTI_OUTPUT:
-        raise ValueError(
+        raise ConfigError(
             "MODEL.BACKBONE.CONV_BODY HRNET-HR reads all branches, but MODEL.HRNET.STAGE4.MULTI_OUTPUT is False; "
             "set it to True, or choose CONV_BODY HRNET for a single map."
         )
     body = HRNet.from_cfg(cfg)
     neck = HRFPN.from_cfg(cfg, body.out_channels)
+    out_channels = cfg.MODEL.BACKBONE.OUT_CHANNELS
+    if out_channels not in (DEFAULT_OUT_CHANNELS, neck.out_channels):
+        config_problem(
+            f"MODEL.BACKBONE.OUT_CHANNELS is {out_channels}, MODEL.NECK.OUT_CHANNELS {neck.out_channels}; the heads "
+            "receive the maps of the neck: set both to the same number."
+        )
     strides = [body.strides[0] * 2**level for level in range(cfg.MODEL.NECK.NUM_OUTS)]
     return Backbone({"body": body, "neck": neck}, neck.out_channels, strides)
 

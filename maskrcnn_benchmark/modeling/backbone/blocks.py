@@ -1,4 +1,4 @@
-"""Residual blocks, used by ResNet and HRNet alike."""
+"""Residual blocks of ResNet and HRNet."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +12,15 @@ from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d, NormFactory
 
 @dataclass(frozen=True)
 class BottleneckSettings:
-    """What the bottlenecks of one stage have in common.
+    """Settings of the bottlenecks of one stage.
 
     Attributes:
         norm: constructor of the norm layers.
-        num_groups: of the 3x3 convolution; above 1 the network is a ResNeXt.
-        stride_in_1x1: put the stride on the first 1x1 convolution (as in the MSRA weights) and not on the 3x3.
-        deformable: the 3x3 convolution is deformable; `modulated` and `deformable_groups` as in DFConv2d.
+        num_groups: groups of the 3x3 convolution; above 1 the network is a ResNeXt.
+        stride_in_1x1: the first 1x1 convolution has the stride, as in the MSRA weights; else the 3x3 has it.
+        deformable: the 3x3 convolution is deformable.
+        modulated: see DFConv2d.
+        deformable_groups: see DFConv2d.
     """
 
     norm: NormFactory
@@ -30,7 +32,7 @@ class BottleneckSettings:
 
 
 class Bottleneck(nn.Module):
-    """1x1 to few channels, 3x3, 1x1 to many, plus the input: (N, in, H, W) -> (N, out, H / stride, W / stride).
+    """1x1 to few channels, 3x3, 1x1 to many channels, plus the input: (N, in, H, W) -> (N, out, H / stride, ...).
 
     Source: He et al. 2016, Deep Residual Learning; Xie et al. 2017 for the groups.
     """
@@ -61,8 +63,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
-        # In place is safe: neither a convolution nor a norm needs its own output to compute gradients.
-        out = self.bn1(self.conv1(features)).relu_()
+        # in place is safe: the backward of a convolution or a norm does not need its output
+        out: Tensor = self.bn1(self.conv1(features)).relu_()
         out = self.bn2(self.conv2(out)).relu_()
         out = self.bn3(self.conv3(out))
         return out.add_(shortcut).relu_()
@@ -84,13 +86,13 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
-        out = self.bn1(self.conv1(features)).relu_()
+        out: Tensor = self.bn1(self.conv1(features)).relu_()
         out = self.bn2(self.conv2(out))
         return out.add_(shortcut).relu_()
 
 
 def projection(in_channels: int, out_channels: int, norm: NormFactory, stride: int) -> nn.Sequential:
-    """The shortcut of a block that changes the number of channels or the size."""
+    """Shortcut of a block that changes the number of channels or the size."""
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), norm(out_channels))
 
 
@@ -118,10 +120,10 @@ def _conv3x3(channels: int, settings: BottleneckSettings, *, stride: int, dilati
 
 
 def init_body(body: nn.Module) -> None:
-    """Start values for training from scratch: normal weights that keep the size of gradients (He et al. 2015).
+    """Initialise a body for training from scratch: normal weights by fan out (He et al. 2015).
 
-    Frozen norms do not bring sums of branches back to unit variance, so without norms that learn the weights are
-    smaller by the gain of a ReLU; activations then stay finite through 150 layers of random weights.
+    Frozen norms do not bring sums of branches back to unit variance. With them the weights are smaller, by the gain of
+    a ReLU, so that activations stay finite through 150 layers of random weights.
     """
     learns_norms = not any(isinstance(module, FrozenBatchNorm2d) for module in body.modules())
     nonlinearity: Literal["relu", "linear"] = "relu" if learns_norms else "linear"

@@ -1,4 +1,4 @@
-"""Feature pyramid network: one width and semantic strength on every resolution of a body."""
+"""Feature pyramid network: maps of one width on every resolution of a body."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, n
 
 
 class LastLevelMaxPool(nn.Module):
-    """One more level: every second cell of the coarsest one."""
+    """One more level: every second cell of the coarsest level."""
 
     num_levels = 1
 
@@ -20,12 +20,12 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """Two more levels by strided 3x3 convolutions, as RetinaNet has them.
+    """Two more levels by strided 3x3 convolutions, as in RetinaNet.
 
     Args:
-        in_channels: of the map that they start from: the body's coarsest, or the pyramid's.
-        out_channels: of both levels.
-        from_body: start from the body's coarsest map and not from the pyramid's.
+        in_channels: channels of the input: the coarsest map of the body or of the pyramid.
+        out_channels: channels of both levels.
+        from_body: the input is the coarsest map of the body; else of the pyramid.
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
 
@@ -49,13 +49,14 @@ class LastLevelP6P7(nn.Module):
 class FPN(nn.Module):
     """Lateral 1x1 convolutions, a top-down sum, and a 3x3 convolution per level.
 
-    A coarser map is resized to the size of the next finer one, so sizes need not be multiples of anything.
+    Coarser maps are resized to the size of the next finer map, so any image size works.
 
     Args:
-        in_channels: of the body's maps, finest first.
-        out_channels: of every level.
-        norm, relu: what follows each convolution.
-        top_blocks: a module (body's coarsest map, pyramid's coarsest map) -> more, coarser levels, with `num_levels`.
+        in_channels: channels of the maps of the body, finest first.
+        out_channels: channels of every level.
+        norm: norm after each convolution, or None.
+        relu: ReLU after each convolution.
+        top_blocks: a module (coarsest map of the body, of the pyramid) -> coarser levels; it has `num_levels`.
     Inputs: maps (N, in_channels[i], H_i, W_i), finest first. Returns: (N, out_channels, H_i, W_i) and the top's levels.
     Source: Lin et al. 2017, Feature Pyramid Networks.
     """

@@ -1,4 +1,4 @@
-"""HRFPN: the neck that turns HRNet's branches into a pyramid of one width."""
+"""HRFPN: the neck that makes a pyramid of one width from the branches of HRNet."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,24 +8,24 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.layers.norm import NormFactory
 from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, norm_factory
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 POOLINGS: dict[str, Callable[..., Tensor]] = {"AVG": F.avg_pool2d, "MAX": F.max_pool2d}
 
 
 class HRFPN(nn.Module):
-    """All branches at the finest resolution, concatenated and reduced to one map, then pooled to levels.
+    """Concatenate all branches at the finest resolution, reduce them to one map, and pool it to levels.
 
-    A level halves the one before, rounded up, so no level is empty however small the image, and has a 3x3 convolution
-    of its own. The reduction is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own
-    resolution and its result enlarged, the same sum for a fraction of the multiplications and without the wide
-    concatenated map.
+    Each level has half the resolution of the one before, rounded up, and a 3x3 convolution of its own. The reduction
+    is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own resolution, then enlarged and
+    added. The result is the same, with a fraction of the multiplications and without the wide concatenated map.
 
     Args:
-        in_channels: of the branches, finest first.
-        out_channels: of every level.
-        num_outs: levels; strides are 1, 2, 4, ... times that of the finest branch.
+        in_channels: channels of the branches, finest first.
+        out_channels: channels of every level.
+        num_outs: number of levels; their strides are 1, 2, 4, ... times that of the finest branch.
         pooling: "AVG" or "MAX".
-        norm: behind each convolution, or None.
+        norm: norm after each convolution, or None.
     Inputs: (N, in_channels[i], H_i, W_i), finest first, any sizes. Returns: (N, out_channels, ceil(H_0 / 2**i), ...).
     Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition (HRNetV2p).
     """
@@ -46,7 +46,7 @@ class HRFPN(nn.Module):
         self.out_channels = out_channels
         self.pooling = pooling
         make_conv = conv_with_kaiming_uniform(norm)
-        # One entry, or two with a norm; the released files call the convolution reduction_conv.0.
+        # one entry, or two with a norm: in released weights the convolution is reduction_conv.0
         reduction = make_conv(sum(self.in_channels), out_channels, 1)
         self.reduction_conv = reduction if isinstance(reduction, nn.Sequential) else nn.Sequential(reduction)
         self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3) for _ in range(num_outs))
@@ -72,15 +72,18 @@ class HRFPN(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: Sequence[int]) -> "HRFPN":
         node = cfg.MODEL.NECK
-        if tuple(node.IN_CHANNELS) != tuple(in_channels):
-            raise ValueError(
-                f"MODEL.NECK.IN_CHANNELS is {tuple(node.IN_CHANNELS)}, but the body's maps have {tuple(in_channels)} "
-                "channels (MODEL.HRNET.STAGE4.NUM_CHANNELS, times 4 for bottlenecks); set it to those."
+        if node.IN_CHANNELS and tuple(node.IN_CHANNELS) != tuple(in_channels):
+            config_problem(
+                f"MODEL.NECK.IN_CHANNELS is {tuple(node.IN_CHANNELS)}, the body's branches have {tuple(in_channels)} "
+                "channels (MODEL.HRNET.STAGE4.NUM_CHANNELS, four times that for bottlenecks); set it to these, or to "
+                "() for the channels of the body."
             )
+        pooling = node.POOLING.strip().upper()
+        check_choice("MODEL.NECK.POOLING", pooling, POOLINGS)
         return cls(
             in_channels,
             node.OUT_CHANNELS,
             num_outs=node.NUM_OUTS,
-            pooling=node.POOLING.strip().upper(),
+            pooling=pooling,
             norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.NECK.NORM"),
         )

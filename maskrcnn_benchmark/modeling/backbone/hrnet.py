@@ -1,6 +1,6 @@
-"""HRNet: parallel branches of several resolutions that exchange features again and again.
+"""HRNet: parallel branches of several resolutions that exchange features repeatedly.
 
-Names are the file format of the official weights: `conv1, bn1, conv2, bn2, layer1, transition{1-3}`,
+Module names are those of the official weights: `conv1, bn1, conv2, bn2, layer1, transition{1-3}`,
 `stage{2-4}.{module}.branches.{branch}.{block}` and `stage{2-4}.{module}.fuse_layers.{to}.{from}`.
 """
 
@@ -20,12 +20,13 @@ from yacs.config import CfgNode
 from maskrcnn_benchmark.layers.norm import NormFactory, freeze
 from maskrcnn_benchmark.modeling.backbone.blocks import BasicBlock, Bottleneck, BottleneckSettings, init_body
 from maskrcnn_benchmark.modeling.make_layers import norm_factory
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 Inputs = TypeVar("Inputs", Tensor, list[Tensor])
 
 BOTTLENECK_EXPANSION = 4
 
-# Values of MODEL.HRNET.STAGE*.BLOCK. The norm is MODEL.HRNET.NORM's, whatever the name of a block says.
+# Values of MODEL.HRNET.STAGE*.BLOCK. MODEL.HRNET.NORM sets the norm, whatever the name of a block says.
 IS_BOTTLENECK = {
     "BottleneckWithFixedBatchNorm": True,
     "BasicBlockWithFixedBatchNorm": False,
@@ -41,8 +42,8 @@ class StageSettings:
     Attributes:
         num_blocks: residual blocks of each branch, finest branch first.
         num_channels: width of each branch, before the expansion of bottlenecks.
-        num_modules: multi-branch modules, one behind the other.
-        bottleneck: blocks are bottlenecks, which hand out BOTTLENECK_EXPANSION times `num_channels`.
+        num_modules: multi-branch modules in sequence.
+        bottleneck: use bottlenecks, which return BOTTLENECK_EXPANSION times `num_channels`.
     """
 
     num_blocks: tuple[int, ...]
@@ -57,15 +58,15 @@ class StageSettings:
 
 
 class HighResolutionModule(nn.Module):
-    """Residual blocks on every branch, then every output is the sum of all branches, brought to its resolution.
+    """Residual blocks on every branch; then each output is the sum of all branches at its resolution.
 
-    Coarser branches come by a 1x1 convolution and nearest-neighbour enlargement to the output's size, finer ones by
+    Coarser branches are brought to the resolution by a 1x1 convolution and nearest-neighbour upsampling, finer ones by
     strided 3x3 convolutions. Inputs and outputs: one (N, C_i, H_i, W_i) per branch, finest first.
 
     Args:
         channels: C_i of inputs and outputs.
-        settings: of the stage; its `out_channels` equal `channels`.
-        num_outputs: of the first so many branches; the last module of a single-output network has one.
+        settings: settings of the stage; its `out_channels` equal `channels`.
+        num_outputs: number of outputs, finest first; 1 in the last module of a network with a single output.
     """
 
     def __init__(
@@ -95,25 +96,28 @@ class HighResolutionModule(nn.Module):
             addend = layer(features[source])
             if source > target:
                 addend = F.interpolate(addend, size=size_hw, mode="nearest")
-            # Sums are written into memory that this loop owns; the branch's own features are inputs of other sums.
+            # write sums to new memory only: the features of a branch are inputs of other sums
             total = addend.add_(features[target]) if total is None else total.add_(addend)
         return features[target] if total is None else total.relu_()
 
 
 class HRNet(nn.Module):
-    """Stem to stride 4, one stage of blocks, then three stages with two, three and four resolutions.
+    """A stem of stride 4, one stage of blocks, then three stages with two, three and four resolutions.
 
     Args:
-        stages: the four stages; the first has one branch and each later one a branch more.
+        stages: the four stages; each has one branch more than the one before.
         norm: constructor of the norm layers.
-        stem_channels: of both convolutions of the stem. They see the largest maps, so in a thin network trained from
-            random weights the published 64 is where the time goes; with 64 released weights fit.
-        multi_output: hand out every branch of the last stage; else only the finest.
-        frozen_parts: this many parts do not learn: 1 is the stem, 2 the stem and stage 1, ..., 5 everything.
+        stem_channels: channels of both convolutions of the stem. Released weights have 64. The stem sees the largest
+            maps: in a thin network that is trained from scratch, most of the time goes there.
+        multi_output: return every branch of the last stage; else only the finest.
+        frozen_parts: number of frozen parts: 1 is the stem, 2 the stem and stage 1, ..., 5 everything.
         checkpoint_activations: in training keep only the inputs of the stem, of stage 1 and of each module, and compute
-            the rest again in the backward pass: the same gradients for less memory and about a third more time.
+            the rest again in the backward pass: the same gradients with less memory, in about a third more time.
+    Attributes:
+        out_channels: channels of each returned map.
+        strides: image pixels per cell of each returned map.
     Inputs: images (N, 3, H, W) of any size. Returns: (N, C, H / stride, W / stride), sizes rounded up, for the strides
-        4, 8, 16, 32; the attributes `out_channels` and `strides` hold C and stride of what is handed out.
+        4, 8, 16, 32.
     Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition.
     """
 
@@ -162,7 +166,7 @@ class HRNet(nn.Module):
         return self.bn2(self.conv2(features)).relu_()
 
     def _run(self, part: Callable[[Inputs], Any], modules: Sequence[nn.Module], inputs: Inputs) -> Any:
-        """`part`, which consists of `modules`, on `inputs`; checkpointed if asked for and of use."""
+        """Run `part`, which consists of `modules`, with activation checkpointing if configured and useful."""
         learns = any(parameter.requires_grad for module in modules for parameter in module.parameters())
         if not (self.checkpoint_activations and self.training and torch.is_grad_enabled() and learns):
             return part(inputs)
@@ -173,7 +177,7 @@ class HRNet(nn.Module):
         parts = [["conv1", "bn1", "conv2", "bn2"], ["layer1"]]
         parts += [[f"transition{number - 1}", f"stage{number}"] for number in range(2, self.num_stages + 1)]
         if not 0 <= count <= len(parts):
-            raise ValueError(
+            config_problem(
                 f"MODEL.HRNET.FREEZE_AT is {count}; expected a number from 0 (all parts learn) to {len(parts)} (none "
                 "does): 1 freezes the stem, 2 also stage 1, 3 also stage 2, and so on."
             )
@@ -198,22 +202,19 @@ class HRNet(nn.Module):
 def _stage_from_cfg(node: CfgNode, number: int) -> StageSettings:
     key = f"MODEL.HRNET.STAGE{number}"
     stage = node[f"STAGE{number}"]
-    if stage.BLOCK not in IS_BOTTLENECK:
-        raise KeyError(f"{key}.BLOCK is {stage.BLOCK!r}; expected one of {', '.join(IS_BOTTLENECK)}.")
-    if stage.FUSE_METHOD != "SUM":
-        raise ValueError(f"{key}.FUSE_METHOD is {stage.FUSE_METHOD!r}; expected 'SUM', the only way to fuse branches.")
-    # Stage 1 is one module with one branch; the official files describe it with the first entries of its lists.
+    check_choice(f"{key}.BLOCK", stage.BLOCK, IS_BOTTLENECK)
+    check_choice(f"{key}.FUSE_METHOD", stage.FUSE_METHOD, ["SUM"])
+    # stage 1 is one module with one branch; the official configs describe it with the first entries of lists
     num_branches = 1 if number == 1 else stage.NUM_BRANCHES
     num_blocks = tuple(stage.NUM_BLOCKS[:1] if number == 1 else stage.NUM_BLOCKS)
     num_channels = tuple(stage.NUM_CHANNELS[:1] if number == 1 else stage.NUM_CHANNELS)
     if num_branches != number:
-        raise ValueError(f"{key}.NUM_BRANCHES is {num_branches}; expected {number}: each stage adds one resolution.")
+        config_problem(f"{key}.NUM_BRANCHES is {num_branches}; expected {number}: each stage adds one resolution.")
     for name, values in (("NUM_BLOCKS", num_blocks), ("NUM_CHANNELS", num_channels)):
-        if len(values) != num_branches:
-            raise ValueError(
-                f"{key}.{name} is {list(values)}; expected {num_branches} numbers, one per branch (NUM_BRANCHES)."
-            )
-    return StageSettings(num_blocks, num_channels, max(1, stage.NUM_MODULES), IS_BOTTLENECK[stage.BLOCK])
+        if len(values) != number:
+            config_problem(f"{key}.{name} is {list(values)}; expected {number} numbers, one for each branch.")
+    bottleneck = IS_BOTTLENECK.get(stage.BLOCK, False)
+    return StageSettings(num_blocks, num_channels, max(1, stage.NUM_MODULES), bottleneck)
 
 
 def _blocks(settings: StageSettings, branch: int, in_channels: int, norm: NormFactory) -> nn.Sequential:
@@ -231,7 +232,8 @@ def _blocks(settings: StageSettings, branch: int, in_channels: int, norm: NormFa
 
 def _bottleneck(in_channels: int, width: int, out_channels: int, norm: NormFactory) -> Bottleneck:
     block = Bottleneck(in_channels, width, out_channels, BottleneckSettings(norm))
-    # HRNet's files list the shortcut behind the convolutions, ResNet's before them; optimiser states go by this order.
+    # in checkpoints of HRNet the shortcut follows the convolutions, in those of ResNet it precedes them; the state of
+    # the optimiser depends on this order
     block.downsample = block._modules.pop("downsample", None)
     return block
 
@@ -250,7 +252,7 @@ def _conv_norm(
 
 
 def _fuse_layer(channels: Sequence[int], source: int, target: int, norm: NormFactory) -> nn.Module:
-    """From a branch's features to an addend of another branch's sum; the identity keeps the index of the sum's own."""
+    """Features of one branch to an addend for another branch. The identity keeps the index of the branch itself."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -262,8 +264,10 @@ def _fuse_layer(channels: Sequence[int], source: int, target: int, norm: NormFac
 
 
 def _transition(old: Sequence[int], new: Sequence[int], norm: NormFactory) -> nn.ModuleList:
-    """From the branches of one stage to those of the next: a branch that changes its width gets a convolution, a new
-    branch grows from the coarsest old one by halvings."""
+    """Branches of one stage to those of the next.
+
+    A branch with another width gets a convolution. A new branch starts from the coarsest old one, halved repeatedly.
+    """
     layers: list[nn.Module] = []
     for branch, channels in enumerate(new):
         if branch < len(old):
@@ -280,14 +284,16 @@ def _branch_out(transition: nn.ModuleList, branches: Sequence[Tensor]) -> list[T
     return [layer(branches[min(branch, last)]) for branch, layer in enumerate(transition)]
 
 
-def _recompute_contexts(modules: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the first and for the second forward pass of checkpointed modules."""
+def _recompute_contexts(
+    modules: Sequence[nn.Module],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the first and of the second forward pass of checkpointed modules."""
     return nullcontext(), _running_statistics_kept(modules)
 
 
 @contextmanager
 def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Batch norms use the statistics of their batch but do not count it: the first pass has done so already."""
+    """Keep the running statistics of batch norms: the first forward pass has updated them already."""
     norms = [
         (module, module.num_batches_tracked, module.momentum)
         for part in modules

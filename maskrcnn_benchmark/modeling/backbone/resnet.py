@@ -1,6 +1,6 @@
-"""ResNet and ResNeXt bodies, and the last stage alone as the RoI head of C4 models.
+"""ResNet and ResNeXt bodies, and their last stage as the RoI head of C4 models.
 
-Names are the file format: `stem.conv1`, `stem.bn1`, `layer{1-4}.{block}.{conv,bn}{1-3}`, `downsample.{0,1}`.
+Names in checkpoints: `stem.conv1`, `stem.bn1`, `layer{1-4}.{block}.{conv,bn}{1-3}`, `downsample.{0,1}`.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,28 @@ from yacs.config import CfgNode
 from maskrcnn_benchmark.layers.norm import NormFactory, freeze
 from maskrcnn_benchmark.modeling.backbone.blocks import Bottleneck, BottleneckSettings, init_body
 from maskrcnn_benchmark.modeling.make_layers import norm_factory
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 # Blocks of layer1, layer2, ... by depth. Source: He et al. 2016, table 1.
 BLOCKS_OF_DEPTH = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-# The norm that each value of MODEL.RESNETS.TRANS_FUNC and STEM_FUNC stands for.
+# The norm of each value of MODEL.RESNETS.TRANS_FUNC and STEM_FUNC.
 NORM_OF_TRANSFORMATION = {"BottleneckWithFixedBatchNorm": "FrozenBN", "BottleneckWithGN": "GN"}
 NORM_OF_STEM = {"StemWithFixedBatchNorm": "FrozenBN", "StemWithGN": "GN"}
 
 
 @dataclass(frozen=True)
 class StageGeometry:
-    """Shape of one stage: its number of blocks, its channels, and what its first block does to the resolution."""
+    """Shape of one stage.
+
+    Attributes:
+        num_blocks: residual blocks.
+        in_channels: channels of the input.
+        bottleneck_channels: channels of the 3x3 convolutions.
+        out_channels: channels of the output.
+        stride: stride of the first block.
+        dilation: dilation of the 3x3 convolutions.
+    """
 
     num_blocks: int
     in_channels: int
@@ -42,9 +52,9 @@ def stage_geometries(
     bottleneck_channels: int = 64,
     last_dilation: int = 1,
 ) -> list[StageGeometry]:
-    """The stages of a ResNet: each halves the resolution (the first keeps it) and doubles the channels.
+    """The stages of a ResNet. Each stage but the first halves the resolution, and each doubles the channels.
 
-    `last_dilation` above 1 dilates the fourth stage instead of striding it.
+    With `last_dilation` above 1 the fourth stage is dilated and keeps the resolution.
     """
     stages = []
     in_channels = stem_channels
@@ -59,7 +69,7 @@ def stage_geometries(
 
 
 def make_stage(geometry: StageGeometry, settings: BottleneckSettings) -> nn.Sequential:
-    """The bottlenecks of one stage, one behind the other."""
+    """The bottlenecks of one stage, in sequence."""
     blocks = []
     for index in range(geometry.num_blocks):
         first = index == 0
@@ -90,16 +100,18 @@ class Stem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and stages; hands out the features of the stages that are asked for, finest first.
+    """Stem and stages. Returns the features of the chosen stages, finest first.
 
     Args:
         stages: shapes of layer1, layer2, ...
-        settings: of the bottlenecks of every stage, or one per stage.
+        settings: settings of the bottlenecks, for all stages or one for each.
         stem_norm: norm of the stem.
-        return_stages: 1-based numbers of the stages whose features forward returns.
-        frozen_parts: this many parts from the image on do not learn: 1 is the stem, 2 the stem and layer1, ...
-    Inputs: images (N, 3, H, W). Returns: one (N, C, H / stride, W / stride) per returned stage, sizes rounded up;
-        the attributes `out_channels` and `strides` hold their C and stride.
+        return_stages: numbers of the returned stages, from 1.
+        frozen_parts: number of frozen parts: 1 is the stem, 2 the stem and layer1, ...
+    Attributes:
+        out_channels: channels of each returned map.
+        strides: image pixels per cell of each returned map.
+    Inputs: images (N, 3, H, W). Returns: one (N, C, H / stride, W / stride) per returned stage, sizes rounded up.
     """
 
     def __init__(
@@ -152,7 +164,7 @@ class ResNet(nn.Module):
 class ResNetHead(nn.Module):
     """The last stage as a head on pooled features: (R, in_channels, S, S) -> (R, out_channels, S / stride, S / stride).
 
-    C4 models run it on every RoI; its weights are those of the classification network's layer4.
+    C4 models run it on every RoI. Its weights are those of layer4 of the classification network.
     """
 
     def __init__(self, geometry: StageGeometry, settings: BottleneckSettings) -> None:
@@ -164,11 +176,12 @@ class ResNetHead(nn.Module):
         init_body(self)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layer4(features)
+        out: Tensor = self.layer4(features)
+        return out
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "ResNetHead":
-        # The last stage has three blocks at every depth, so the depth does not matter here.
+        # the last stage has three blocks at every depth
         geometry = _geometries_from_cfg(cfg, depth=50)[-1]
         return cls(geometry, _settings_from_cfg(cfg, cfg.MODEL.RESNETS.STAGE_WITH_DCN[-1]))
 
@@ -197,15 +210,11 @@ def _settings_from_cfg(cfg: CfgNode, deformable: bool) -> BottleneckSettings:
 
 
 def _norm_from_cfg(cfg: CfgNode, key: str, norms: dict[str, str]) -> NormFactory:
-    """The norm of MODEL.RESNETS.NORM or, where that is empty, the one that MODEL.RESNETS.<key> names."""
+    """The norm of MODEL.RESNETS.NORM or, if that is empty, of MODEL.RESNETS.<key>."""
     node = cfg.MODEL.RESNETS
-    if node[key] not in norms:
-        raise KeyError(
-            f"MODEL.RESNETS.{key} is {node[key]!r}; expected one of {', '.join(norms)}. "
-            "MODEL.RESNETS.NORM overrides the norm that either of them stands for."
-        )
-    name = node.NORM or norms[node[key]]
-    # The released ResNet weights were folded with no epsilon.
+    check_choice(f"MODEL.RESNETS.{key}", node[key], norms)
+    name = node.NORM or norms.get(node[key], "FrozenBN")
+    # the released ResNet weights were folded with an epsilon of 0
     eps = 0.0 if name == "FrozenBN" else None
     factory = norm_factory(name, cfg.MODEL.GROUP_NORM, eps=eps, key="MODEL.RESNETS.NORM")
     assert factory is not None
@@ -214,7 +223,7 @@ def _norm_from_cfg(cfg: CfgNode, key: str, norms: dict[str, str]) -> NormFactory
 
 def _freeze_parts(body: nn.Module, names: Sequence[str], count: int) -> None:
     if not 0 <= count <= len(names):
-        raise ValueError(
+        config_problem(
             f"MODEL.BACKBONE.FREEZE_CONV_BODY_AT is {count}, but this body has the parts {', '.join(names)}; "
             f"expected a number from 0 (all learn) to {len(names)} (none does)."
         )

@@ -1,4 +1,4 @@
-"""Whole detectors: images to losses, or to detections."""
+"""Detectors: images to losses in training, to detections at inference."""
 
 from maskrcnn_benchmark.modeling.detector.check import find_config_problems
 from maskrcnn_benchmark.modeling.detector.detectors import build_detection_model

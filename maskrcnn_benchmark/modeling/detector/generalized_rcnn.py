@@ -1,4 +1,4 @@
-"""Faster, Mask and Keypoint R-CNN: a backbone, a region proposal network and heads."""
+"""Faster, Mask and Keypoint R-CNN: a backbone, a region proposal network and RoI heads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from maskrcnn_benchmark.layers.boxes import box_sizes
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.batching import HostCopy
-from maskrcnn_benchmark.modeling.poolers import Pooler
+from maskrcnn_benchmark.modeling.poolers import fit_poolers
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import BOX_TASK
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads, build_roi_heads
+from maskrcnn_benchmark.modeling.rpn.anchor_generator import check_anchor_strides
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule, build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.utils.problems import ConfigError, config_problem, skip_after_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -28,18 +30,18 @@ class GeneralizedRCNN(nn.Module):
     """Images to losses in training, to detections at inference.
 
     Args:
-        backbone: a module (N, 3, H, W) -> L maps; has `strides`, one per map, in pixels per cell.
+        backbone: a module (N, 3, H, W) -> L maps. Its attribute `strides`, pixels per cell of each map, is compared
+            with the anchors and the poolers; without it nothing is compared.
         rpn: maps -> proposals.
-        roi_heads: proposals -> detections; None for a detector of proposals alone.
-        size_divisible: images that come one by one are padded to multiples of this.
-        only_refine_learns: the refine head is trained on a detector that stays as it is.
-    Raises: ValueError when the strides of the RPN's anchors, or the scales of the heads' poolers, are not those of the
-        backbone.
+        roi_heads: proposals -> detections; None for a detector of proposals.
+        size_divisible: pad batches of single images to multiples of this.
+        only_refine_learns: train the refine head on a frozen detector.
+    Raises: ConfigError if the strides of the anchors or the scales of the poolers are not those of the backbone.
     """
 
     def __init__(
         self,
-        backbone: Any,
+        backbone: nn.Module,
         rpn: RPNModule,
         roi_heads: CombinedROIHeads | None,
         *,
@@ -52,30 +54,33 @@ class GeneralizedRCNN(nn.Module):
         self.roi_heads = roi_heads
         self.size_divisible = size_divisible
         self.only_refine_learns = only_refine_learns
-        _check_strides(backbone, rpn, roi_heads)
+        strides = _strides(backbone)
+        if strides is not None:
+            check_anchor_strides(rpn.anchor_generator.strides, strides)
+        if roi_heads is not None:
+            fit_poolers(roi_heads, strides)
         if only_refine_learns:
             freeze_detector(self)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> GeneralizedRCNN:
         if cfg.MODEL.RETINANET_ON:
-            raise ValueError(
-                "MODEL.RETINANET_ON is True; RetinaNet is not among the detectors here. Set it to False, and choose an "
-                "RPN with heads, as in configs/hrnet_refine.yaml"
+            raise ConfigError(
+                "MODEL.RETINANET_ON is True, but this package has no RetinaNet. Set it to False, and use an RPN with "
+                "heads, as in configs/hrnet_refine.yaml."
             )
-        backbone: Any = build_backbone(cfg)
-        if not isinstance(backbone.out_channels, int):
-            raise ValueError(
-                f"MODEL.BACKBONE.CONV_BODY {cfg.MODEL.BACKBONE.CONV_BODY} hands out maps of {backbone.out_channels} "
-                "channels, and the heads need one width on all levels; choose HRNET-HR, whose neck gives them that, or "
-                "set MODEL.HRNET.STAGE4.MULTI_OUTPUT to False for a single map."
-            )
-        only_refine_learns = cfg.MODEL.REFINE_ON and cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
-        channels, learns = backbone.out_channels, not only_refine_learns
+        only_refine_learns = _only_refine_learns(cfg)
+        backbone = build_backbone(cfg)
+        channels, learns = _channels(backbone, cfg.MODEL.BACKBONE.CONV_BODY), not only_refine_learns
+        rpn: RPNModule | None = None
+        with skip_after_problem():
+            rpn = build_rpn(cfg, channels, learns=learns, backbone_strides=_strides(backbone))
+        roi_heads = None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, channels, learns=learns)
+        assert rpn is not None, "its problem was reported"
         return cls(
             backbone,
-            build_rpn(cfg, channels, learns=learns),
-            None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, channels, learns=learns),
+            rpn,
+            roi_heads,
             size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
             only_refine_learns=only_refine_learns,
         )
@@ -90,13 +95,13 @@ class GeneralizedRCNN(nn.Module):
     ) -> dict[str, Tensor] | list[BoxList]:
         """
         Args:
-            images: an ImageList; or N tensors (3, H_n, W_n), of any sizes; or one (N, 3, H, W).
-            targets: N BoxLists of ground truth, with `labels` and what else the heads learn from; training alone. One
-                may be empty.
-        Returns: in training the losses, scalars by name. Else N BoxLists in the images' own pixels, with `scores`,
-            `labels` and what the heads add, or, without heads, with `objectness`.
-        Raises: ValueError in training: without targets; for as many as there are images, of their sizes and the
-            model's box convention, being expected; and for a box without area, with the image that it is on.
+            images: an ImageList, N tensors (3, H_n, W_n) of any sizes, or one tensor (N, 3, H, W).
+            targets: N BoxLists of ground truth, each of which may be empty, with `labels` and the fields that the heads
+                learn from; training only.
+        Returns: in training the losses, scalars by name. At inference N BoxLists in pixels of the images, with
+            `scores`, `labels` and the fields of the heads; without heads, with `objectness`.
+        Raises: ValueError in training: without targets, for targets whose number, sizes or box convention do not fit,
+            and for boxes without area.
         """
         images = to_image_list(images, self.size_divisible)
         if not self.training:
@@ -106,7 +111,7 @@ class GeneralizedRCNN(nn.Module):
 
         targets = self._check_targets(images, targets)
         flawed = _flawed_boxes(targets)
-        # a look at the device's data makes the host wait; this one is asked for before the device gets its work
+        # reading a value of the device synchronises; start the copy before the device gets more work
         any_flawed = HostCopy(torch.cat(flawed).any())
         features = self.backbone(images.tensors)
         proposals, losses = self.rpn(images, features, targets)
@@ -123,11 +128,11 @@ class GeneralizedRCNN(nn.Module):
         return self
 
     def _check_targets(self, images: ImageList, targets: Sequence[BoxList] | None) -> list[BoxList]:
-        """The targets on the images' device."""
+        """Compare the targets with the images, and move them to the images' device."""
         if targets is None:
             raise ValueError(
                 "in training the detector needs `targets`, one BoxList of ground truth per image; "
-                "call model.eval() to detect without"
+                "call model.eval() for inference"
             )
         if len(targets) != len(images.image_sizes):
             raise ValueError(f"{len(targets)} targets for {len(images.image_sizes)} images; expected one for each")
@@ -141,7 +146,7 @@ class GeneralizedRCNN(nn.Module):
             if target.offset != offset:
                 raise ValueError(
                     f"the boxes of image {index} of the batch have offset {target.offset}, the model's "
-                    f"MODEL.BOX_OFFSET is {offset}; make the BoxLists with that offset"
+                    f"MODEL.BOX_OFFSET is {offset}; create the BoxLists with this offset"
                 )
         device = images.tensors.device
         return [target if target.bbox.device == device else target.to(device, non_blocking=True) for target in targets]
@@ -150,25 +155,42 @@ class GeneralizedRCNN(nn.Module):
 registry.META_ARCHITECTURES.register("GeneralizedRCNN", GeneralizedRCNN.from_cfg)
 
 
-def _check_strides(backbone: Any, rpn: RPNModule, roi_heads: nn.Module | None) -> None:
-    strides = tuple(backbone.strides)
-    if tuple(rpn.anchor_generator.strides) != strides:
-        raise ValueError(
-            f"MODEL.RPN.ANCHOR_STRIDE is {tuple(rpn.anchor_generator.strides)}, the backbone's levels have the strides "
-            f"{strides}; set ANCHOR_STRIDE to these, with a size in ANCHOR_SIZES for each where RPN.USE_FPN is on"
+def _strides(backbone: nn.Module) -> tuple[int, ...] | None:
+    """Pixels per cell of each map; None for a backbone of the user's own that does not declare them."""
+    strides: Any = getattr(backbone, "strides", None)
+    return None if strides is None else tuple(strides)
+
+
+def _channels(backbone: nn.Module, name: str) -> int:
+    """Channels of every map. Raises: ConfigError if the backbone does not declare one number."""
+    channels: Any = getattr(backbone, "out_channels", None)
+    if channels is None:
+        raise ConfigError(
+            f"MODEL.BACKBONE.CONV_BODY {name} has no attribute `out_channels`, the number of channels of its maps; add "
+            "it, and `strides`, pixels per cell of each map."
         )
-    for name, module in roi_heads.named_modules() if roi_heads is not None else ():
-        if isinstance(module, Pooler):
-            expected = tuple(1 / stride for stride in strides)
-            if module.scales != expected[: len(module.scales)]:
-                raise ValueError(
-                    f"the {name.split('.')[0]} head's POOLER_SCALES are {module.scales}, the backbone's levels have "
-                    f"the scales {expected} (1 / stride); name these, or the first of them, in this order"
-                )
+    if not isinstance(channels, int):
+        raise ConfigError(
+            f"MODEL.BACKBONE.CONV_BODY {name} returns maps of {channels} channels, and the heads need one width on all "
+            "levels; choose HRNET-HR, which has a neck, or set MODEL.HRNET.STAGE4.MULTI_OUTPUT to False for a single "
+            "map."
+        )
+    return channels
+
+
+def _only_refine_learns(cfg: CfgNode) -> bool:
+    frozen: bool = cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
+    if frozen and not cfg.MODEL.REFINE_ON:
+        config_problem(
+            "MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR is True, but MODEL.REFINE_ON is False: nothing would learn; set "
+            "REFINE_ON to True, or FREEZE_DETECTOR to False."
+        )
+        return False
+    return frozen
 
 
 def _flawed_boxes(targets: Sequence[BoxList]) -> list[Tensor]:
-    """Per image (G,) bool: is the ground-truth box without area, or not a number?"""
+    """Per image (G,) bool: does the ground-truth box have no area, or a coordinate that is not finite?"""
     flawed = []
     for target in targets:
         widths, heights = box_sizes(target.convert("xyxy").bbox, target.offset)

@@ -17,7 +17,7 @@ from maskrcnn_benchmark.modeling.matcher import Matcher
 from maskrcnn_benchmark.modeling.poolers import rois_of
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
-from maskrcnn_benchmark.utils.problems import check_range, config_problem
+from maskrcnn_benchmark.utils.problems import check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -102,13 +102,8 @@ class ProposalSampler:
     def from_cfg(cls, cfg: CfgNode) -> ProposalSampler:
         node = cfg.MODEL.ROI_HEADS
         check_range("MODEL.ROI_HEADS.POSITIVE_FRACTION", node.POSITIVE_FRACTION, 0, 1)
-        if node.BG_IOU_THRESHOLD > node.FG_IOU_THRESHOLD:
-            config_problem(
-                f"MODEL.ROI_HEADS.BG_IOU_THRESHOLD is {node.BG_IOU_THRESHOLD}, above FG_IOU_THRESHOLD "
-                f"{node.FG_IOU_THRESHOLD}: overlaps between them would be both; lower the former."
-            )
         return cls(
-            Matcher(node.FG_IOU_THRESHOLD, node.BG_IOU_THRESHOLD, allow_low_quality_matches=False),
+            Matcher.from_cfg(cfg, "ROI_HEADS", allow_low_quality_matches=False),
             BalancedPositiveNegativeSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION),
             BoxCoder(weights=node.BBOX_REG_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET),
         )

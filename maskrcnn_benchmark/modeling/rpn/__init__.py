@@ -1,1 +1,1 @@
-"""The first stage: where in the image there could be an object."""
+"""The first stage: regions of the image that may contain an object."""

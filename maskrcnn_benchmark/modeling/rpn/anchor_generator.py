@@ -141,12 +141,8 @@ class AnchorGenerator(nn.Module):
                 f"MODEL.RPN.ANCHOR_SIZES has {len(node.ANCHOR_SIZES)} entries, MODEL.RPN.ANCHOR_STRIDE {len(strides)}; "
                 "with MODEL.RPN.USE_FPN each level has a stride and a size."
             )
-        elif backbone_strides is not None and strides != tuple(backbone_strides):
-            config_problem(
-                f"MODEL.RPN.ANCHOR_STRIDE is {strides}, the backbone's levels have the strides "
-                f"{tuple(backbone_strides)}; set it to these, or to () to use the backbone's (with MODEL.RPN.USE_FPN "
-                f"{len(backbone_strides) > 1})."
-            )
+        elif backbone_strides is not None:
+            check_anchor_strides(strides, backbone_strides)
         # without a pyramid all sizes belong to the only level
         sizes = node.ANCHOR_SIZES if node.USE_FPN else (node.ANCHOR_SIZES,)
         return cls(sizes, node.ASPECT_RATIOS, strides, node.STRADDLE_THRESH, offset=cfg.MODEL.BOX_OFFSET)
@@ -215,6 +211,16 @@ def _equal(anchors: Tensor, others: Tensor) -> bool:
     return anchors.shape == others.shape and torch.allclose(anchors.to(others), others, atol=SAME_ANCHOR)
 
 
+def check_anchor_strides(strides: Sequence[int], backbone_strides: Sequence[int]) -> None:
+    """Report strides of anchors that differ from those of the backbone's levels."""
+    if tuple(strides) != tuple(backbone_strides):
+        config_problem(
+            f"MODEL.RPN.ANCHOR_STRIDE is {tuple(strides)}, the backbone's levels have the strides "
+            f"{tuple(backbone_strides)}; set it to these, or to () for the strides of the backbone, and "
+            f"MODEL.RPN.USE_FPN to {len(backbone_strides) > 1}."
+        )
+
+
 def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
     """Repeat the anchors of one cell, (A, 4) in pixels, over height x width cells: (height * width * A, 4)."""
     device = cell_anchors.device
@@ -225,8 +231,3 @@ def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> 
     )
     shifts = torch.stack([shift_x, shift_y, shift_x, shift_y], dim=-1)  # (H, W, 4)
     return (shifts[:, :, None] + cell_anchors).reshape(-1, 4)
-
-
-def make_anchor_generator(cfg: CfgNode) -> AnchorGenerator:
-    """Build the anchors that `MODEL.RPN` describes."""
-    return AnchorGenerator.from_cfg(cfg)

@@ -1,4 +1,4 @@
-"""From the RPN's maps to the proposals of each image."""
+"""Select the proposals of each image from the maps of the RPN."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class RPNPostProcessor:
-    """The best boxes of each level of each image, without near duplicates, and of those the best of all levels.
+    """Keep the best boxes of each level and image after NMS, then the best of all levels.
 
     Args:
-        pre_nms_top_n: per level and image, how many of the best go into suppression.
-        post_nms_top_n: per level and image, how many of the best come out of it.
-        nms_thresh: IoU above which the lower score goes; <= 0 keeps every box.
-        min_size: a side, in pixels, below which a box is dropped; by the box convention.
-        box_coder: how deltas change anchors.
-        fpn_post_nms_top_n: how many of the best over all levels; not applied to a single level.
-        fpn_post_nms_per_batch: that number is for all images of the batch together, so one image may get more than
-            another; else for each image.
-    Source: Ren et al. 2015, Faster R-CNN, section 3.1; the limits over a pyramid's levels follow upstream.
+        pre_nms_top_n: number of boxes per level and image before NMS.
+        post_nms_top_n: number of boxes per level and image after NMS.
+        nms_thresh: IoU above which the box with the lower score is dropped; <= 0 keeps every box.
+        min_size: boxes with a side shorter than this, in pixels, are dropped.
+        box_coder: decodes deltas.
+        fpn_post_nms_top_n: number of boxes over all levels; not applied to a single level.
+        fpn_post_nms_per_batch: that number is for the whole batch, so that one image may have more boxes than another;
+            else it is for each image.
+    Source: Ren et al. 2015, Faster R-CNN, section 3.1; the limits over all levels follow upstream.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RPNPostProcessor:
         self.fpn_post_nms_per_batch = fpn_post_nms_per_batch
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder, *, is_train: bool) -> RPNPostProcessor:
+    def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:
         node = cfg.MODEL.RPN
         return cls(
             node.PRE_NMS_TOP_N_TRAIN if is_train else node.PRE_NMS_TOP_N_TEST,
@@ -80,10 +80,10 @@ class RPNPostProcessor:
             anchors: per level (H_l * W_l * A, 4) xyxy.
             objectness: per level (N, A, H_l, W_l) logits.
             box_regression: per level (N, A * 4, H_l, W_l), the deltas of an anchor together.
-            sizes: N times (width, height) of an image.
-            targets: ground truth, whose boxes are appended to the proposals with an objectness of 1, so that the
-                heads see objects from the first iteration on.
-        Returns: N BoxLists with `objectness`, a probability; best first, but for the ground truth at the end.
+            sizes: (width, height) of each of the N images.
+            targets: ground truth. Its boxes are appended to the proposals with an objectness of 1, so that the heads
+                see objects from the first iteration.
+        Returns: N BoxLists with `objectness`, a probability; best first, then the ground truth.
         """
         num_images, num_levels = len(sizes), len(anchors)
         candidates = rpn_candidates(
@@ -118,8 +118,3 @@ class RPNPostProcessor:
             proposals_per_image.add_field(OBJECTNESS, scores[rows])
             proposals.append(proposals_per_image)
         return proposals
-
-
-def make_rpn_postprocessor(cfg: CfgNode, rpn_box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:
-    """The selection as configured under `MODEL.RPN`, with its numbers for training or for test."""
-    return RPNPostProcessor.from_cfg(cfg, rpn_box_coder, is_train=is_train)

@@ -1,4 +1,4 @@
-"""What the RPN learns: which anchors hold an object, and where it is."""
+"""Loss of the RPN: which anchors contain an object, and where it is."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-BETA = 1.0 / 9  # where smooth L1 turns from square to linear
+BETA = 1.0 / 9  # where smooth L1 changes from quadratic to linear
 
 
 class RPNLossComputation:
-    """Binary cross-entropy over sampled anchors, smooth L1 over the foreground among them.
+    """Binary cross-entropy of the sampled anchors, smooth L1 of the foreground among them.
+
+    Both sums are divided by the number of sampled anchors.
 
     Args:
-        matcher: which anchor is foreground, of which ground truth.
-        sampler: which anchors count.
-        box_coder: how deltas are encoded.
-    Source: Ren et al. 2015, Faster R-CNN, section 3.1.2; both sums are divided by the number of sampled anchors.
+        matcher: matches anchors with ground truth.
+        sampler: samples anchors.
+        box_coder: encodes deltas.
+    Source: Ren et al. 2015, Faster R-CNN, section 3.1.2.
     """
 
     def __init__(self, matcher: Matcher, sampler: BalancedPositiveNegativeSampler, box_coder: BoxCoder) -> None:
@@ -41,7 +43,7 @@ class RPNLossComputation:
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:
         node = cfg.MODEL.RPN
         return cls(
-            Matcher(node.FG_IOU_THRESHOLD, node.BG_IOU_THRESHOLD, allow_low_quality_matches=True),
+            Matcher.from_cfg(cfg, "RPN", allow_low_quality_matches=True),
             BalancedPositiveNegativeSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION),
             box_coder,
         )
@@ -57,12 +59,12 @@ class RPNLossComputation:
         """
         Args:
             anchors: (A, 4) xyxy, all levels in order.
-            visible: (N, A) bool: the anchors that may be trained on.
+            visible: (N, A) bool: False for anchors that are not trained on.
             objectness: per level (N, A_l, H_l, W_l) logits.
             box_regression: per level (N, A_l * 4, H_l, W_l).
-            targets: N BoxLists of ground truth; one may be empty.
-        Returns: objectness loss and box regression loss, float32 scalars attached to both predictions, also where
-            there is nothing to learn and they are zero.
+            targets: N BoxLists of ground truth, each of which may be empty.
+        Returns: objectness loss and box regression loss: float32 scalars, attached to both predictions even if they
+            are zero.
         """
         gt_boxes, gt_filled = pad_boxes(targets)
         with torch.no_grad():
@@ -90,12 +92,8 @@ class RPNLossComputation:
 
 def flatten_predictions(maps: Sequence[Tensor], columns: int) -> Tensor:
     """Per level (N, A * columns, H, W) -> (N, sum of H * W * A, columns), in the order of the anchors."""
-    flat = [
-        level.unflatten(1, (-1, columns)).permute(0, 3, 4, 1, 2).reshape(level.shape[0], -1, columns) for level in maps
-    ]
+    flat = []
+    for level in maps:
+        per_anchor: Tensor = level.unflatten(1, (-1, columns))  # type: ignore[no-untyped-call]
+        flat.append(per_anchor.permute(0, 3, 4, 1, 2).reshape(level.shape[0], -1, columns))
     return torch.cat(flat, dim=1)
-
-
-def make_rpn_loss_evaluator(cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:
-    """The loss as configured under `MODEL.RPN`."""
-    return RPNLossComputation.from_cfg(cfg, box_coder)

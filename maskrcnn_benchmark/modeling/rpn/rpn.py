@@ -1,4 +1,4 @@
-"""Wiring of the region proposal network."""
+"""Region proposal network: anchors, head, loss and selection of proposals."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from torch.nn import functional as F
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.batching import image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator, make_anchor_generator
-from maskrcnn_benchmark.modeling.rpn.inference import RPNPostProcessor, make_rpn_postprocessor
-from maskrcnn_benchmark.modeling.rpn.loss import RPNLossComputation, make_rpn_loss_evaluator
+from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
+from maskrcnn_benchmark.modeling.rpn.inference import RPNPostProcessor
+from maskrcnn_benchmark.modeling.rpn.loss import RPNLossComputation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
+from maskrcnn_benchmark.utils.problems import ConfigError, check_choice, check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
 class RPNHead(nn.Module):
-    """One 3x3 convolution, then an objectness and four deltas per anchor; the same weights on every level.
+    """A 3x3 convolution, then objectness and four deltas per anchor. All levels share the weights.
 
     Args:
         in_channels: channels of every feature level.
@@ -60,9 +61,9 @@ class RPNModule(nn.Module):
     Args:
         anchor_generator: the boxes to start from.
         head: features -> objectness and deltas.
-        selector_train, selector_test: from those to proposals.
-        loss: None trains nothing here (a frozen detector).
-        rpn_only: there are no heads behind this, so in training no proposals are made.
+        selector_train, selector_test: objectness and deltas -> proposals.
+        loss: None if the RPN is frozen.
+        rpn_only: the detector has no heads, so training needs no proposals.
     """
 
     def __init__(
@@ -84,21 +85,35 @@ class RPNModule(nn.Module):
         self.rpn_only = rpn_only
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int, *, learns: bool = True) -> RPNModule:
-        anchor_generator = make_anchor_generator(cfg)
+    def from_cfg(
+        cls, cfg: CfgNode, in_channels: int, *, learns: bool = True, backbone_strides: Sequence[int] | None = None
+    ) -> RPNModule:
+        """The RPN as configured.
+
+        Args:
+            in_channels: channels of the feature levels.
+            learns: compute losses; False if the detector is frozen.
+            backbone_strides: see `AnchorGenerator.from_cfg`.
+        """
+        node = cfg.MODEL.RPN
+        check_choice("MODEL.RPN.RPN_HEAD", node.RPN_HEAD, registry.RPN_HEADS)
+        check_range("MODEL.RPN.NMS_THRESH", node.NMS_THRESH, 0, 1)
+        check_range("MODEL.RPN.POSITIVE_FRACTION", node.POSITIVE_FRACTION, 0, 1)
+        box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0), offset=cfg.MODEL.BOX_OFFSET)
+        loss = RPNLossComputation.from_cfg(cfg, box_coder) if learns else None
+        anchor_generator = AnchorGenerator.from_cfg(cfg, backbone_strides)
         counts = anchor_generator.num_anchors_per_location()
         if len(set(counts)) != 1:
-            raise ValueError(
-                f"MODEL.RPN.ANCHOR_SIZES gives the feature levels {counts} anchors per cell; "
-                "the RPN's head is the same on all levels, so each needs as many"
+            raise ConfigError(
+                f"MODEL.RPN.ANCHOR_SIZES gives the feature levels {counts} anchors per cell; all levels share the "
+                "RPN's head, so each needs the same number of sizes."
             )
-        box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0), offset=cfg.MODEL.BOX_OFFSET)
         return cls(
             anchor_generator,
-            registry.RPN_HEADS[cfg.MODEL.RPN.RPN_HEAD](cfg, in_channels, counts[0]),
-            selector_train=make_rpn_postprocessor(cfg, box_coder, is_train=True),
-            selector_test=make_rpn_postprocessor(cfg, box_coder, is_train=False),
-            loss=make_rpn_loss_evaluator(cfg, box_coder) if learns else None,
+            registry.RPN_HEADS[node.RPN_HEAD](cfg, in_channels, counts[0]),
+            selector_train=RPNPostProcessor.from_cfg(cfg, box_coder, is_train=True),
+            selector_test=RPNPostProcessor.from_cfg(cfg, box_coder, is_train=False),
+            loss=loss,
             rpn_only=cfg.MODEL.RPN_ONLY,
         )
 
@@ -107,11 +122,11 @@ class RPNModule(nn.Module):
     ) -> tuple[list[BoxList], dict[str, Tensor]]:
         """
         Args:
-            images: N images; their sizes are read.
+            images: N images, of which only the sizes are read.
             features: L maps (N, C, H_l, W_l).
-            targets: N BoxLists of ground truth; read in training alone.
+            targets: N BoxLists of ground truth; training only.
         Returns: N BoxLists with `objectness`, and in training the losses `loss_objectness` and `loss_rpn_box_reg`.
-            In training the ground truth is among the proposals, and an RPN without heads gives none.
+            In training the proposals include the ground truth; with `rpn_only` there are none.
         Raises: ValueError in training without targets.
         """
         objectness, box_regression = self.head(features)
@@ -142,6 +157,8 @@ class RPNModule(nn.Module):
         return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
 
 
-def build_rpn(cfg: CfgNode, in_channels: int, *, learns: bool = True) -> RPNModule:
-    """The RPN as configured under `MODEL.RPN`, for feature levels of `in_channels`."""
-    return RPNModule.from_cfg(cfg, in_channels, learns=learns)
+def build_rpn(
+    cfg: CfgNode, in_channels: int, *, learns: bool = True, backbone_strides: Sequence[int] | None = None
+) -> RPNModule:
+    """Build the RPN that `MODEL.RPN` describes; see `RPNModule.from_cfg`."""
+    return RPNModule.from_cfg(cfg, in_channels, learns=learns, backbone_strides=backbone_strides)

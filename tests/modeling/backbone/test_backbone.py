@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -62,7 +62,7 @@ def test_hrnet_with_one_output_has_one_width():
 
 
 def test_a_detector_needs_one_width():
-    with pytest.raises(ValueError, match=r"maps of \(4, 6, 8, 10\) channels, and the heads need one width"):
+    with pytest.raises(ValueError, match=r"returns maps of \(4, 6, 8, 10\) channels, and the heads need one width"):
         build_detection_model(narrow_cfg("HRNET"))
 
 
@@ -72,7 +72,7 @@ def test_number_of_levels_of_the_neck():
 
 
 def test_unknown_backbone_is_explained():
-    with pytest.raises(KeyError, match=r"CONV_BODY is 'R-51-FPN'; registered: HRNET, HRNET-HR, R-101-C4"):
+    with pytest.raises(ConfigError, match=r"CONV_BODY is 'R-51-FPN'; registered: HRNET, HRNET-HR, R-101-C4"):
         build_backbone(narrow_cfg("R-51-FPN"))
 
 

@@ -88,9 +88,9 @@ def test_config():
     neck = HRFPN.from_cfg(cfg, CHANNELS)  # the fork's default is written with a space
     assert isinstance(neck.reduction_conv[1], nn.BatchNorm2d) and len(neck.fpn_conv) == 5
     with pytest.raises(
-        ValueError, match=r"NECK.IN_CHANNELS is \(3, 5, 7, 9\), but the body's maps have \(1, 2, 3, 4\)"
+        ValueError, match=r"NECK.IN_CHANNELS is \(3, 5, 7, 9\), the body's branches have \(1, 2, 3, 4\)"
     ):
         HRFPN.from_cfg(cfg, (1, 2, 3, 4))
     cfg.merge_from_list(["MODEL.NECK.POOLING", "SUM"])
-    with pytest.raises(ValueError, match="NECK.POOLING is 'SUM'; expected one of AVG, MAX"):
+    with pytest.raises(ValueError, match="NECK.POOLING is 'SUM'; expected one of 'AVG', 'MAX'"):
         HRFPN.from_cfg(cfg, CHANNELS)

@@ -281,8 +281,8 @@ def test_w18_from_config_has_the_published_size():
     [
         (("MODEL.HRNET.STAGE3.NUM_CHANNELS", [18, 36]), ValueError, r"STAGE3.NUM_CHANNELS is \[18, 36\]; expected 3"),
         (("MODEL.HRNET.STAGE2.NUM_BRANCHES", 3), ValueError, "STAGE2.NUM_BRANCHES is 3; expected 2"),
-        (("MODEL.HRNET.STAGE4.BLOCK", "Basic"), KeyError, "STAGE4.BLOCK is 'Basic'; expected one of Bottleneck"),
-        (("MODEL.HRNET.STAGE4.FUSE_METHOD", "MAX"), ValueError, "STAGE4.FUSE_METHOD is 'MAX'; expected 'SUM'"),
+        (("MODEL.HRNET.STAGE4.BLOCK", "Basic"), ValueError, "STAGE4.BLOCK is 'Basic'; expected one of 'Bottleneck"),
+        (("MODEL.HRNET.STAGE4.FUSE_METHOD", "MAX"), ValueError, "STAGE4.FUSE_METHOD is 'MAX'; expected one of 'SUM'"),
         (("MODEL.HRNET.NORM", ""), ValueError, "MODEL.HRNET.NORM is ''; expected one of 'FrozenBN'"),
         (("MODEL.HRNET.NORM", "XN"), ValueError, "MODEL.HRNET.NORM is 'XN'; expected one of 'FrozenBN'"),
     ],

@@ -128,7 +128,7 @@ def test_norms_that_a_config_names(opts, stem_norm, block_norm):
 
 def test_unknown_names_are_explained():
     cfg = cfg_with("MODEL.RESNETS.TRANS_FUNC", "BottleneckWithLN")
-    with pytest.raises(KeyError, match=r"TRANS_FUNC is 'BottleneckWithLN'; expected one of BottleneckWithFixed"):
+    with pytest.raises(ValueError, match=r"TRANS_FUNC is 'BottleneckWithLN'; expected one of 'BottleneckWithFixed"):
         ResNet.from_cfg(cfg, depth=50, return_stages=(3,))
 
 

@@ -38,7 +38,7 @@ def test_problems_are_raised_together_with_those_of_other_sections():
     with pytest.raises(ConfigError) as caught:
         load_config(FPN, options, checks=[find_config_problems])
     first, second = str(caught.value).splitlines()
-    assert "DTYPE is 'float8'" in first and "'GeneralisedRCNN' is not registered" in second
+    assert "DTYPE is 'float8'" in first and "META_ARCHITECTURE is 'GeneralisedRCNN'" in second
 
 
 def test_a_users_module_that_needs_real_tensors_is_left_to_the_real_build(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.config import ConfigError, load_config
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from tests.modeling.tiny import tiny_batch
 from tests.tools.runs import CONFIG
@@ -35,5 +35,5 @@ def test_the_layout_of_memory_changes_no_result():
 
 def test_an_unknown_architecture_is_refused():
     cfg = load_config(str(CONFIG), ["MODEL.META_ARCHITECTURE", "GeneralisedRCNN"])
-    with pytest.raises(KeyError, match="GeneralizedRCNN"):
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE is 'GeneralisedRCNN'; registered: GeneralizedRCNN"):
         build_detection_model(cfg)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from tests.modeling.tiny import CHANNELS, STRIDES, tiny_batch, tiny_cfg
@@ -53,5 +54,5 @@ def test_errors():
     images, features, _ = rpn_inputs()
     with pytest.raises(ValueError, match="the RPN needs `targets`"):
         build_rpn(tiny_cfg(), CHANNELS)(images, features)
-    with pytest.raises(KeyError, match="SingleConvRPNHead"):
+    with pytest.raises(ConfigError, match="RPN_HEAD is 'SingleConvRPNHea'; expected one of 'SingleConvRPNHead'"):
         build_rpn(tiny_cfg("MODEL.RPN.RPN_HEAD", "SingleConvRPNHea"), CHANNELS)
