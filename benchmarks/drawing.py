@@ -31,7 +31,9 @@ def make_scene(people: int, size_wh: tuple[int, int], seed: int = 0) -> tuple[np
     rng = np.random.default_rng(seed)
     width, height = size_wh
     frame = np.full((height, width, 3), 90, dtype=np.uint8)
-    boxes, masks, points = [], [], []
+    boxes: list[list[float]] = []
+    masks: list[torch.Tensor] = []
+    points: list[np.ndarray] = []
     settings = SceneSettings(max_people=1, person_height=(0.8, 0.95), occluder_chance=0)
     while len(boxes) < people:
         image, annotations = render_scene(settings, rng)
@@ -57,7 +59,7 @@ def make_scene(people: int, size_wh: tuple[int, int], seed: int = 0) -> tuple[np
     keypoints = np.stack(points)
     hidden = keypoints[..., 2] < 2
     keypoints[..., 2] = 1
-    skeletons = PersonKeypoints(keypoints, size_wh)
+    skeletons = PersonKeypoints(torch.from_numpy(keypoints), size_wh)
     skeletons.add_field(fields.LOGITS, torch.from_numpy(np.where(hidden, -1.0, rng.uniform(2, 8, hidden.shape))))
     detections.add_field(fields.LABELS, torch.ones(people, dtype=torch.int64))
     detections.add_field(fields.SCORES, torch.from_numpy(rng.uniform(0.7, 1.0, people)).float())

@@ -233,7 +233,8 @@ def refine_operations(cfg: Any) -> int:
     model: Any = build_detection_model(cfg).eval()
     refine = model.roi_heads["refine"]
     inputs: dict[nn.Module, tuple[Any, ...]] = {}
-    for head in refine.values() if isinstance(refine, nn.ModuleDict) else [refine]:
+    heads: list[Any] = list(refine.values()) if isinstance(refine, nn.ModuleDict) else [refine]
+    for head in heads:
         for module in (head.feature_extractor, head.predictor, *head.projections.values()):
             module.register_forward_pre_hook(inputs.__setitem__)
     box = BoxList([[8, 8, 40, 40]], (64, 64), offset=cfg.MODEL.BOX_OFFSET)

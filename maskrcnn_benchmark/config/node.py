@@ -30,7 +30,7 @@ class UnknownKeyError(ConfigError, UnknownNameError):
     """A key that the tree does not have; also a KeyError, which is what yacs raises."""
 
 
-class CfgNode(YacsNode):
+class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
     """A section of the config; attribute access, freezing, cloning and dumping are yacs's.
 
     A merge checks everything before it writes anything, so that a refused file leaves the tree as it was, and its

@@ -10,7 +10,7 @@ from typing import TextIO
 LOG_FILE = "log.txt"
 
 
-class _Screen(logging.StreamHandler):
+class _Screen("logging.StreamHandler[TextIO]"):
     """Standard output as it is when a line is written, not when logging was set up: redirections are followed."""
 
     def __init__(self, level: int) -> None:

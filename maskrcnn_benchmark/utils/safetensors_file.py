@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"{os.fspath(path)} is no readable .safetensors file: {error}") from error
 
 
-def _tensor(entry: dict, numbers: bytearray) -> Tensor:
+def _tensor(entry: dict[str, Any], numbers: bytearray) -> Tensor:
     dtype = _DTYPES[entry["dtype"]]
     shape = [int(size) for size in entry["shape"]]
     begin, end = entry["data_offsets"]

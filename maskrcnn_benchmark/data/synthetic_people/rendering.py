@@ -63,7 +63,8 @@ class Texture:
             second = (along % 1.0 - 0.5) ** 2 + (across % 1.0 - 0.5) ** 2 < 0.07
         else:
             second = np.zeros(x.shape, bool)
-        return self.colours[second.astype(np.intp)]
+        colours: np.ndarray = self.colours[second.astype(np.intp)]
+        return colours
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Person:
         """Which keypoints (K,) lie on a part that they belong to, at a pixel where `visible` (H, W) bool is set."""
         height, width = self.part_ids.shape
         columns, rows = np.floor(self.keypoints).astype(int).T
-        shown = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        shown: np.ndarray = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
         for index in np.flatnonzero(shown):
             row, column = rows[index], columns[index]
             part = self.part_ids[row, column]

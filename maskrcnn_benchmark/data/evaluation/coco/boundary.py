@@ -24,7 +24,7 @@ RLE = Mapping[str, Any]
 DILATION_RATIO = 0.02  # width of the band over the image's diagonal, the paper's choice for COCO
 
 
-class BoundaryEval(COCOeval):
+class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
     """COCOeval of masks by the smaller of mask IoU and boundary IoU.
 
     With a crowd both overlaps are, as in COCO's rule, over the detection's pixels alone.
@@ -78,4 +78,5 @@ def boundary_of(rle: RLE, dilation_ratio: float = DILATION_RATIO) -> dict[str, A
         mask = np.ascontiguousarray(mask_utils.decode(rle)[window])
         kernel = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
         band[window] = mask - cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask_utils.encode(band)
+    encoded: dict[str, Any] = mask_utils.encode(band)
+    return encoded
