@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from maskrcnn_benchmark.data import make_data_loader
-from maskrcnn_benchmark.engine.inference import run_tests
+from maskrcnn_benchmark.engine.inference import run_tests, tasks_of_model
 from maskrcnn_benchmark.engine.run import (
     argument_parser,
     check_test_data,
@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = start_run(args, trains=False)
     cfg, device = run.cfg, run.process.device
     with startup_errors():
+        model = build_detection_model(cfg).to(device)
         data_loaders = make_data_loader(
             cfg, is_train=False, is_distributed=run.process.distributed, catalog=run.catalog
         )
-        check_test_data(cfg, None, [loader.dataset for loader in data_loaders])
-        model = build_detection_model(cfg).to(device)
+        check_test_data(cfg, None, [loader.dataset for loader in data_loaders], tasks_of_model(model))
     load_trained_weights(cfg, model, args.ckpt)
     results = run_tests(cfg, model, data_loaders, device)
     failed = comm.broadcast(any(found.failures for found in results.values()))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.engine.checkpointer import DetectronCheckpointer
-from maskrcnn_benchmark.engine.inference import run_tests
+from maskrcnn_benchmark.engine.inference import run_tests, tasks_of_model
 from maskrcnn_benchmark.engine.run import (
     EXIT_STOPPED,
     Run,
@@ -105,7 +105,7 @@ def train(run: Run, test_loaders: Sequence[DataLoader]) -> tuple[nn.Module, bool
             start_iter=arguments["iteration"],
             catalog=run.catalog,
         )
-        check_test_data(cfg, data_loader.dataset, [loader.dataset for loader in test_loaders])
+        check_test_data(cfg, data_loader.dataset, [loader.dataset for loader in test_loaders], tasks_of_model(model))
     warn_about_disk_space(cfg, model)
     save_labels([data_loader.dataset], cfg.OUTPUT_DIR)
     trainer = do_train(

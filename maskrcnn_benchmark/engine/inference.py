@@ -1,4 +1,4 @@
-"""The test loop: run a model over a dataset on all ranks, and evaluate what it found on the main one."""
+"""The test loop: run a model on a data set, on all ranks, and evaluate its detections on the main rank."""
 
 from __future__ import annotations
 
@@ -6,47 +6,50 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from maskrcnn_benchmark.data.evaluation import EvaluationResults, build_evaluator, check_expected_results
-from maskrcnn_benchmark.modeling.roi_heads.roi_head import tasks_of
+from maskrcnn_benchmark.data.evaluation import EvaluationResults, Evaluator, build_evaluator, check_expected_results
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
 
-from .train_loop import PRECISIONS, autocast
+from .train_loop import PRECISIONS, autocast, bare_model
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
 
-def iou_types_of(cfg: Any) -> tuple[str, ...]:
-    """What a model of this config predicts, in COCO's words."""
-    return tasks_of(cfg)
+def tasks_of_model(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the tasks that the model's results are evaluated for; "bbox" comes first."""
+    return tuple(getattr(bare_model(model), "tasks", ("bbox",)))
 
 
 def compute_on_dataset(
     model: nn.Module,
-    data_loader: DataLoader,
+    data_loader: DataLoader[Any],
     device: torch.device | str,
     bbox_aug: bool = False,
     timer: Timer | None = None,
     *,
-    evaluator: Any = None,
+    evaluator: Evaluator | None = None,
     dtype: str = "float32",
 ) -> dict[int, BoxList]:
-    """Run this rank's batches through the model.
+    """Run the model on the batches of this rank.
 
     Args:
-        evaluator: takes each batch's detections, on the model's device, and nothing is kept; without one they are
-        returned. timer: counts the time of the model.
-    Returns: {dataset index: detections on the CPU, in resized-image coordinates}; empty when there is an evaluator.
+        timer: adds up the time of the model.
+        evaluator: receives the detections of each batch, on the model's device. If None, they are returned.
+        dtype: DTYPE, the precision of the forward pass.
+    Returns: {dataset index: detections on the CPU, in pixels of the resized image}; empty if there is an evaluator.
     """
     _refuse_bbox_aug(bbox_aug)
     model.eval()
@@ -69,7 +72,7 @@ def compute_on_dataset(
 
 def inference(
     model: nn.Module,
-    data_loader: DataLoader,
+    data_loader: DataLoader[Any],
     dataset_name: str,
     iou_types: Sequence[str] = ("bbox",),
     box_only: bool = False,
@@ -85,18 +88,21 @@ def inference(
     dtype: str = "float32",
     pictures: int = 0,
 ) -> EvaluationResults | None:
-    """Detect on a whole dataset, each rank in its share of the loader's batches, and evaluate on the main rank.
+    """Evaluate a model on a data set. Each rank runs it on its batches, the main rank scores the results. Collective.
 
-    Detections become COCO results (masks as run lengths) as soon as they are there, so memory does not grow with
-    masks of thousands of images, and travel between ranks through CPU memory.
+    The evaluator compresses the detections of each batch (masks become run lengths), so that those of thousands of
+    images fit into memory. They are gathered through CPU memory.
 
     Args:
-        output_folder: where predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/ go.
-        boundary_ap: score masks by their boundaries too.
+        iou_types: the tasks to score, see `tasks_of_model`.
+        box_only: score the recall of proposals instead.
+        output_folder: for predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/.
+        keypoint_oks_sigmas: TEST.KEYPOINT_OKS_SIGMAS.
+        boundary_ap: also score masks by their boundaries.
         evaluators: TEST.EVALUATORS; empty for the evaluator that the data set names.
-        dtype: DTYPE, precision of the forward pass.
-        pictures: images to draw, ground truth beside prediction; 0 for none.
-    Returns: the results on the main rank, None on the others. Leaves the model in the mode in which it was.
+        dtype: DTYPE, the precision of the forward pass.
+        pictures: number of images to draw, ground truth beside prediction.
+    Returns: the results on the main rank, None on the others. The model keeps its training or evaluation mode.
     """
     _refuse_bbox_aug(bbox_aug)
     dataset: Any = data_loader.dataset
@@ -138,21 +144,21 @@ def inference(
 
 
 def run_tests(
-    cfg: Any, model: nn.Module, data_loaders: Sequence[DataLoader], device: torch.device | str
-) -> dict[str, Any]:
-    """Evaluate on every dataset of DATASETS.TEST, into OUTPUT_DIR/inference/<dataset>.
+    cfg: CfgNode, model: nn.Module, data_loaders: Sequence[DataLoader[Any]], device: torch.device | str
+) -> dict[str, EvaluationResults]:
+    """Evaluate on each data set of DATASETS.TEST; results are written to OUTPUT_DIR/inference/<data set>.
 
     Args:
         data_loaders: one per name in DATASETS.TEST.
-    Returns: {dataset name: results} on the main rank, {} on the others.
+    Returns: {data set name: results} on the main rank, {} on the others.
     """
-    results: dict[str, Any] = {}
+    results: dict[str, EvaluationResults] = {}
     for name, data_loader in zip(cfg.DATASETS.TEST, data_loaders, strict=True):
         found = inference(
             model,
             data_loader,
             dataset_name=name,
-            iou_types=iou_types_of(cfg),
+            iou_types=tasks_of_model(model),
             box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
             bbox_aug=cfg.TEST.BBOX_AUG.ENABLED,
             device=device,
@@ -171,8 +177,8 @@ def run_tests(
     return results
 
 
-def _progress(data_loader: DataLoader) -> Any:
-    """A bar on the main rank's screen; where that is a file, a line every half minute."""
+def _progress(data_loader: DataLoader[Any]) -> Iterable[Any]:
+    """Show a progress bar on the main rank; if the output is a file, update it only twice a minute."""
     return tqdm(
         data_loader,
         desc="inference",
@@ -185,6 +191,4 @@ def _progress(data_loader: DataLoader) -> Any:
 
 def _refuse_bbox_aug(bbox_aug: bool) -> None:
     if bbox_aug:
-        raise NotImplementedError(
-            "test-time augmentation (TEST.BBOX_AUG.ENABLED) is not part of this version; set it False"
-        )
+        raise NotImplementedError("this version has no test-time augmentation; set TEST.BBOX_AUG.ENABLED to False")

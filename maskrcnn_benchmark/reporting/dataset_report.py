@@ -19,7 +19,7 @@ from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.drawing import draw_panels
 from maskrcnn_benchmark.drawing.marks import TARGET, Mark, Panel
-from maskrcnn_benchmark.engine.run.seed import choose_seed
+from maskrcnn_benchmark.engine.run import choose_seed
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.data.evaluation.coco.pictures import SCORE_THRESHOLD, compare
-from maskrcnn_benchmark.engine.inference import compute_on_dataset, inference, iou_types_of, run_tests
+from maskrcnn_benchmark.engine.inference import compute_on_dataset, inference, run_tests, tasks_of_model
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
@@ -160,16 +160,19 @@ def test_run_tests_takes_everything_from_the_config(tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     cfg.DATASETS.TEST = ("blocks", "more_blocks")
-    cfg.MODEL.MASK_ON = True
     cfg.TEST.PICTURES = 1
     dataset = Blocks()
-    results = run_tests(cfg, Oracle(dataset), [Loader(dataset), Loader(dataset)], "cpu")
+    model = Oracle(dataset)
+    model.tasks = ("bbox", "segm")
+    results = run_tests(cfg, model, [Loader(dataset), Loader(dataset)], "cpu")
     assert list(results) == ["blocks", "more_blocks"]
     assert list(results["blocks"].metrics) == ["bbox", "segm"]
     assert (tmp_path / "inference" / "more_blocks" / "segm.json").is_file()
     assert len(list((tmp_path / "inference" / "blocks" / "pictures").iterdir())) == 1
-    cfg.MODEL.KEYPOINT_ON = True
-    assert iou_types_of(cfg) == ("bbox", "segm", "keypoints")
+
+
+def test_a_model_that_names_no_tasks_is_evaluated_for_its_boxes():
+    assert tasks_of_model(nn.Linear(1, 1)) == ("bbox",)
 
 
 def test_a_picture_shows_truth_left_and_prediction_right():

@@ -4,7 +4,7 @@ from .arguments import argument_parser
 from .checks import check_model, check_test_data, warn_about_disk_space
 from .errors import EXIT_STOPPED, StartupError, friendly_errors, startup_errors
 from .processes import Process, distribute, join_process_group, leave_process_group, select_device
-from .seed import be_deterministic, seed_everything
+from .seed import be_deterministic, choose_seed, seed_everything
 from .start import Run, start_run
 from .weights import load_trained_weights
 
@@ -17,6 +17,7 @@ __all__ = [
     "be_deterministic",
     "check_model",
     "check_test_data",
+    "choose_seed",
     "distribute",
     "friendly_errors",
     "join_process_group",

@@ -13,7 +13,6 @@ from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
 
-from ..inference import iou_types_of
 from .errors import StartupError
 from .processes import Process
 
@@ -32,18 +31,19 @@ def check_evaluation(cfg: CfgNode) -> None:
         _check_expected_result(entry)
 
 
-def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any]) -> None:
+def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], tasks: Sequence[str]) -> None:
     """Check that the test sets can be evaluated and number their categories as the training set does.
 
     Args:
         training: the training dataset, or None if nothing is trained.
         tests: the datasets of DATASETS.TEST, or none if nothing is tested.
+        tasks: what the model is evaluated for.
     Raises: StartupError, or what building the evaluators raises.
     """
     for name, dataset in zip(cfg.DATASETS.TEST if tests else (), tests, strict=True):
         build_evaluator(
             dataset,
-            iou_types=iou_types_of(cfg),
+            iou_types=tasks,
             box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             evaluators=cfg.TEST.EVALUATORS,

@@ -41,14 +41,14 @@ class Named:
 def test_labels_of_training_and_test_must_agree():
     cfg = get_cfg()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("a",), ("b",)
-    checks.check_test_data(cfg, Named("person", "dog"), [Named("person", "dog")])
-    checks.check_test_data(cfg, None, [Named("dog", "person")])
-    checks.check_test_data(cfg, Named("person"), [])
+    checks.check_test_data(cfg, Named("person", "dog"), [Named("person", "dog")], ["bbox"])
+    checks.check_test_data(cfg, None, [Named("dog", "person")], ["bbox"])
+    checks.check_test_data(cfg, Named("person"), [], ["bbox"])
     with pytest.raises(StartupError, match="label 1 is 'person' in a, but 'dog' in b"):
-        checks.check_test_data(cfg, Named("person", "dog"), [Named("dog", "person")])
-    cfg.MODEL.KEYPOINT_ON = True
+        checks.check_test_data(cfg, Named("person", "dog"), [Named("dog", "person")], ["bbox"])
+    three_points = Named("person", annotations=[{"keypoints": [1, 1, 2] * 3}])
     with pytest.raises(ValueError, match="have 3 keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty"):
-        checks.check_test_data(cfg, Named("person"), [Named("person", annotations=[{"keypoints": [1, 1, 2] * 3}])])
+        checks.check_test_data(cfg, Named("person"), [three_points], ["bbox", "keypoints"])
 
 
 def test_layers_that_need_gpus_are_found_before_training():
