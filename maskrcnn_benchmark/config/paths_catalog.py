@@ -1,7 +1,7 @@
-"""Names of datasets and of released weights, and where they lie.
+"""Names of data sets and of released weights, and where their files are.
 
-`PATHS_CATALOG` may name a file of your own in place of this one; it defines `DatasetCatalog.get(name)`, and
-`ModelCatalog.get(name)` if it names weights. To add a dataset, `DatasetCatalog.register` is enough.
+To add a data set, `DatasetCatalog.register` is enough. The config key `PATHS_CATALOG` may also name a file of your own
+instead of this one. It defines `DatasetCatalog.get(name)`, and `ModelCatalog.get(name)` if it has names of weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from maskrcnn_benchmark.utils.registry import UnknownNameError
 
-DATASETS_VARIABLE = "MASKRCNN_BENCHMARK_DATASETS"  # environment: the folder that holds coco/, people/, ...
+DATASETS_VARIABLE = "MASKRCNN_BENCHMARK_DATASETS"  # environment variable: the folder that has coco/, people/, ...
 
 _COCO_SPLITS = {  # split: (images, ending of the annotation files)
     "2017_train": ("coco/train2017", "train2017"),
@@ -55,14 +55,14 @@ def _known_datasets() -> dict[str, dict[str, str]]:
 
 
 class DatasetCatalog:
-    """Dataset names -> class and arguments of the dataset. Paths that are not absolute lie below `data_dir()`."""
+    """Data set names -> class and arguments. Relative paths are below `data_dir()`."""
 
-    DATA_DIR = "datasets"  # below the working directory, where the environment names no other folder
+    DATA_DIR = "datasets"  # in the working directory; used if the environment names no other folder
     DATASETS: dict[str, dict[str, str]] = _known_datasets()
 
     @classmethod
     def data_dir(cls) -> str:
-        """The folder of all datasets, as of now."""
+        """The folder of all data sets. Reads the environment at each call."""
         return os.path.expanduser(os.environ.get(DATASETS_VARIABLE, "") or cls.DATA_DIR)
 
     @classmethod
@@ -71,12 +71,12 @@ class DatasetCatalog:
 
     @classmethod
     def register(cls, name: str, ann_file: str, root: str, factory: str = "COCODataset") -> None:
-        """Add a dataset, or put another one in the place of a known name.
+        """Add a data set, or replace the one of this name.
 
         Args:
-            ann_file: annotations, in COCO's JSON format for the default factory.
-            root: folder of the images that the annotations name.
-            factory: name of the class in `maskrcnn_benchmark.data.datasets`.
+            ann_file: annotations; a JSON file in COCO's format for the default factory.
+            root: folder of the images.
+            factory: name of the class in `maskrcnn_benchmark.data.datasets.DATASETS`.
         """
         cls.DATASETS[name] = {"img_dir": os.fspath(root), "ann_file": os.fspath(ann_file), "factory": factory}
 
@@ -97,14 +97,14 @@ class DatasetCatalog:
 
     @classmethod
     def check(cls, names: Iterable[str]) -> None:
-        """See that all these datasets are known and on disk. Raises: UnknownNameError, FileNotFoundError."""
+        """Check that all these data sets are known and on disk. Raises: UnknownNameError, FileNotFoundError."""
         check_datasets(names, cls)
 
 
 def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
-    """`DatasetCatalog.check` for any catalog with a `get`, such as a user's own.
+    """`DatasetCatalog.check` for any catalog with a `get`, such as one of your own.
 
-    Raises: whatever `get` raises for an unknown name; FileNotFoundError that lists everything that is missing.
+    Raises: what `get` raises for an unknown name; FileNotFoundError with a list of everything that is missing.
     """
     missing = []
     for name in dict.fromkeys(names):
@@ -120,16 +120,16 @@ def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
     raise FileNotFoundError(
         "datasets are missing:\n  "
         + "\n  ".join(missing)
-        + f"\nDatasets are looked for in {os.path.abspath(folder)} ({origin}). Two ways on:\n"
-        f"  1. COCO: link the folder that holds its images and annotations/, `ln -s /path/to/coco {folder}/coco`,\n"
-        f"     or set {DATASETS_VARIABLE} to the folder in which coco/ lies.\n"
-        "  2. The embedded set, drawn here in a minute: `make data` (or `python tools/make_people_dataset.py`),\n"
+        + f"\nThe folder of the data sets is {os.path.abspath(folder)} ({origin}). What to do:\n"
+        f"  1. COCO: link the folder that has its images and annotations/, `ln -s /path/to/coco {folder}/coco`,\n"
+        f"     or set {DATASETS_VARIABLE} to the folder that has coco/.\n"
+        "  2. The data set of drawn people: make it in a minute with `make data` (or tools/make_people_dataset.py),\n"
         "     then DATASETS.TRAIN \"('people_train',)\" DATASETS.TEST \"('people_val',)\"."
     )
 
 
 class ModelCatalog:
-    """Names behind `catalog://` in MODEL.WEIGHT -> URLs of the weights that the Detectron project released."""
+    """Names after `catalog://` in MODEL.WEIGHT -> URLs of the weights that the Detectron project released."""
 
     URL = "https://dl.fbaipublicfiles.com/detectron"
 
@@ -155,7 +155,7 @@ class ModelCatalog:
 
     @classmethod
     def get(cls, name: str) -> str:
-        """URL of the file. Raises: KeyError that lists the known names."""
+        """URL of the file. Raises: UnknownNameError with the nearest name, or all names."""
         kind, _, rest = name.partition("/")
         if kind == "ImageNetPretrained" and rest in cls.IMAGENET:
             return f"{cls.URL}/{cls.IMAGENET[rest]}"

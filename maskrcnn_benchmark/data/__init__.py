@@ -1,4 +1,4 @@
-"""Datasets, transforms, samplers and the loaders that put them together."""
+"""Data sets, transforms, samplers, evaluators, and the loaders that combine them."""
 
 from maskrcnn_benchmark.data.build import make_data_loader
 

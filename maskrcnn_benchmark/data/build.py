@@ -1,4 +1,4 @@
-"""The data loaders that a config asks for."""
+"""Build the data loaders of a config."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ASPECT_RATIO_BINS = (1.0,)  # height / width below and from 1: landscape, and portrait with square
+ASPECT_RATIO_BINS = (1.0,)  # two groups by height / width: landscape, and portrait or square
 
 _OPEN_FILES = 65536
 
@@ -84,30 +84,30 @@ def make_data_loader(
     *,
     catalog: Catalog | None = None,
 ) -> DataLoader[Sample] | list[DataLoader[Sample]]:
-    """The loader of DATASETS.TRAIN, or a list with one for each of DATASETS.TEST.
+    """Build the loader of DATASETS.TRAIN, or a list with one loader for each name in DATASETS.TEST.
 
-    A batch is (`ImageList`, tuple of targets, tuple of indices into the loader's dataset).
+    A batch is (`ImageList`, tuple of targets, tuple of indices into the loader's data set).
 
-    Training: the batches of iterations `start_iter` to SOLVER.MAX_ITER (times SOLVER.ACCUMULATE), which depend on SEED,
-    the number of processes and the iteration alone, not on DATALOADER.NUM_WORKERS nor on where a run was interrupted.
-    Epochs follow each other; each has every image once, and a few twice where that fills the last batch.
+    Training: the loader has the batches of iterations `start_iter` to SOLVER.MAX_ITER (times SOLVER.ACCUMULATE). They
+    depend only on SEED, the number of processes and the iteration, not on DATALOADER.NUM_WORKERS, and not on where a
+    run was interrupted. In each epoch every image comes once, and a few come twice to fill the last batch.
 
-    Testing: every image once over all processes, in batches of TEST.IMS_PER_BATCH consecutive images that are dealt in
-    turn to the processes. Sums in convolutions and products of matrices come out differently, in the last digits, for
-    another number of images; batches that do not depend on the number of processes give the same result from any.
+    Testing: every image comes once over all processes, in batches of TEST.IMS_PER_BATCH consecutive images that are
+    dealt to the processes in turn. A batch does not depend on the number of processes, so the results do not either.
+    (Convolutions and matrix products differ in the last digits between batch sizes.)
 
     Args:
-        is_distributed: deal the images to all processes of the run; False gives all of them to this one.
+        is_distributed: deal the images to all processes of the run; False gives all images to this process.
         catalog: where the names of the data sets are looked up; None for the one of PATHS_CATALOG.
-    Raises: ValueError for a batch size that the processes cannot share, no dataset, and a dataset that does not go
-        with the model; FileNotFoundError for a dataset that is not there.
+    Raises: ValueError for a batch size that the processes cannot share, no data set, or a data set that does not fit
+        the model; FileNotFoundError for missing files.
     """
     replicas, rank = (comm.get_world_size(), comm.get_rank()) if is_distributed else (1, 0)
     names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
     if not names and is_train:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset of the catalog to train on")
+        raise ValueError("DATASETS.TRAIN is empty: name at least one data set of the catalog to train on")
     if isinstance(names, str):
-        raise ValueError(f"DATASETS names datasets in a tuple: write ('{names}',), with the comma, not '{names}'")
+        raise ValueError(f"DATASETS takes a tuple of names: write ('{names}',), with the comma, not '{names}'")
     if is_train:
         _batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, replicas)
     datasets = build_dataset(cfg, names, is_train, catalog)
@@ -139,11 +139,11 @@ def build_dataset(
 
 
 def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
-    """Raise ValueError where categories or keypoints do not go with the model, for datasets that tell theirs."""
+    """Raise ValueError if the categories or keypoints of a data set do not fit the model, as far as they are known."""
     named = zip(names, datasets, strict=True)
     told = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
     if not cfg.MODEL.RPN_ONLY:
-        groups = [told] if is_train else [[entry] for entry in told]  # trained on together, tested one by one
+        groups = [told] if is_train else [[entry] for entry in told]  # trained on as one set, tested one by one
         for group in filter(None, groups):
             _check_categories(group, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
     flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
@@ -153,7 +153,7 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
         raise ValueError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {num_keypoints}, not COCO's {len(PersonKeypoints.NAMES)}: it is "
             "not known which keypoints change sides in a mirrored image. Set INPUT.HORIZONTAL_FLIP_PROB_TRAIN and "
-            "INPUT.VERTICAL_FLIP_PROB_TRAIN to 0."
+            "INPUT.VERTICAL_FLIP_PROB_TRAIN to 0, or let the data set name its keypoints (`keypoint_names`)."
         )
 
 
@@ -163,15 +163,15 @@ def _check_categories(told: Sequence[tuple[str, Sequence[str]]], num_classes: in
         for label, (ours, theirs) in enumerate(zip(class_names, largest, strict=False)):
             if ours != theirs:
                 raise ValueError(
-                    f"datasets that are trained on together must number their categories alike, but label {label} "
+                    f"data sets that are trained on together must number their categories equally, but label {label} "
                     f"is {ours!r} in {name} and {theirs!r} in {largest_name}"
                 )
     if len(largest) != num_classes:
         shown = ", ".join(largest[1:6]) + (", ..." if len(largest) > 6 else "")
         raise ValueError(
             f"MODEL.ROI_BOX_HEAD.NUM_CLASSES is {num_classes}, but {largest_name} has {len(largest) - 1} categories "
-            f"({shown}), which with the background makes {len(largest)}: set NUM_CLASSES to {len(largest)}, "
-            "or take another dataset"
+            f"({shown}), {len(largest)} with the background: set NUM_CLASSES to {len(largest)}, "
+            "or choose another data set"
         )
 
 
@@ -180,9 +180,9 @@ def _train_loader(
 ) -> DataLoader[Sample]:
     batch_size = _batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, replicas)
     seed = cfg.SEED
-    if seed < 0:  # entry points draw one and put it into the cfg; this is for those who call us directly
+    if seed < 0:  # tools/train_net.py has drawn a seed; other callers may not have
         seed = comm.broadcast(random.SystemRandom().randrange(2**31)) if replicas > 1 else torch.seed() % 2**31
-        logger.info("SEED is %d: the order of the images is drawn with seed %d", cfg.SEED, seed)
+        logger.info("SEED is %d: the order of the images uses seed %d", cfg.SEED, seed)
     sampler = DistributedSampler(dataset, replicas, rank, shuffle=True, seed=seed, multiple=batch_size)
     groups = np.zeros(len(dataset), dtype=np.int64)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
@@ -215,7 +215,7 @@ def _test_loader(cfg: CfgNode, dataset: DetectionDataset, replicas: int, rank: i
 
 
 def aspect_ratio_groups(sizes_wh: NDArray[np.int64], bins: Sequence[float] = ASPECT_RATIO_BINS) -> NDArray[np.int64]:
-    """(R, 2) widths and heights -> (R,): which interval between `bins` height / width falls into."""
+    """(R, 2) widths and heights -> (R,): the number of the interval between `bins` that has height / width."""
     return np.searchsorted(np.asarray(bins), sizes_wh[:, 1] / sizes_wh[:, 0], side="right")
 
 
@@ -230,41 +230,41 @@ def _batch_size(key: str, images: int, replicas: int) -> int:
 
 
 def padding_multiple(cfg: CfgNode) -> int:
-    """What height and width of a padded batch are multiples of, in pixels: two keys ask for it, and both get it."""
+    """The height and width of a padded batch are multiples of this, in pixels; it satisfies both keys for it."""
     return math.lcm(max(1, cfg.DATALOADER.SIZE_DIVISIBILITY), max(1, cfg.INPUT.ALIGN_IMAGE_FACTOR))
 
 
 def _loading(cfg: CfgNode, seed: int) -> dict[str, Any]:
-    """How a loader works, apart from what it loads."""
+    """The keyword arguments that training and test loaders share."""
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers > 0:
         _allow_open_files()
-        # A worker that is forked while OpenCV has threads (it starts them when it first resizes or draws) waits for
-        # them for ever: it has a copy of their locks, but not of them.
+        # OpenCV starts threads when it first resizes or draws. A worker forked after that would wait for them forever,
+        # because fork copies their locks but not the threads.
         cv2.setNumThreads(1)
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "worker_init_fn": _start_worker,
         "pin_memory": torch.cuda.is_available() and str(cfg.MODEL.DEVICE).startswith("cuda"),
-        # a loader draws a number whenever it starts: not from the global generator, whose numbers training counts on
+        # A loader draws a number each time it starts; it must not change the global generator, which training uses.
         "generator": torch.Generator().manual_seed(seed),
     }
 
 
 def _start_worker(worker_id: int) -> None:
-    cv2.setNumThreads(1)  # workers share the cores; PyTorch limits itself in a worker
-    _heed_parent_alone()
+    cv2.setNumThreads(1)  # the workers share the cores; PyTorch uses one thread in a worker by itself
+    _ignore_foreign_sigterm()
 
 
-def _heed_parent_alone() -> None:
-    """Let no SIGTERM end this worker but that of the process that loads through it.
+def _ignore_foreign_sigterm() -> None:
+    """Let SIGTERM end this worker only if the parent process has sent it.
 
-    Launchers and schedulers send it to every process of a group. The training process answers it, by saving, and needs
-    its workers for the step that it is in; it ends them itself.
+    Launchers and schedulers send SIGTERM to every process of a group. The training process then saves a checkpoint,
+    needs its workers to finish the current step, and ends them itself.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # only this tells who has sent a signal; not on macOS
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who has sent a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -277,7 +277,7 @@ def _heed_parent_alone() -> None:
 
 
 def _allow_open_files() -> None:
-    """Every tensor that a worker hands over keeps a file open: raise this process's limit, often 1024, if it may."""
+    """Raise this process's limit of open files, often 1024: every tensor from a worker keeps a file open."""
     try:
         import resource
     except ImportError:  # not a Unix

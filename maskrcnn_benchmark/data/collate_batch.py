@@ -1,4 +1,4 @@
-"""From samples to a batch."""
+"""Combine samples into a batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class BatchCollator:
     """Samples (image (3, H, W), target, index) -> (`ImageList` padded to one size, targets, indices).
 
     Args:
-        size_divisible: the padded height and width are multiples of this; 0 and 1 leave them as they are.
-        canvas_hw: (number of images, 2), the (height, width) that the batch of an image is padded to at least, by index
-            of the image, so that an image has the same surroundings whichever others share its batch. None: as the
-            batch needs.
+        size_divisible: the padded height and width are multiples of this; 0 and 1 have no effect.
+        canvas_hw: (number of images, 2), the smallest (height, width) of the batch that an image is in, by index of the
+            image. With it, the padding of an image does not depend on the other images of its batch. None pads to the
+            largest image.
     """
 
     def __init__(self, size_divisible: int = 0, canvas_hw: NDArray[np.int64] | None = None) -> None:

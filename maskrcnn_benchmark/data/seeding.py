@@ -1,7 +1,6 @@
-"""Randomness per sample: what an image is turned into depends on (seed, place in the run), not on which worker loads
-it.
+"""Random numbers per sample. The augmentation of a sample depends only on the seed and its position in the run.
 
-So the training data is the same with any number of loader workers, and after a resume.
+So training data is the same with any number of loader workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -16,9 +15,16 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.sampler import Sampler
 
+from maskrcnn_benchmark.data.datasets.base import Sample
+
 
 class SampleKey(NamedTuple):
-    """An image's index in the dataset, and its place among all samples that all processes of a run load."""
+    """A sample that a worker is asked for.
+
+    Attributes:
+        image: index in the data set.
+        position: number of the sample among all samples that the processes of a run load.
+    """
 
     image: int
     position: int
@@ -26,15 +32,15 @@ class SampleKey(NamedTuple):
 
 @contextmanager
 def sample_randomness(seed: int, position: int) -> Iterator[None]:
-    """Inside, the global CPU generators of `random`, NumPy and PyTorch are seeded from both numbers (not negative).
+    """Seed the global CPU generators of `random`, NumPy and PyTorch from two numbers, neither negative.
 
-    Afterwards they go on as if nothing had happened, so that loading in the main process does not disturb training.
+    Restores their states on exit, so that loading in the main process does not change the random numbers of training.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     first, second, third = np.random.SeedSequence((seed, position)).generate_state(3).tolist()
     random.seed(first)
     np.random.seed(second)
-    torch.default_generator.manual_seed(third)  # torch.manual_seed would reach for the GPU, too
+    torch.default_generator.manual_seed(third)  # torch.manual_seed would also seed the GPU
     try:
         yield
     finally:
@@ -43,8 +49,8 @@ def sample_randomness(seed: int, position: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class SeededDataset(Dataset):
-    """A dataset that is asked for `SampleKey`s and draws random numbers accordingly; else it is the one it wraps."""
+class SeededDataset(Dataset[Sample]):
+    """Wraps a data set: takes `SampleKey`s and seeds each sample. All other attributes are those of the data set."""
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
@@ -53,23 +59,24 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> Any:
+    def __getitem__(self, key: SampleKey) -> Sample:
         with sample_randomness(self.seed, key.position):
-            return self.dataset[key.image]
+            sample: Sample = self.dataset[key.image]
+            return sample
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":  # not yet there while unpickling
+        if name.startswith("__") or name == "dataset":  # not there yet during unpickling
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
 class PositionedBatchSampler(Sampler[list[SampleKey]]):
-    """Adds the places to the batches of this process.
+    """Adds positions to the batches of this process.
 
     Args:
-        batch_sampler: yields lists of indices, the first of them for iteration `start_iter`.
+        batch_sampler: yields lists of indices; the first list belongs to iteration `start_iter`.
         batch_size: largest number of images in a batch.
-        num_replicas, rank: number of processes, and which one this is.
+        num_replicas, rank: number of processes, and the number of this process.
     """
 
     def __init__(

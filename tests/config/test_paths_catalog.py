@@ -80,7 +80,7 @@ def test_missing_files_are_all_listed_with_the_two_ways_on(monkeypatch, tmp_path
     assert f"keypoints_coco_2017_train: no annotation file {annotations / 'person_keypoints_train2017.json'}" in message
     assert "keypoints_coco_2017_train: no folder" not in message
     assert message.count(f"keypoints_coco_2017_val: no folder {tmp_path / 'coco' / 'val2017'}") == 1
-    assert f"looked for in {tmp_path} (from MASKRCNN_BENCHMARK_DATASETS)" in message
+    assert f"folder of the data sets is {tmp_path} (from MASKRCNN_BENCHMARK_DATASETS)" in message
     assert "ln -s /path/to/coco" in message
     assert "make data" in message
     assert "tools/make_people_dataset.py" in message

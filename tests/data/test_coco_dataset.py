@@ -336,7 +336,7 @@ def test_images_listed_twice(tmp_path, caplog):
     Path(ann_file).write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING):
         assert COCODataset(ann_file, root).get_img_info(0)["file_name"] == "0001.png"
-    assert "1 images again under the same id" in caplog.text
+    assert "lists 1 images twice (the same id)" in caplog.text
 
 
 # Keypoints of other skeletons

@@ -1,7 +1,9 @@
-"""Datasets, by the name that a catalog entry's "factory" gives.
+"""Data sets, and the registry of their classes.
 
-An entry is a class with `from_cfg(cfg, *, is_train, transforms, **args)`, or any callable `(*, transforms, **args)`;
-`args` come from the catalog. Your own: `DATASETS.register("MyDataset", MyDataset)`.
+A catalog entry has the keys "factory", a name in `DATASETS`, and "args". The class is built with
+`from_cfg(cfg, *, is_train, transforms, **args)` if it has that method, else with `(*, transforms, **args)`; any
+callable will do. To add a class of your own: `DATASETS.register("MyDataset", MyDataset)`. `base.py` tells what it must
+offer.
 """
 
 from maskrcnn_benchmark.data.datasets.coco import COCODataset

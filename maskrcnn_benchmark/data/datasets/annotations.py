@@ -1,7 +1,7 @@
-"""The annotations of a dataset as a few large arrays instead of millions of small objects.
+"""The annotations of a data set as a few large arrays instead of millions of small objects.
 
-Loader workers that are forked share these arrays with the main process; lists and dictionaries would be copied page by
-page as their reference counts change, which multiplies the memory of a COCO-sized set by the number of workers.
+Forked loader workers share these arrays with the main process. Lists and dictionaries would be copied page by page as
+their reference counts change, so each worker would need as much memory as the whole data set.
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ class PackedStrings:
 
 @dataclass(frozen=True)
 class PackedSegmentations:
-    """Polygons or run lengths of A annotations; `first_*[a]` to `first_*[a + 1]` is what annotation a has of a kind.
+    """Polygons or run lengths of A annotations.
 
-    coordinates: x, y, x, y, ... in pixels of all polygons; polygon p has `polygon_ends[p]` to `polygon_ends[p + 1]`.
-        In double precision: pixels at the rim of a mask would else differ from those of COCO's tools.
-    runs: COCO's compressed run lengths; mask r has bytes `run_ends[r]` to `run_ends[r + 1]`.
+    Attributes:
+        coordinates: x, y, x, y, ... of all polygons in pixels; those of polygon p are `polygon_ends[p]` to
+            `polygon_ends[p + 1]`. Double precision, as in COCO's tools; else some pixels of a mask would differ.
+        polygon_ends: (number of polygons + 1,) int64.
+        first_polygon: (A + 1,) int64; annotation a has polygons `first_polygon[a]` to `first_polygon[a + 1]`.
+        runs: COCO's compressed run lengths; those of mask r are bytes `run_ends[r]` to `run_ends[r + 1]`.
+        run_ends: (number of masks + 1,) int64.
+        first_run: (A + 1,) int64; annotation a has masks `first_run[a]` to `first_run[a + 1]`.
     """
 
     coordinates: NDArray[np.float64]
@@ -55,7 +60,7 @@ class PackedSegmentations:
     first_run: NDArray[np.int64]
 
     def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float64]] | RLE:
-        """Polygons, each flat (2 * P,), or COCO's run-length dictionary of one annotation in an image of that size."""
+        """The polygons of an annotation, each flat (2 * P,), or its run lengths as COCO's dictionary."""
         run = self.first_run[index]
         if run < self.first_run[index + 1]:
             counts = self.runs[self.run_ends[run] : self.run_ends[run + 1]].tobytes()
@@ -120,9 +125,9 @@ def pack_annotations(
     Args:
         image_rows: image id -> row of `sizes_wh` (number of images, 2), in pixels.
         labels: category id -> contiguous label from 1.
-        report: counts what was left out and why.
-        with_masks: read segmentations; an annotation whose segmentation is unusable is left out as a whole, so that
-            boxes and masks stay aligned.
+        report: counts what is left out and why.
+        with_masks: read segmentations. If one is unusable the whole annotation is left out, so that boxes and masks
+            stay aligned.
         num_keypoints: K; None reads no keypoints.
         extra_fields: field name -> JSON key of a number of each annotation.
     """
@@ -136,7 +141,7 @@ def pack_annotations(
 
     def note(problems: Iterable[tuple[str, NDArray[np.bool_]]]) -> None:
         for reason, rows in problems:
-            report.skip(reason, ids[rows & sound].tolist())  # the first problem of an annotation is the one counted
+            report.skip(reason, ids[rows & sound].tolist())  # only the first problem of an annotation is counted
             sound[rows] = False
 
     boxes, problems, clipped = validation.check_boxes([a.get("bbox") for a in kept], sizes_wh[owners])
@@ -168,7 +173,7 @@ def pack_annotations(
 
 
 def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> PackedAnnotations:
-    """The annotations of these images (ascending), which are then numbered from 0."""
+    """The annotations of these images, given in ascending order and renumbered from 0."""
     counts = annotations.counts()
     if len(images) == len(counts):
         return annotations
@@ -188,7 +193,7 @@ def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> 
 def _recognised(
     annotations: Sequence[Any], image_rows: Mapping[Any, int], labels: Mapping[Any, int], report: ValidationReport
 ) -> list[dict[str, Any]]:
-    """Annotations of a known image and category under an id of their own, crowd regions left out."""
+    """The annotations with a known image and category and a unique id, without crowd regions."""
     kept, seen = [], set()
     for position, annotation in enumerate(annotations):
         problem = None
@@ -202,7 +207,7 @@ def _recognised(
                 problem = validation.UNKNOWN_CATEGORY
             elif identity in seen:
                 problem = validation.DUPLICATE_ID
-        except (KeyError, TypeError):  # a key that is missing, an id that is a list, an entry that is no dictionary
+        except (KeyError, TypeError):  # a missing key, an id that is a list, an entry that is not a dictionary
             problem = validation.INCOMPLETE
         if problem is not None:
             known = isinstance(annotation, dict) and "id" in annotation
@@ -219,7 +224,7 @@ def _recognised(
 def _pack_segmentations(
     entries: Sequence[Any], sizes_wh: NDArray[np.int64]
 ) -> tuple[PackedSegmentations, list[tuple[str, NDArray[np.bool_]]]]:
-    """Segmentations as read from the file, in the order given; an unusable one is empty and told of in the problems."""
+    """Pack segmentations from the file, in their order. An unusable one becomes empty and is listed in the problems."""
     polygons: list[Sequence[float]] = []
     runs: list[bytes] = []
     num_polygons, num_runs = np.zeros((2, len(entries)), dtype=np.int64)
@@ -268,7 +273,7 @@ def _pack_segmentations(
 def _flatten(
     polygons: list[Sequence[float]], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """All coordinates in one array, and which polygons are not made of numbers; the coordinates of those are NaN."""
+    """All coordinates in one array, and which polygons are not numbers; the coordinates of those are NaN."""
     unreadable = np.zeros(len(polygons), dtype=bool)
     try:
         return np.fromiter(chain.from_iterable(polygons), np.float64, count=int(lengths.sum())), unreadable
@@ -282,7 +287,7 @@ def _flatten(
 
 
 def _select_segmentations(packed: PackedSegmentations, kept: NDArray[np.bool_]) -> PackedSegmentations:
-    """The annotations for which `kept` (A,) is set."""
+    """The annotations with `kept` (A,) set."""
     if kept.all():
         return packed
     num_polygons, num_runs = np.diff(packed.first_polygon), np.diff(packed.first_run)

@@ -39,22 +39,22 @@ Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
 class COCODataset(DetectionDataset):
     """Images and targets of a COCO annotation file.
 
-    A target is a `BoxList` (xyxy) with the fields LABELS, ANNOTATION_IDS and, where asked for, MASKS and KEYPOINTS;
-    every image has all of them, also one without any annotation, and an instance without keypoints has zeros.
-    Categories are numbered from 1 in the order of the file. Regions marked `iscrowd` are no targets. Unusable
-    annotations are left out, and one warning says how many, why and which: see `validation_report`.
+    A target is a `BoxList` (xyxy) with the fields LABELS and ANNOTATION_IDS, and MASKS, KEYPOINTS and extra fields if
+    they are requested. Every image has the same fields, even if it has no annotations. The keypoints of an instance
+    without any are zero. Categories are numbered from 1 in the order of the file. Regions marked `iscrowd` are not
+    targets. Unusable annotations are left out; one warning tells how many, why and which (see `validation_report`).
 
     Args:
         ann_file: JSON in COCO's format; without "annotations" (test sets) no image has any.
         root: folder of the images; "file_name" may have folders in it.
-        remove_images_without_annotations: leave out images in which no usable annotation is left, as one trains; False
+        remove_images_without_annotations: leave out images without a usable annotation, as is usual in training; False
             keeps them as negatives.
         transforms: called with the image (PIL, RGB) and the target, returns both.
         offset: the box convention of the targets, see `BoxList`.
-        with_masks, with_keypoints: None reads them where the file has them.
+        with_masks, with_keypoints: None reads them if the file has any.
         num_keypoints: K; None takes it from the file, or COCO's 17.
-        min_keypoints: leave out images that have annotations but fewer labelled keypoints than this over all of them;
-            only with keypoints, and only where the file has any.
+        min_keypoints: leave out images that have annotations, but fewer labelled keypoints than this in all of them
+            together. Only used with keypoints, and if the file has any.
         extra_fields: field name -> JSON key; a number of each annotation becomes this field of the target, (R,) float32
             with NaN where an annotation does not have the key. {"ages": "age"} reads `"age": 31` into "ages".
     Raises: FileNotFoundError for a missing file or missing images; ValueError for a file that is not of this format,
@@ -93,7 +93,7 @@ class COCODataset(DetectionDataset):
     def from_cfg(
         cls, cfg: Any, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
     ) -> COCODataset:
-        """The dataset that the model of `cfg` needs; what is filtered for training is all there for testing."""
+        """The data set for the model of `cfg`. Images are filtered for training only."""
         return cls(
             ann_file,
             root,
@@ -117,7 +117,7 @@ class COCODataset(DetectionDataset):
         return image, target, index
 
     def read_image(self, index: int) -> Image.Image:
-        """The image as it is on disk, RGB. OSError that names the file, the image id and the annotation file."""
+        """The image as it is on disk, RGB. Raises: OSError with the names of the image and of the annotation file."""
         path = os.path.join(self.root, self._file_names[index])
         try:
             return read_image(path, self._size(index))
@@ -125,7 +125,7 @@ class COCODataset(DetectionDataset):
             raise type(error)(f"{error} (image id {self.ids[index]} of {self.ann_file})") from error
 
     def get_groundtruth(self, index: int) -> BoxList:
-        """The target of an image in the pixels of its file; opens nothing."""
+        """The target in pixels of the image file, which is not opened."""
         size, packed = self._size(index), self._annotations
         rows = packed.rows(index)
         target = BoxList(_tensor(packed.boxes[rows]), size, mode="xywh", offset=self.offset).convert("xyxy")
@@ -162,12 +162,12 @@ class COCODataset(DetectionDataset):
 
     @functools.cached_property
     def coco(self) -> COCO:
-        """The whole annotation file as pycocotools has it, read when first asked for; training never does."""
+        """The whole annotation file as pycocotools has it, read at the first access. Training does not need it."""
         with contextlib.redirect_stdout(io.StringIO()):
             return COCO(self.ann_file)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a loader worker is sent: not the ground truth that `coco` may hold."""
+        """The state that is sent to a loader worker, without `coco`, which only the evaluation uses."""
         return {name: value for name, value in self.__dict__.items() if name != "coco"}
 
     def __repr__(self) -> str:
@@ -246,7 +246,7 @@ class COCODataset(DetectionDataset):
         if summary := self.validation_report.summary():
             text += f". {summary}"
         if self.validation_report.crowd:
-            text += f" {self.validation_report.crowd} annotations are crowd regions, which are not trained on."
+            text += f" {self.validation_report.crowd} annotations are crowd regions, which are not used in training."
         raise ValueError(text)
 
 
@@ -268,4 +268,4 @@ def extra_fields_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
 
 
 def _tensor(rows: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(rows.copy())  # a copy: the packed arrays are shared with the other workers
+    return torch.from_numpy(rows.copy())  # copied because all workers share the packed arrays

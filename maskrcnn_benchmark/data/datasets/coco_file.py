@@ -1,4 +1,4 @@
-"""A COCO annotation file as it was read, with the checks that everything else relies on."""
+"""Read a COCO annotation file and check its images and categories."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _MAX_IDS_NAMED = 5
 
 
 class CocoFile:
-    """The content of a file: millions of small objects for a large one, so not to be kept.
+    """The content of an annotation file. Do not keep it: for a large file it is millions of small objects.
 
-    annotations: as they are in the file, none of them checked. images: dictionaries ordered by id, each with "id",
-    "file_name", "width", "height". categories: id -> name, in the order of the file. sizes_wh: (number of images, 2) in
-    pixels.
-
-    Raises: FileNotFoundError; ValueError when it is no JSON, or lists images or categories that cannot be used.
+    Attributes:
+        annotations: as they are in the file, not checked.
+        images: dictionaries with "id", "file_name", "width" and "height", ordered by id.
+        categories: id -> name, in the order of the file.
+        sizes_wh: (number of images, 2) int64, width and height in pixels.
+    Raises: FileNotFoundError; ValueError if the file is not JSON, or if its images or categories cannot be used.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,11 +41,14 @@ class CocoFile:
         self._skeletons = {len(c["keypoints"]) for c in content.get("categories", []) if c.get("keypoints")}
 
     def has(self, key: str) -> bool:
-        """Does any annotation have something under this key?"""
+        """Whether any annotation has a value other than empty under this key."""
         return any(annotation.get(key) for annotation in self.annotations if isinstance(annotation, dict))
 
     def num_keypoints(self, expected: int | None = None) -> int:
-        """What the categories say, or the annotations, or COCO's number; ValueError when another was expected."""
+        """The number of keypoints of the categories, else of the annotations, else COCO's.
+
+        Raises: ValueError if the categories have another number than expected.
+        """
         if len(self._skeletons) > 1:
             numbers = sorted(self._skeletons)
             raise ValueError(f"the categories of {self.path} have different numbers of keypoints: {numbers}")
@@ -67,7 +71,7 @@ class CocoFile:
 
 @contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """For work that makes millions of objects and no garbage, in which the collector would spend half of the time."""
+    """Disable garbage collection. It would take half of the time while millions of objects, none garbage, are made."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -108,7 +112,7 @@ def _check_images(images: list[Any], path: str) -> list[dict[str, Any]]:
         )
     first = {image["id"]: image for image in reversed(images)}
     if len(first) != len(images):
-        logger.warning("%s lists %d images again under the same id; the first is used", path, len(images) - len(first))
+        logger.warning("%s lists %d images twice (the same id); the first is used", path, len(images) - len(first))
     return sorted(first.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
 
 

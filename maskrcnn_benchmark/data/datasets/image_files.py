@@ -1,4 +1,4 @@
-"""Reading image files, and saying early and clearly which of them cannot be read."""
+"""Read image files, with errors that name the file, and check early that all of them exist."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 def read_image(
     path: str | os.PathLike[str], size_wh: tuple[int, int] | None = None, *, upright: bool = False
 ) -> Image.Image:
-    """An image file as 8-bit RGB, whatever it holds (grey, palette, CMYK, with transparency, 16 bits).
+    """Read an image file of any mode (grey, palette, CMYK, with transparency, 16 bits) as 8-bit RGB.
 
-    Annotations usually count in the pixels as they are stored, so a camera's note that the picture is to be shown
-    turned (Exif orientation) is not followed, unless the image has the size that was expected only when it is turned.
+    Annotations usually refer to the pixels as they are stored. So the Exif orientation is ignored, unless the image has
+    the expected size only after it is applied.
 
     Args:
-        size_wh: the size that the annotations were made for, in pixels; None takes the image as it is stored.
-        upright: follow Exif, as viewers do; for pictures without annotations.
-    Raises: FileNotFoundError when there is no such file; OSError when it is no image, cut off or damaged, or of
-        another size.
+        size_wh: size that the annotations were made for, in pixels; None for the size of the file.
+        upright: apply the Exif orientation, as viewers do; for images without annotations.
+    Raises: FileNotFoundError; OSError if the file is not an image, is damaged, or has another size.
     """
     try:
         with Image.open(path) as image:
@@ -38,7 +37,7 @@ def read_image(
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow reports damage in many ways; SyntaxError is one of them
+        # Pillow raises all of these for damaged files, SyntaxError too
         cause = "it is not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
         raise OSError(f"image file {os.fspath(path)} cannot be read: {cause}") from error
     if size_wh is not None and rgb.size != tuple(size_wh):
@@ -50,10 +49,10 @@ def read_image(
 
 
 def check_files_exist(root: str, names: Iterable[str], source: str) -> None:
-    """Raise FileNotFoundError unless every name is a file under `root`; each folder is listed once, nothing is opened.
+    """Raise FileNotFoundError unless every name is a file under `root`. Lists each folder once and opens no file.
 
     Args:
-        source: what asked for these files, for the message.
+        source: the file that lists the names, for the message.
     """
     listings: dict[str, set[str]] = {}
     missing, total = [], 0
@@ -80,15 +79,15 @@ def _list_folder(path: str) -> set[str]:
 
 
 def _turned(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
-    """As the Exif orientation asks, if that gives the size; else the image as it is."""
+    """The image with its Exif orientation applied if it then has this size, else unchanged."""
     if image.size[::-1] == tuple(size_wh) and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
         return ImageOps.exif_transpose(image)
     return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8 bits per channel and three channels, whatever a picture has."""
-    if image.mode in _SIXTEEN_BITS:  # Pillow would cut values at 255 instead of scaling them
+    """Convert an image of any mode to 8-bit RGB."""
+    if image.mode in _SIXTEEN_BITS:  # Pillow would clip values at 255 instead of scaling them
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))

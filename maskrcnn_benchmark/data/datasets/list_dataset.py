@@ -1,4 +1,4 @@
-"""Images from anywhere, for inference."""
+"""A list of images, for inference."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class ListDataset(DetectionDataset):
         return image, target, index
 
     def read_image(self, index: int) -> Image.Image:
-        """The image as RGB; OSError that names a file that cannot be read."""
+        """The image as RGB. Raises: OSError with the name of a file that cannot be read."""
         entry = self.image_lists[index]
         if isinstance(entry, np.ndarray):
             return Image.fromarray(entry).convert("RGB")
         return entry.convert("RGB") if isinstance(entry, Image.Image) else read_image(entry)
 
     def get_img_info(self, index: int) -> dict[str, Any]:
-        """The image's "id" (its place in the list), "file_name" (None for an image in memory), "width" and "height"."""
+        """The image's "id" (its index), "file_name" (None for an image in memory), "width" and "height"."""
         entry = self.image_lists[index]
         if isinstance(entry, np.ndarray):
             (height, width), name = entry.shape[:2], None

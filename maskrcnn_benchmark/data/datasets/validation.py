@@ -1,4 +1,4 @@
-"""What can be wrong with an annotation, how it is found, and how a whole file's findings are reported at once."""
+"""Find what is wrong with annotations, and report all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ NUM_EXAMPLES = 5  # annotation ids that a report names for each reason
 
 @dataclass
 class ValidationReport:
-    """What was found in one annotation file.
+    """The problems of one annotation file.
 
-    skipped: annotations left out, by reason. examples: the first few of their ids, by reason.
-    crowd: regions marked `iscrowd`, which are no training targets; not an error.
-    clipped: boxes that reached more than a pixel beyond the image and were cut at its border.
+    Attributes:
+        source: name of the file.
+        num_annotations: number of annotations in the file.
+        crowd: number of regions marked `iscrowd`, which are not training targets; not an error.
+        clipped: number of boxes that reached more than a pixel beyond the image and were cut at its border.
+        skipped: number of annotations that were left out, by reason.
+        examples: the first ids of them, by reason.
     """
 
     source: str
@@ -64,7 +68,7 @@ class ValidationReport:
         return sum(self.skipped.values())
 
     def summary(self) -> str:
-        """One line with each reason, how often and which ids; empty when nothing was wrong."""
+        """One line with the count and the first ids of each reason; empty if there are no problems."""
         parts = []
         for reason, count in self.skipped.items():
             ids = ", ".join(map(str, self.examples[reason]))
@@ -78,7 +82,10 @@ class ValidationReport:
 
 
 def number_rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Rows that ought to be `width` numbers each -> (R, width) values and whether each row was that (R,)."""
+    """Convert rows that should have `width` numbers each.
+
+    Returns: (R, width) values, NaN in bad rows; (R,) which rows are good.
+    """
     if not rows:
         return np.zeros((0, width)), np.zeros(0, dtype=bool)
     try:
@@ -86,7 +93,7 @@ def number_rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.float64], N
         if values.shape == (len(rows), width):
             return values, np.ones(len(rows), dtype=bool)
     except (TypeError, ValueError, OverflowError):
-        pass  # at least one row is something else: find out which, one by one
+        pass  # at least one row is bad: convert them one by one
     values, well_formed = np.full((len(rows), width), np.nan), np.zeros(len(rows), dtype=bool)
     for index, row in enumerate(rows):
         try:
@@ -104,9 +111,10 @@ def check_boxes(
     """COCO boxes x, y, width, height, cut at the border of their images.
 
     Args:
-        rows: R entries as read from the file. sizes_wh: (R, 2), the size of each box's image in pixels.
-    Returns: (R, 4) boxes, in the same form; the problems found, each with the rows that have it (R,), a row has at most
-        one; and how many sound boxes reached more than a pixel beyond their image.
+        rows: R entries of the file.
+        sizes_wh: (R, 2), the size of each box's image in pixels.
+    Returns: (R, 4) boxes of the same form; the problems, each with the rows (R,) that have it, at most one per row; the
+        number of good boxes that reached more than a pixel beyond their image.
     """
     boxes, well_formed = number_rows(rows, 4)
     finite = np.logical_and.reduce(np.isfinite(boxes), axis=1)
@@ -129,9 +137,9 @@ def check_boxes(
 def check_keypoints(
     rows: Sequence[Any], num_keypoints: int
 ) -> tuple[NDArray[np.float32], list[tuple[str, NDArray[np.bool_]]]]:
-    """COCO keypoints x, y, visibility, ... of R instances -> (R, K, 3) and the problems found, as `check_boxes`.
+    """COCO keypoints x, y, visibility, ... of R instances -> (R, K, 3), and the problems as in `check_boxes`.
 
-    None and an empty list stand for an instance without keypoints: all zero.
+    None and an empty list mean an instance without keypoints, which gets zeros.
     """
     width = 3 * num_keypoints
     numbers, well_formed = number_rows([row if row else [0] * width for row in rows], width)
@@ -148,9 +156,9 @@ def check_keypoints(
 
 
 def check_numbers(values: Sequence[Any], key: str) -> tuple[NDArray[np.float32], list[tuple[str, NDArray[np.bool_]]]]:
-    """The numbers that R annotations have under `key` -> (R,) and the problems found, as `check_boxes`.
+    """The values of R annotations under `key` -> (R,) numbers, and the problems as in `check_boxes`.
 
-    None, for an annotation without the key, becomes NaN. True and False are 1 and 0.
+    None, for an annotation without the key, becomes NaN; True and False become 1 and 0.
     """
     try:
         is_number = np.ones(len(values), dtype=bool)
@@ -175,7 +183,7 @@ def _is_huge(value: Any) -> bool:
 
 
 def check_polygons(polygons: Any) -> str | None:
-    """The problem of one annotation's polygons, a list of lists of coordinates, or None; values are not looked at."""
+    """The problem of one annotation's polygons (lists of coordinates), or None. Coordinates are not checked here."""
     if not polygons:
         return MASK_MISSING
     for polygon in polygons:
@@ -189,9 +197,9 @@ def check_polygons(polygons: Any) -> str | None:
 
 
 def check_rle(rle: dict[str, Any], size_hw: tuple[int, int]) -> tuple[bytes, str | None]:
-    """One annotation's run lengths, COCO's compressed string or a list of runs.
+    """Check the run lengths of one annotation: COCO's compressed string, or a list of runs.
 
-    Returns: the compressed form, and the problem or None.
+    Returns: the compressed form; the problem, or None.
     """
     counts = rle.get("counts")
     try:
@@ -215,10 +223,11 @@ def check_rle(rle: dict[str, Any], size_hw: tuple[int, int]) -> tuple[bytes, str
 def decode_runs(compressed: bytes) -> NDArray[np.int64]:
     """COCO's compressed run lengths -> lengths of the runs, background first.
 
-    Each number is written in groups of five bits, lowest first, one character of code 48 + group each; 32 marks that
-    another group follows and bit 16 of the last one is the sign. From the fourth number on, what is written is the
-    difference to the number two places before.
-    Raises: ValueError when it is something else.
+    A number is written in groups of five bits, lowest first. Each group is one character with the code 48 + group; bit
+    32 is set if another group follows, and bit 16 of the last group is the sign. From the fourth number on, the
+    difference to the number two places before is written.
+
+    Raises: ValueError for anything else.
     Source: the format as pycocotools writes it.
     """
     groups = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48

@@ -1,4 +1,4 @@
-"""Which images come when."""
+"""The order of the images, and their division into batches."""
 
 from maskrcnn_benchmark.data.samplers.distributed import DistributedSampler
 from maskrcnn_benchmark.data.samplers.grouped_batch_sampler import GroupedBatchSampler

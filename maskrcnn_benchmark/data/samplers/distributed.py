@@ -11,15 +11,15 @@ from maskrcnn_benchmark.utils import comm
 
 
 class DistributedSampler(Sampler[int]):
-    """Every image once an epoch, in an order that is a function of (seed, epoch), dealt in turn to the processes.
+    """Yields every image once per epoch, in an order that depends on (seed, epoch); processes take turns.
 
     Args:
         dataset: anything with a length.
-        num_replicas, rank: number of processes and which one this is; None asks `utils.comm`.
-        shuffle: False keeps the order of the dataset.
-        seed: shared by all processes.
-        multiple: each share is filled up to a multiple of this, with images from the epoch's start, so that all shares
-            are of one length; 1 for equal shares alone. 0 does not fill up: shares differ by one at most, no image
+        num_replicas, rank: number of processes, and the number of this process; None asks `utils.comm`.
+        shuffle: False keeps the order of the data set.
+        seed: the same in all processes.
+        multiple: the share of each process is filled up to a multiple of this, with images from the start of the epoch,
+            so that all shares have the same length. 0 does not fill up: the lengths differ by at most one, and no image
             comes twice.
     """
 
@@ -43,7 +43,7 @@ class DistributedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order the next iteration takes."""
+        """Set the epoch, whose order the next iteration has."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Batches of images of like shape, so that little of a batch is padding."""
+"""Batches of images of similar shape, which need little padding."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch.utils.data.sampler import Sampler
 
 
 class GroupedBatchSampler(Sampler[list[int]]):
-    """Batches whose images belong to one group, each image as early as the sampler's order and its group allow.
+    """Batches whose images belong to one group.
 
-    A batch comes as soon as a group has filled one. What remains of the groups at the end of an epoch is put together
-    into batches across groups, so that an epoch has every image of the sampler and ceil(images / batch_size) batches.
+    A batch is yielded as soon as a group has enough images for it. At the end of an epoch, the remaining images form
+    batches across groups. So an epoch has every image of the sampler and ceil(images / batch_size) batches.
 
     Args:
-        sampler: an order of indices with a length; `set_epoch` is passed on to it.
-        group_ids: group of every image, indexed by what the sampler yields.
+        sampler: yields indices and has a length; `set_epoch` is passed on to it.
+        group_ids: group of every image, by index.
         batch_size: in images.
-        drop_uneven: leave out the remains instead; the number of batches then differs from epoch to epoch.
+        drop_uneven: leave out the remaining images; the number of batches then differs between epochs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
 
 def set_epoch(sampler: Any, epoch: int) -> None:
-    """Tell a sampler, or the one that a batch sampler draws from, which epoch comes; those that take none are left."""
+    """Set the epoch of a sampler, or of the sampler inside a batch sampler, if it has `set_epoch`."""
     while not hasattr(sampler, "set_epoch"):
         if not hasattr(sampler, "sampler"):
             return

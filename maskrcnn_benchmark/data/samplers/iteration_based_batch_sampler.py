@@ -1,4 +1,4 @@
-"""Training counts iterations, not epochs."""
+"""Batches for a number of iterations, over as many epochs as that takes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from maskrcnn_benchmark.data.samplers.grouped_batch_sampler import set_epoch
 
 
 class IterationBasedBatchSampler(Sampler[list[int]]):
-    """Epoch after epoch of a batch sampler until a number of iterations is reached.
+    """Repeats a batch sampler, epoch after epoch, up to a number of iterations.
 
-    With `start_iter` it yields exactly what a run that began at 0 yields from there on, also in the middle of an epoch:
-    the batches before it are passed over without any image being read.
+    With `start_iter` it yields exactly the batches that a run from 0 yields from there on, also in the middle of an
+    epoch. Earlier batches are skipped without reading images.
 
     Args:
-        batch_sampler: yields batches, one epoch per iteration over it, `set_epoch` chooses which; has a length where
-            every epoch has the same number of batches.
-        num_iterations: iteration to stop at. start_iter: iteration to begin with.
+        batch_sampler: yields the batches of one epoch, which `set_epoch` chooses. It has a length if every epoch has
+            the same number of batches.
+        num_iterations: iteration to stop at.
+        start_iter: iteration to begin with.
     """
 
     def __init__(self, batch_sampler: Any, num_iterations: int, start_iter: int = 0) -> None:
@@ -33,7 +34,7 @@ class IterationBasedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         iteration, epoch = 0, 0
-        try:  # whole epochs before start_iter need not even be drawn where their length is known
+        try:  # if the length of an epoch is known, whole epochs before start_iter are skipped at once
             epoch = self.start_iter // len(self.batch_sampler)
             iteration = epoch * len(self.batch_sampler)
         except (TypeError, ZeroDivisionError):

@@ -8,16 +8,15 @@ from torch.utils.data.sampler import Sampler
 
 
 class RoundRobinBatchSampler(Sampler[list[int]]):
-    """Consecutive images in batches, batches dealt in turn to the processes; no image twice, none left out.
+    """Batches of consecutive images, dealt to the processes in turn. Every image comes exactly once.
 
-    Which images share a batch depends on the sizes given alone, so that it can be kept from one number of processes to
-    another.
+    The images of a batch do not depend on the number of processes.
 
     Args:
         length: number of images.
         group_size: batches do not cross multiples of this; see `build.make_data_loader`.
         batch_size: in images, at most `group_size`.
-        num_replicas, rank: number of processes and which one this is.
+        num_replicas, rank: number of processes, and the number of this process.
     """
 
     def __init__(self, length: int, group_size: int, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:

@@ -1,7 +1,7 @@
-"""Images of articulated people with masks and keypoints, drawn rather than photographed.
+"""Drawn images of articulated people with masks and keypoints: a training set that needs no download.
 
-A training set that needs no download: `body` samples a pose and projects it, `rendering` draws one person, `scene`
-puts several of them before a cluttered background and annotates what can be seen of each, `dataset` writes files.
+`body` samples a pose and projects it, `rendering` draws one person, `scene` draws several people in front of a
+cluttered background and annotates their visible parts, `dataset` writes files.
 """
 
 from .dataset import SPLITS, write_split

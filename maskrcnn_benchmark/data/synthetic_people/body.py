@@ -1,8 +1,8 @@
-"""A jointed body in three dimensions: sample a pose, turn it, project it.
+"""A jointed body in three dimensions: sample a pose, rotate it, project it.
 
-The body's own frame has X to the person's left, Y up and Z forward, in units of the body's height, with the ground
-at Y = 0 for a person who stands straight. The image sees it from the front (a yaw of 0) by orthographic projection, so
-that the person's left is on the image's right, as in a photograph.
+The body's own frame has X to the person's left, Y up and Z forward, in units of the body's height. The ground is Y = 0
+for a person who stands straight. The projection is orthographic. At a yaw of 0 the person faces the camera, so the
+person's left is on the image's right, as in a photograph.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TORSO_LENGTH, SHOULDER_HALF_WIDTH = 0.29, 0.118
 UPPER_ARM, FOREARM, HAND = 0.175, 0.15, 0.055
 THIGH, SHIN, FOOT = 0.24, 0.235, 0.075
 NECK_LENGTH, HEAD_RADIUS = 0.05, 0.062
-# Points of the face, relative to the head's centre, and the direction in which each looks out of the head.
+# Points of the face: position relative to the head's centre, and outward direction.
 FACE_POINTS = {
     "nose": ((0.0, -0.008, 0.066), (0.0, 0.0, 1.0)),
     "left_eye": ((0.024, 0.016, 0.054), (0.3, 0.0, 0.95)),
@@ -23,9 +23,9 @@ FACE_POINTS = {
     "left_ear": ((0.056, 0.0, 0.0), (0.97, 0.0, 0.25)),
     "right_ear": ((-0.056, 0.0, 0.0), (-0.97, 0.0, 0.25)),
 }
-FACING_AWAY = -0.15  # a face point whose outward direction points away from the camera by more is not labelled
+FACING_AWAY = -0.15  # a face point is not labelled if the depth of its outward direction is less than this
 
-# Ranges in degrees, one row a way of standing, one drawn for both arms or legs of a person and jittered for each side.
+# Ranges of angles in degrees. A row is a way to stand; one is drawn per person, and the angles for each side.
 ARM_POSES = {  # abduction, flexion, twist about the upper arm, bend of the elbow
     "hanging": ((4, 22), (-15, 20), (-40, 40), (0, 35)),
     "raised": ((110, 170), (-15, 25), (-60, 60), (0, 70)),
@@ -45,11 +45,12 @@ LEG_POSES = {  # abduction, flexion, bend of the knee
 
 @dataclass(frozen=True)
 class Pose:
-    """A projected body: joint name -> (x, y, depth) in units of the height, x right, y down, depth towards the camera.
+    """A projected body, in units of its height: x right, y down, depth towards the camera.
 
-    `joints` holds more than COCO's 17 points (hands, toes, neck, head). `labelled` says for each face point whether
-    it lies on the side of the head that the camera sees; limbs are always True. `head_axes` are the head's own X, Y
-    and Z axes in the same (x, y, depth) coordinates, for drawing what is on it.
+    Attributes:
+        joints: name -> (x, y, depth), for COCO's 17 points and for hands, toes, neck and head.
+        labelled: whether a face point is on the side of the head that the camera sees; True for all other joints.
+        head_axes: the head's own X, Y and Z axes in (x, y, depth), to draw the face.
     """
 
     joints: dict[str, np.ndarray]
@@ -58,7 +59,7 @@ class Pose:
 
 
 def sample_pose(rng: np.random.Generator) -> Pose:
-    """Draw a plausible pose and viewpoint: most people face the camera, some are seen from the side or behind."""
+    """Sample a plausible pose and view: most people face the camera, some are seen from the side or from behind."""
     joints, head_rotation = _forward_kinematics(rng)
     yaw = rng.normal(0.0, 35.0) if rng.random() < 0.8 else rng.uniform(-180.0, 180.0)
     view = _rotation_y(-yaw) @ _rotation_z(rng.normal(0.0, 7.0))
@@ -85,7 +86,7 @@ def _forward_kinematics(rng: np.random.Generator) -> tuple[dict[str, np.ndarray]
 
     arm_pose, leg_pose = rng.choice(list(ARM_POSES)), rng.choice(list(LEG_POSES), p=[0.35, 0.15, 0.25, 0.1, 0.15])
     for side, sign in (("left", 1.0), ("right", -1.0)):
-        if rng.random() < 0.35:  # the two arms often do different things
+        if rng.random() < 0.35:  # the arms often have different poses
             arm_pose = rng.choice(list(ARM_POSES))
         abduction, flexion, twist, elbow = (rng.uniform(*angles) for angles in ARM_POSES[arm_pose])
         shoulder = neck + torso @ np.array([sign * SHOULDER_HALF_WIDTH, -0.025, 0.0])

@@ -1,4 +1,4 @@
-"""Write splits of drawn people in COCO's layout on disk."""
+"""Write data sets of drawn people in COCO's format."""
 
 import contextlib
 import json
@@ -32,10 +32,13 @@ CATEGORY = {
 
 
 def write_split(output: Path, split: str, count: int, settings: SceneSettings, seed: int, workers: int) -> None:
-    """Write the images and the annotation file of one split ("train" or "val"), unless they are there already.
+    """Write the images and the annotation file of one split ("train" or "val"), unless they exist already.
 
-    With one worker that is this process; several are started anew, which in a script needs a `__main__` guard.
-    An image is a function of (seed, split, number, settings) alone. Raises OSError where the folder cannot be written.
+    An image depends only on (seed, split, number, settings).
+
+    Args:
+        workers: 1 draws in this process. Several are spawned, so a script that calls this needs a `__main__` guard.
+    Raises: OSError if the folder cannot be written.
     """
     description = {"description": "Drawn people", "version": str(GENERATOR_VERSION), "split": split, "count": count,
                    "seed": seed, "settings": json.loads(json.dumps(asdict(settings)))}  # fmt: skip
@@ -46,7 +49,7 @@ def write_split(output: Path, split: str, count: int, settings: SceneSettings, s
         return
     folder.mkdir(parents=True, exist_ok=True)
     annotation_file.parent.mkdir(parents=True, exist_ok=True)
-    annotation_file.unlink(missing_ok=True)  # an interrupted run must not leave an old list beside new images
+    annotation_file.unlink(missing_ok=True)  # an interrupted run must not leave an old file with new images
 
     draw = partial(_write_image, folder=folder, split_number=SPLITS.index(split), settings=settings, seed=seed)
     images: list[dict[str, Any]] = []
@@ -56,9 +59,9 @@ def write_split(output: Path, split: str, count: int, settings: SceneSettings, s
         if workers == 1:
             drawn = map(draw, range(1, count + 1))
         else:
-            # Spawned, not forked: a fork of a process whose OpenCV has started its threads hangs in the child.
+            # Spawned, not forked: if OpenCV has started threads, the forked process hangs.
             context = get_context("spawn")
-            # The processes share the cores already, so that each has one thread.
+            # The processes share the cores, so each uses one thread.
             pool = ProcessPoolExecutor(min(workers, count), context, initializer=cv2.setNumThreads, initargs=(1,))
             drawn = stack.enter_context(pool).map(draw, range(1, count + 1), chunksize=4)
         for image, people in tqdm(drawn, total=count, desc=f"drawing {split}", unit="image"):
@@ -84,12 +87,12 @@ def _is_complete(annotation_file: Path, folder: Path, description: dict[str, Any
 def _write_image(
     number: int, *, folder: Path, split_number: int, settings: SceneSettings, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Draw image `number` and save it; returns its COCO image entry and its annotations, which lack ids."""
+    """Draw image `number` and save it. Returns: its COCO image entry; its annotations, still without ids."""
     pixels, people = render_scene(settings, np.random.default_rng([seed, split_number, number]))
     name = f"{number:012d}.jpg"
     path = folder / name
     if not cv2.imwrite(str(path), pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise OSError(f"{path} could not be written (is the disk full?)")
-    # Ids of the two splits differ, so that results of one are never scored against the other unnoticed.
+    # Ids of the two splits differ, so that it is noticed if results of one are scored against the other.
     identity = split_number * 1_000_000_000 + number
     return {"id": identity, "file_name": name, "width": settings.width, "height": settings.height}, people

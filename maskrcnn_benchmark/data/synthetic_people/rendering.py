@@ -16,7 +16,7 @@ RADII = {
 }  # fmt: skip
 SKIN_TONES = np.array([[255, 219, 188], [232, 190, 152], [198, 145, 104], [150, 99, 66], [101, 64, 42]], np.float32)
 HAIR_TONES = np.array([[28, 22, 20], [72, 46, 30], [132, 88, 46], [196, 164, 96], [120, 120, 120]], np.float32)
-# A keypoint is seen where the topmost part is one of these: a joint belongs to the limbs that meet in it.
+# A keypoint is visible if the topmost part at its pixel is one of these: a joint belongs to the limbs that meet there.
 PARTS_AT_KEYPOINT = {
     "shoulder": ("{side}_upper_arm", "torso"),
     "elbow": ("{side}_upper_arm", "{side}_forearm"),
@@ -30,7 +30,7 @@ FACE_PARTS = ("head", "hair", "face")
 
 @dataclass(frozen=True)
 class Outfit:
-    """Colours and cut of one person's clothes: functions of the image position that give RGB."""
+    """Colours and cut of one person's clothes."""
 
     skin: np.ndarray
     hair: np.ndarray
@@ -69,10 +69,14 @@ class Texture:
 
 @dataclass(frozen=True)
 class Person:
-    """One drawn person on the whole canvas.
+    """One person, drawn on a canvas of the scene's size.
 
-    colour (H, W, 3) float32; part_ids (H, W) uint8, 0 where the person is not, else 1 + the index into `part_names`;
-    keypoints (K, 2) float in pixels of the canvas; labelled (K,) bool.
+    Attributes:
+        colour: (H, W, 3) float32.
+        part_ids: (H, W) uint8, 1 + index into `part_names`; 0 outside the person.
+        part_names: names of the body parts.
+        keypoints: (K, 2) float, in pixels of the canvas.
+        labelled: (K,) bool.
     """
 
     colour: np.ndarray
@@ -82,7 +86,7 @@ class Person:
     labelled: np.ndarray
 
     def shows_keypoint(self, keypoint_names: tuple[str, ...], visible: np.ndarray) -> np.ndarray:
-        """Which keypoints (K,) lie on a part that they belong to, at a pixel where `visible` (H, W) bool is set."""
+        """Which keypoints (K,) are visible: on a part that they belong to, at a pixel with `visible` (H, W) set."""
         height, width = self.part_ids.shape
         columns, rows = np.floor(self.keypoints).astype(int).T
         shown: np.ndarray = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -95,7 +99,7 @@ class Person:
 
 
 def parts_at_keypoint(name: str) -> tuple[str, ...]:
-    """Names of the body parts that a COCO keypoint lies on."""
+    """Names of the body parts that a COCO keypoint belongs to."""
     if name in FACE_POINTS:
         return FACE_PARTS
     side, joint = name.split("_")
@@ -103,7 +107,7 @@ def parts_at_keypoint(name: str) -> tuple[str, ...]:
 
 
 def sample_outfit(rng: np.random.Generator, height: float) -> Outfit:
-    """Draw clothes for a person who is `height` pixels tall."""
+    """Sample clothes for a person who is `height` pixels tall."""
     skin = SKIN_TONES[rng.integers(len(SKIN_TONES))] + rng.normal(0, 6, 3)
     hair = HAIR_TONES[rng.integers(len(HAIR_TONES))] + rng.normal(0, 6, 3)
     return Outfit(
@@ -126,7 +130,7 @@ def draw_person(
     """Draw a body whose pelvis is at `centre` and whose standing height is `height`, in pixels of the canvas."""
     points = {name: np.array([centre[0] + xyz[0] * height, centre[1] + xyz[1] * height]) for name, xyz in
               pose.joints.items()}  # fmt: skip
-    # The pelvis is the origin of the pose's image frame: its own offset is taken out.
+    # Move the pelvis to the centre.
     shift = points["pelvis"] - np.asarray(centre)
     points = {name: point - shift for name, point in points.items()}
     colour = np.zeros((*canvas_hw, 3), np.float32)
@@ -197,7 +201,7 @@ def _head(
         half = up[:2] * size * (stretch - 1.0)
         return _capsule(name, depth + lift, middle - half, middle + half, size, size, fill)
 
-    # Hair is a cap shifted up and to the back of the head: it hides the face of someone who is seen from behind.
+    # Hair is a cap, shifted up and to the back of the head, so it hides the face if the person is seen from behind.
     parts = [
         disc("head", np.zeros(3), 0.02, radius * 0.88, outfit.skin, 1.25),
         disc("hair", up * 0.022 - forward * 0.028, 0.02 - forward[2] * 0.02, radius * 0.92, outfit.hair, 1.1),
@@ -229,7 +233,7 @@ def _capsule(
 
 
 def _across(direction: np.ndarray) -> np.ndarray:
-    """Unit vector at right angles to a direction in the image."""
+    """Unit vector perpendicular to a direction in the image."""
     length = max(float(np.linalg.norm(direction)), 1e-6)
     return np.array([-direction[1], direction[0]]) / length
 
@@ -243,13 +247,13 @@ def _hull(circles: list[tuple[np.ndarray, float]]) -> np.ndarray:
 
 
 def _paint(part: _Part, colour: np.ndarray, part_ids: np.ndarray, part_id: int, light: float) -> None:
-    """Fill the outline, darker towards the side that is turned from the light; edits the two canvases in place."""
+    """Fill the outline in both canvases, in place; darker on the side away from the light."""
     height, width = part_ids.shape
     left, top = np.maximum(np.floor(part.outline.min(0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(part.outline.max(0)).astype(int) + 2, (width, height))
     if left >= right or top >= bottom:
         return
-    # OpenCV's integer coordinates are pixel centres, ours put the centre of the first pixel at 0.5.
+    # In OpenCV the centre of the first pixel is 0, here it is 0.5.
     corners = np.round((part.outline - (left + 0.5, top + 0.5)) * (1 << SUBPIXEL_BITS)).astype(np.int32)
     inside = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillConvexPoly(inside, corners, 1, lineType=cv2.LINE_8, shift=SUBPIXEL_BITS)

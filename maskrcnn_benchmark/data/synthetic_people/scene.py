@@ -1,4 +1,4 @@
-"""Several people before, among and behind things: an RGB image and the COCO annotations of what can be seen of it."""
+"""Scenes of several people among other objects: an RGB image, and COCO annotations of the visible parts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ from .body import sample_pose
 from .rendering import Person, draw_person, sample_outfit
 
 KEYPOINT_NAMES = tuple(PersonKeypoints.NAMES)
-SUPERSAMPLING = 2  # scenes are drawn this much larger and averaged, so that edges are smooth
-MIN_VISIBLE_SHARE = 0.2  # a person of whom less can be seen is taken out of the scene
-MIN_PIXELS = 60 * SUPERSAMPLING**2  # likewise, on the enlarged canvas
-TRACING = 2  # masks are enlarged by this factor once more to trace their outlines more closely
-MIN_PIECE = 2.0  # square pixels of the image; smaller pieces and holes of a mask are not worth a polygon
+SUPERSAMPLING = 2  # scenes are drawn larger by this factor and averaged, for smooth edges
+MIN_VISIBLE_SHARE = 0.2  # a person with a smaller visible share is removed from the scene
+MIN_PIXELS = 60 * SUPERSAMPLING**2  # so is a person with fewer visible pixels of the canvas
+TRACING = 2  # masks are enlarged again by this factor to trace their outlines more closely
+MIN_PIECE = 2.0  # square pixels of the image; smaller pieces and holes of a mask are ignored
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def render_scene(settings: SceneSettings, rng: np.random.Generator) -> tuple[np.
     canvas = _background(settings, rng, canvas_hw)
     people = _sample_people(settings, rng, canvas_hw, light)
     occluders = [_sample_occluder(rng, canvas_hw) for _ in range(2) if rng.random() < settings.occluder_chance]
-    # Occluders stand before everyone but the nearest person, as a bench or a car would.
+    # Occluders, such as a bench or a car, are in front of everyone except the nearest person.
     people, visible = _drop_hidden(people, occluders)
     for index, person in enumerate(people):
         if index == len(people) - 1:
@@ -60,7 +60,7 @@ def render_scene(settings: SceneSettings, rng: np.random.Generator) -> tuple[np.
 def _sample_people(
     settings: SceneSettings, rng: np.random.Generator, canvas_hw: tuple[int, int], light: float
 ) -> list[Person]:
-    """Place people so that most stand in the picture and some are cut by its border; far ones come first."""
+    """Place people, the farthest first. Most are in the image, some are cut by its border."""
     heights = np.sort(rng.uniform(*settings.person_height, rng.integers(1, settings.max_people + 1))) * canvas_hw[0]
     people = []
     for height in heights:
@@ -68,7 +68,7 @@ def _sample_people(
         y = rng.uniform(0.42, 0.72) * canvas_hw[0] if rng.random() < 0.8 else rng.uniform(0.1, 1.0) * canvas_hw[0]
         person = draw_person(sample_pose(rng), sample_outfit(rng, height), KEYPOINT_NAMES, centre=(x, y),
                              height=height, canvas_hw=canvas_hw, light=light)  # fmt: skip
-        if np.count_nonzero(person.part_ids) >= MIN_PIXELS:  # else it stands outside the picture
+        if np.count_nonzero(person.part_ids) >= MIN_PIXELS:  # else the person is outside the image
             people.append(person)
     return people
 
@@ -76,7 +76,7 @@ def _sample_people(
 def _drop_hidden(
     people: list[Person], occluders: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[list[Person], list[np.ndarray]]:
-    """Take out people of whom too little can be seen; returns the rest with the (H, W) bool pixels that show each."""
+    """Remove people who are hardly visible. Returns: the others; the visible pixels (H, W) bool of each."""
     kept: list[Person] = []
     visible: list[np.ndarray] = []
     covered: np.ndarray | None = None
@@ -118,9 +118,9 @@ def _annotate(person: Person, seen: np.ndarray) -> dict[str, Any]:
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outlines of a mask (H, W) bool on the enlarged canvas, as polygons in image pixels that have no holes.
+    """The outlines of a mask (H, W) bool of the canvas, as polygons in image pixels.
 
-    COCO's polygons cannot say "without": a piece with a hole is cut in two through the hole, until none has one.
+    COCO's polygons cannot have holes, so a piece with a hole is cut in two through the hole, until there are none.
     """
     polygons = []
     pieces = [mask.repeat(TRACING, 0).repeat(TRACING, 1).astype(np.uint8)]
@@ -131,7 +131,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
         if hierarchy is None:
             continue
         hierarchy = np.reshape(hierarchy, (-1, 4))
-        # A hole of a few pixels is filled; it would only multiply the pieces.
+        # Small holes are filled, as they would only lead to more pieces.
         holes = [contour for contour, links in zip(contours, hierarchy, strict=True)
                  if links[3] >= 0 and cv2.contourArea(contour) > min_area]  # fmt: skip
         if holes:
@@ -156,7 +156,7 @@ def _outline(contour: np.ndarray) -> list[float]:
 
 
 def _background(settings: SceneSettings, rng: np.random.Generator, canvas_hw: tuple[int, int]) -> np.ndarray:
-    """A wall, a floor and many things: (H, W, 3) float32 RGB."""
+    """A wall, a floor and many objects: (H, W, 3) float32 RGB."""
     height, width = canvas_hw
     canvas = np.empty((height, width, 3), np.float32)
     horizon = int(rng.uniform(0.35, 0.85) * height)
@@ -173,7 +173,7 @@ def _background(settings: SceneSettings, rng: np.random.Generator, canvas_hw: tu
 
 
 def _draw_thing(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """One piece of clutter, drawn in place; poles and discs in skin colours are meant to be mistaken for limbs."""
+    """Draw one object in place. Lines in skin colours look like limbs on purpose."""
     height, width = canvas.shape[:2]
     centre = tuple(int(value) for value in rng.uniform((0, 0), (width, height)))
     size = rng.uniform(0.03, 0.28) * height
@@ -199,7 +199,7 @@ def _draw_thing(canvas: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _sample_occluder(rng: np.random.Generator, canvas_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Something that stands in front: its pixels (H, W) bool and its colours (H, W, 3)."""
+    """An object in the foreground: its pixels (H, W) bool and its colours (H, W, 3)."""
     height, width = canvas_hw
     mask = np.zeros(canvas_hw, np.uint8)
     x, y = rng.uniform(0, width), rng.uniform(0.5, 1.0) * height
@@ -220,7 +220,7 @@ def _paint_occluders(canvas: np.ndarray, occluders: list[tuple[np.ndarray, np.nd
 
 
 def _photograph(canvas: np.ndarray, settings: SceneSettings, rng: np.random.Generator) -> np.ndarray:
-    """Average to the image's size and add exposure, colour cast and sensor noise."""
+    """Average to the image's size; add exposure, a colour cast and sensor noise."""
     image = cv2.resize(canvas, (settings.width, settings.height), interpolation=cv2.INTER_AREA)
     image = image * rng.uniform(0.8, 1.15) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     image += rng.normal(0, settings.noise, image.shape).astype(np.float32)

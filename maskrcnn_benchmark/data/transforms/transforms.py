@@ -1,8 +1,8 @@
-"""Augmentation and conversion of an image together with its target.
+"""Transforms of an image together with its target.
 
-A transform is called with an image and a target (a `BoxList`, or None) and returns both; inputs stay as they are.
-Images are 8-bit RGB (PIL) up to `ToTensor`. Chance comes from PyTorch's global CPU generator, which the training loader
-seeds for every sample (see `maskrcnn_benchmark.data.seeding`).
+A transform is called with an image and a target (a `BoxList`, or None) and returns both. It does not change its inputs.
+Images are 8-bit RGB (PIL) before `ToTensor`. Random numbers come from PyTorch's global CPU generator, which the
+training loader seeds for every sample (see `maskrcnn_benchmark.data.seeding`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, BoxList
 
-IMAGE_FORMATS = ("RGB", "BGR", "RGB255", "BGR255")  # order of the channels, and 0 to 255 instead of 0 to 1
+IMAGE_FORMATS = ("RGB", "BGR", "RGB255", "BGR255")  # order of the channels; 255: values 0 to 255 instead of 0 to 1
 
 
 class Compose:
-    """One transform after the other."""
+    """Applies transforms one after the other."""
 
     def __init__(self, transforms: Sequence[Callable[[Any, BoxList | None], tuple[Any, BoxList | None]]]) -> None:
         self.transforms = list(transforms)
@@ -37,15 +37,14 @@ class Compose:
 
 
 class Resize:
-    """Scale an image so that its short side has a given length, unless its long side then grew too long.
+    """Resize an image so that its short side has a given length, or its long side the longest length allowed.
 
-    Sampling is bilinear and, where the image shrinks, averages over what a pixel covers (PIL), as released weights
-    expect.
+    Bilinear, with antialiasing when the image shrinks (PIL), as released weights expect.
 
     Args:
-        min_size: length of the short side in pixels, or several of which one is drawn per image.
-        max_size: limit of the long side in pixels: one, or one for each of `min_size`; None sets no limit.
-    Raises: ValueError when the numbers do not go together.
+        min_size: length of the short side in pixels, or several lengths, of which one is drawn per image.
+        max_size: longest long side in pixels: one, or one for each of `min_size`; None for no limit.
+    Raises: ValueError if the numbers do not fit together.
     """
 
     def __init__(self, min_size: int | Sequence[int], max_size: int | Sequence[int] | None = None) -> None:
@@ -61,7 +60,7 @@ class Resize:
             raise ValueError(f"Resize was given short sides {min_size}, long sides {max_size}; they must be positive")
 
     def get_size(self, size_wh: tuple[int, int], choice: int = 0) -> tuple[int, int]:
-        """(height, width) that an image of (width, height) gets with one of the sizes."""
+        """(height, width) of an image of size (width, height) after resizing; `choice` is an index into `min_size`."""
         short, long = min(size_wh), max(size_wh)
         new_short, limit = self.min_size[choice], self.max_size[choice]
         if limit is not None and long / short * new_short > limit:
@@ -83,7 +82,7 @@ class Resize:
 
 
 class _RandomFlip:
-    """Mirror image, boxes, masks and keypoints with a probability."""
+    """Flip image, boxes, masks and keypoints with a probability."""
 
     image_method: Image.Transpose
     target_method: int
@@ -101,19 +100,19 @@ class _RandomFlip:
 
 
 class RandomHorizontalFlip(_RandomFlip):
-    """Mirror left and right; left and right keypoints change names."""
+    """Flip left-right. Left and right keypoints swap names."""
 
     image_method, target_method = Image.Transpose.FLIP_LEFT_RIGHT, FLIP_LEFT_RIGHT
 
 
 class RandomVerticalFlip(_RandomFlip):
-    """Mirror top and bottom. Here too a left hand comes to look like a right one, so keypoints change names as well."""
+    """Flip up-down. A left hand then looks like a right one, so left and right keypoints swap names here too."""
 
     image_method, target_method = Image.Transpose.FLIP_TOP_BOTTOM, FLIP_TOP_BOTTOM
 
 
 class ColorJitter:
-    """Random brightness, contrast, saturation (factors 1 - x to 1 + x) and hue (a shift of -x to x): torchvision's."""
+    """torchvision's random brightness, contrast, saturation (factors 1 - x to 1 + x) and hue (shift of -x to x)."""
 
     def __init__(
         self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
@@ -128,10 +127,10 @@ class ColorJitter:
 
 
 class ToTensor:
-    """PIL image -> (3, H, W) uint8, values 0 to 255; `Normalize` makes them float, once."""
+    """PIL image -> (3, H, W) uint8, values 0 to 255. `Normalize` converts them to float."""
 
     def __call__(self, image: Image.Image, target: BoxList | None = None) -> tuple[Tensor, BoxList | None]:
-        pixels = torch.from_numpy(np.array(image))  # (H, W, 3), a copy that may be written to
+        pixels = torch.from_numpy(np.array(image))  # (H, W, 3), a writable copy
         return pixels.permute(2, 0, 1), target
 
     def __repr__(self) -> str:
@@ -139,14 +138,14 @@ class ToTensor:
 
 
 class Normalize:
-    """(3, H, W) RGB -> float32 in the given format, less the mean, divided by the deviation.
+    """(3, H, W) RGB -> float32 in the given format, minus the mean, divided by the standard deviation.
 
-    Input is uint8 0 to 255, or float 0 to 1.
+    Input is uint8 (0 to 255) or float (0 to 1).
 
     Args:
         mean, std: per channel, in the order and range of the format.
-        to_bgr255: the format "BGR255" (True) or "RGB" (False), where `image_format` is not given.
-        image_format: one of IMAGE_FORMATS; "" is as not given.
+        to_bgr255: used if there is no `image_format`: "BGR255" (True) or "RGB" (False).
+        image_format: one of IMAGE_FORMATS, or "".
     """
 
     def __init__(

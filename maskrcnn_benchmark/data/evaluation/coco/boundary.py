@@ -1,8 +1,8 @@
-"""Boundary AP: COCO's mask AP with an overlap that looks at contours, however large the object.
+"""Boundary AP: COCO's mask AP with an overlap that measures contours, for objects of any size.
 
-Mask IoU of a large object hardly moves when its outline is off by some pixels, for most of its pixels lie far from it.
-Boundary IoU compares the bands along the two outlines instead. As it does not see inside, both have to agree: a
-detection's overlap is the smaller of mask IoU and boundary IoU.
+The mask IoU of a large object hardly changes if its outline is wrong by some pixels, because most pixels are far from
+the outline. Boundary IoU compares the bands along the two outlines instead. It ignores the inside, so the overlap of a
+detection is the smaller of mask IoU and boundary IoU.
 
 Source: Cheng et al. 2021, Boundary IoU: Improving object-centric image segmentation evaluation, sections 4 and 5.
 """
@@ -21,17 +21,17 @@ from pycocotools.cocoeval import COCOeval
 
 RLE = Mapping[str, Any]
 
-DILATION_RATIO = 0.02  # width of the band over the image's diagonal, the paper's choice for COCO
+DILATION_RATIO = 0.02  # width of the band / diagonal of the image; the value of the paper for COCO
 
 
 class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
     """COCOeval of masks by the smaller of mask IoU and boundary IoU.
 
-    With a crowd both overlaps are, as in COCO's rule, over the detection's pixels alone.
+    With a crowd region, both overlaps are relative to the detection's pixels only, as in COCO's rule.
 
     Args:
         ground_truth, detections: COCO objects with masks.
-        dilation_ratio: width of the band over the image's diagonal.
+        dilation_ratio: width of the band / diagonal of the image.
     """
 
     def __init__(self, ground_truth: COCO, detections: COCO, dilation_ratio: float = DILATION_RATIO) -> None:
@@ -39,7 +39,7 @@ class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
         self.dilation_ratio = dilation_ratio
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803  (pycocotools' names)
-        """(D, G) overlaps of the best detections of a category in an image, best first; called once per pair."""
+        """(D, G) overlaps of the best detections of a category in an image, best first."""
         mask_ious = super().computeIoU(imgId, catId)
         if len(mask_ious) == 0:
             return mask_ious
@@ -61,12 +61,12 @@ class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
 def boundary_of(rle: RLE, dilation_ratio: float = DILATION_RATIO) -> dict[str, Any]:
     """The pixels of a mask within a distance of its contour.
 
-    The contour runs along the image's edge where the mask touches it. Distances count steps to any of the eight
-    neighbours, so that the band is what this many erosions by 3x3 pixels take away.
+    If the mask touches the image's edge, the contour follows the edge. The distance is a number of erosions by 3x3
+    pixels; the band is what they remove.
 
     Args:
         rle: compressed run lengths.
-        dilation_ratio: distance over the image's diagonal; it is rounded to whole pixels, and at least one.
+        dilation_ratio: distance / diagonal of the image; the distance is rounded to whole pixels, and at least one.
     Returns: compressed run lengths of the same size.
     """
     height, width = rle["size"]
@@ -74,7 +74,7 @@ def boundary_of(rle: RLE, dilation_ratio: float = DILATION_RATIO) -> dict[str, A
     left, top, box_width, box_height = (int(value) for value in mask_utils.toBbox(rle))
     band = np.zeros((height, width), dtype=np.uint8, order="F")
     if box_width and box_height:
-        window = np.s_[top : top + box_height, left : left + box_width]  # nothing outside, so erosion may stay inside
+        window = np.s_[top : top + box_height, left : left + box_width]  # all mask pixels are in the window
         mask = np.ascontiguousarray(mask_utils.decode(rle)[window])
         kernel = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
         band[window] = mask - cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)

@@ -1,4 +1,4 @@
-"""The annotations that an evaluation counts against, made fit for pycocotools."""
+"""The annotations that detections are scored against, completed as pycocotools needs them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pycocotools.coco import COCO
@@ -15,12 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, num_keypoints: int = 17) -> COCO:
-    """A COCO object of these images alone, fit for `COCOeval` of `iou_type` ("bbox", "segm" or "keypoints").
+    """A COCO object of only these images, for `COCOeval` of `iou_type`. `coco` is not changed.
 
-    `iscrowd`, `area` and `num_keypoints` are filled in where the file leaves them out. Annotations with a box that
-    is not finite or has no area, and for "segm" those without a mask, would make pycocotools fail: they are left
-    out, and counted in one warning. `coco` is not changed.
-    Raises: ValueError when an annotation has another number of keypoints than `num_keypoints`.
+    Missing `iscrowd`, `area` and `num_keypoints` are filled in. Annotations whose box is not finite or has no area, and
+    for "segm" those without a mask, would make pycocotools fail. They are left out, and one warning counts them.
+
+    Args:
+        iou_type: "keypoints" and "segm" complete keypoints and masks; any other only boxes.
+    Raises: ValueError if an annotation has another number of keypoints than `num_keypoints`.
     """
     wanted = set(image_ids)
     annotations, dropped = [], []
@@ -32,7 +34,7 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
         if usable is None:
             dropped.append(annotation.get("id"))
         else:
-            if usable["id"] == 0:  # which pycocotools takes for "matched by nothing"
+            if usable["id"] == 0:  # pycocotools uses 0 for "not matched"
                 usable["id"] = unused_id
             annotations.append(usable)
     if dropped:
@@ -51,7 +53,7 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
 
 
 def new_coco(dataset: dict[str, Any]) -> COCO:
-    """A COCO object of a dataset that is already in memory; pycocotools' printing is kept off the screen."""
+    """A COCO object of a data set in memory, without pycocotools' output on the screen."""
     coco = COCO()
     coco.dataset = dataset
     with contextlib.redirect_stdout(io.StringIO()):
@@ -66,23 +68,36 @@ def _usable_annotation(annotation: dict[str, Any], iou_type: str, num_keypoints:
     annotation = dict(annotation)
     annotation.setdefault("iscrowd", 0)
     annotation.setdefault("area", box[2] * box[3])
-    if iou_type == "segm":
-        annotation["segmentation"] = _usable_segmentation(annotation.get("segmentation"))
-        return annotation if annotation["segmentation"] else None
-    if iou_type == "keypoints":
-        keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
-        if len(keypoints) != 3 * num_keypoints:
-            raise ValueError(
-                f"annotation {annotation.get('id')} has {len(keypoints) // 3} keypoints, but the evaluation has "
-                f"{num_keypoints} sigmas. Give one sigma per keypoint in TEST.KEYPOINT_OKS_SIGMAS."
-            )
-        annotation["keypoints"] = keypoints
-        annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in keypoints[2::3]))
-    return annotation
+    complete = _COMPLETE.get(iou_type)
+    return annotation if complete is None or complete(annotation, num_keypoints) else None
+
+
+def _complete_mask(annotation: dict[str, Any], num_keypoints: int) -> bool:
+    annotation["segmentation"] = _usable_segmentation(annotation.get("segmentation"))
+    return bool(annotation["segmentation"])
+
+
+def _complete_keypoints(annotation: dict[str, Any], num_keypoints: int) -> bool:
+    keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
+    if len(keypoints) != 3 * num_keypoints:
+        raise ValueError(
+            f"annotation {annotation.get('id')} has {len(keypoints) // 3} keypoints, but the evaluation has "
+            f"{num_keypoints} sigmas. Give one sigma per keypoint in TEST.KEYPOINT_OKS_SIGMAS."
+        )
+    annotation["keypoints"] = keypoints
+    annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in keypoints[2::3]))
+    return True
+
+
+# iou type -> fills in an annotation, and returns whether it can be used
+_COMPLETE: dict[str, Callable[[dict[str, Any], int], bool]] = {
+    "segm": _complete_mask,
+    "keypoints": _complete_keypoints,
+}
 
 
 def _usable_segmentation(segmentation: Any) -> Any:
-    """Run lengths, or the polygons of three points or more: pycocotools takes four numbers for a box."""
+    """Run lengths, or the polygons with at least three points: pycocotools takes four numbers for a box."""
     if isinstance(segmentation, list):
         return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
     return segmentation
