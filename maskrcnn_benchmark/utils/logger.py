@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:  # it takes a type argument at runtime only from Python 3.11 on
+    _TextHandler = logging.StreamHandler
 
 LOG_FILE = "log.txt"
 
 
-class _Screen("logging.StreamHandler[TextIO]"):
+class _Screen(_TextHandler):
     """Standard output as it is when a line is written, not when logging was set up: redirections are followed."""
 
     def __init__(self, level: int) -> None:
