@@ -21,6 +21,8 @@ from maskrcnn_benchmark.data.catalog import check_names, dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.engine.run import friendly_errors
+from maskrcnn_benchmark.reporting.overlaps import MEASURES
+from maskrcnn_benchmark.reporting.refinement_report import REFINED_TASKS
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.registry import UnknownNameError
 
@@ -57,8 +59,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     dataset.set_defaults(run=run_dataset)
 
     for name, text, run, tasks in (
-        ("predictions", "what a test found beside ground truth", run_predictions, ("bbox", "segm", "keypoints")),
-        ("refine", "coarse beside refined beside ground truth", run_refine, ("segm", "keypoints")),
+        ("predictions", "what a test found beside ground truth", run_predictions, tuple(MEASURES)),
+        ("refine", "coarse beside refined beside ground truth", run_refine, REFINED_TASKS),
     ):
         results = commands.add_parser(name, help=text)
         _add_output(results, name, count=40)

@@ -13,11 +13,12 @@ from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
+from maskrcnn_benchmark.data.evaluation.coco.tasks import task_of
 from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 
 from .files import ReportError
-from .overlaps import is_ignored, keypoint_sigmas, similarities
-from .results_files import PAYLOADS, Results
+from .overlaps import MEASURES, Sigmas, keypoint_sigmas
+from .results_files import Results
 
 
 class Counts(NamedTuple):
@@ -123,7 +124,7 @@ def match_dataset(
     """Match the detections of every image of a data set, in its order.
 
     Args:
-        name: result file to compare, a key of PAYLOADS.
+        name: result file to compare, such as "segm" or "segm_coarse".
         threshold: minimum IoU (boxes, masks) or OKS (keypoints) of a match.
         min_score: detections with a lower score are left out.
         sigmas: one falloff per keypoint for OKS; COCO's 17 if empty.
@@ -137,7 +138,7 @@ def match_dataset(
             f"{len(unknown)} of the {len(results.rows)} images in {results.folder} are not in {dataset} "
             f"(image ids {_first_few(unknown)}): --dataset must name the data set that was tested"
         )
-    task = name.removesuffix("_coarse")
+    task = task_of(name).name
     falloffs = keypoint_sigmas(sigmas)
     if task == "keypoints" and results.num_keypoints(name) not in (0, len(falloffs)):
         raise ReportError(
@@ -174,18 +175,16 @@ def partner_overlaps(
     nan for a detection without a match, or if the annotation has no mask or no labelled keypoints.
 
     Args:
-        name: the other result file, a key of PAYLOADS.
+        name: the other result file.
     """
-    task = name.removesuffix("_coarse")
-    falloffs = keypoint_sigmas(sigmas)
+    measure, falloffs = MEASURES[task_of(name).name], keypoint_sigmas(sigmas)
     annotations = {annotation["id"]: annotation for annotation in ground_truth.imgToAnns.get(matches.image_id, [])}
     overlaps = np.full(len(matches.rows), np.nan)
     for position, (row, partner) in enumerate(zip(matches.rows.tolist(), matches.partners.tolist(), strict=True)):
         annotation = annotations.get(int(matches.annotation_ids[partner])) if partner >= 0 else None
-        if annotation is None or is_ignored(annotation, task):
-            continue
-        payload = results.entries[name][row][PAYLOADS[name]]
-        overlaps[position] = similarities(task, [payload], [annotation], ground_truth, falloffs)[0, 0]
+        if annotation is not None and not measure.is_ignored(annotation):
+            value = results.values(name, np.array([row]))
+            overlaps[position] = measure.table(value, [annotation], ground_truth, falloffs)[0, 0]
     return overlaps
 
 
@@ -224,22 +223,22 @@ def _match_image(
     name: str,
     ground_truth: COCO,
     threshold: float,
-    sigmas: NDArray[np.float64],
+    sigmas: Sigmas,
 ) -> ImageMatches:
     """Match within each category."""
-    task = name.removesuffix("_coarse")
+    measure = MEASURES[task_of(name).name]
     entries = results.entries[name]
     annotations = ground_truth.imgToAnns.get(image_id, [])
     categories = np.array([entries[row]["category_id"] for row in rows.tolist()], dtype=np.int64)
     truth_categories = np.array([annotation["category_id"] for annotation in annotations], dtype=np.int64)
     crowd = np.array([bool(annotation["iscrowd"]) for annotation in annotations], dtype=bool)
-    ignored = np.array([is_ignored(annotation, task) for annotation in annotations], dtype=bool)
+    ignored = np.array([measure.is_ignored(annotation) for annotation in annotations], dtype=bool)
     partners = np.full(len(rows), -1, dtype=np.int64)
     overlaps = np.zeros(len(rows))
     for category in np.intersect1d(categories, truth_categories):
         found, there = np.flatnonzero(categories == category), np.flatnonzero(truth_categories == category)
-        payloads = [entries[row][PAYLOADS[name]] for row in rows[found].tolist()]
-        table = similarities(task, payloads, [annotations[i] for i in there.tolist()], ground_truth, sigmas)
+        values = results.values(name, rows[found])
+        table = measure.table(values, [annotations[i] for i in there.tolist()], ground_truth, sigmas)
         chosen = match_greedily(table, crowd[there], ignored[there], threshold)
         matched = np.flatnonzero(chosen >= 0)
         partners[found[matched]] = there[chosen[matched]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,40 +13,68 @@ from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
+Annotation = Mapping[str, Any]  # of COCO's annotation file
+Sigmas = NDArray[np.float64]  # (K,) one falloff per keypoint, for OKS
 
-def similarities(
-    task: str,
-    payloads: Sequence[Any],
-    annotations: Sequence[Mapping[str, Any]],
-    ground_truth: COCO,
-    sigmas: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """(D, G) overlaps of D detections with G annotations: IoU for "bbox" and "segm", OKS for "keypoints".
 
-    With a crowd, IoU is the fraction of the detection inside the crowd, as COCO defines it.
+@dataclass(frozen=True)
+class Measure:
+    """How the results of a task are compared with annotations.
 
-    Args:
-        payloads: what was detected: boxes x, y, width, height; run lengths; or 3 * K numbers x, y, visibility.
-        ground_truth: has the image sizes that polygons need.
-        sigmas: (K,) one falloff per keypoint.
+    Attributes:
+        results: what is compared, in the plural.
+        name: "IoU" or "OKS".
+        overlaps: (D results, G annotations, ground truth, sigmas) -> (D, G) overlaps; D and G are not 0. With a crowd,
+            IoU is the fraction of the detection inside the crowd, as COCO defines it.
+        is_ignored: True for an annotation whose matches do not count.
     """
-    if not len(payloads) or not len(annotations):
-        return np.zeros((len(payloads), len(annotations)))
-    if task == "keypoints":
-        points = np.asarray(payloads, dtype=np.float64).reshape(len(payloads), -1, 3)
-        return keypoint_similarities(points[..., :2], annotations, sigmas)
-    crowd = [int(annotation["iscrowd"]) for annotation in annotations]
-    if task == "bbox":
-        truth = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-        overlaps = mask_utils.iou(np.asarray(payloads, dtype=np.float64), truth, crowd)
-    else:
-        masks = [ground_truth.annToRLE(annotation) for annotation in annotations]
-        overlaps = mask_utils.iou(list(payloads), masks, crowd)
-    return np.asarray(overlaps, dtype=np.float64)
+
+    results: str
+    name: str
+    overlaps: Callable[[Sequence[Any], Sequence[Annotation], COCO, Sigmas], NDArray[np.float64]]
+    is_ignored: Callable[[Annotation], bool]
+
+    def table(
+        self, values: Sequence[Any], annotations: Sequence[Annotation], ground_truth: COCO, sigmas: Sigmas
+    ) -> NDArray[np.float64]:
+        """(D, G) overlaps of D results, as result files contain them, with G annotations.
+
+        Args:
+            ground_truth: has the image sizes that polygons need.
+        """
+        if not len(values) or not len(annotations):
+            return np.zeros((len(values), len(annotations)))
+        return self.overlaps(values, annotations, ground_truth, sigmas)
+
+
+def _box_ious(
+    boxes: Sequence[Any], annotations: Sequence[Annotation], ground_truth: COCO, sigmas: Sigmas
+) -> NDArray[np.float64]:
+    truth = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+    ious = mask_utils.iou(np.asarray(boxes, dtype=np.float64), truth, _crowd_flags(annotations))
+    return np.asarray(ious, dtype=np.float64)
+
+
+def _mask_ious(
+    masks: Sequence[Any], annotations: Sequence[Annotation], ground_truth: COCO, sigmas: Sigmas
+) -> NDArray[np.float64]:
+    truth = [ground_truth.annToRLE(annotation) for annotation in annotations]
+    return np.asarray(mask_utils.iou(list(masks), truth, _crowd_flags(annotations)), dtype=np.float64)
+
+
+def _crowd_flags(annotations: Sequence[Annotation]) -> list[int]:
+    return [int(annotation["iscrowd"]) for annotation in annotations]
+
+
+def _keypoint_overlaps(
+    keypoints: Sequence[Any], annotations: Sequence[Annotation], ground_truth: COCO, sigmas: Sigmas
+) -> NDArray[np.float64]:
+    points = np.asarray(keypoints, dtype=np.float64).reshape(len(keypoints), -1, 3)
+    return keypoint_similarities(points[..., :2], annotations, sigmas)
 
 
 def keypoint_similarities(
-    points: NDArray[np.float64], annotations: Sequence[Mapping[str, Any]], sigmas: NDArray[np.float64]
+    points: NDArray[np.float64], annotations: Sequence[Annotation], sigmas: Sigmas
 ) -> NDArray[np.float64]:
     """COCO's OKS (D, G) of detected points (D, K, 2) with annotations.
 
@@ -68,11 +97,22 @@ def keypoint_similarities(
     return np.asarray((closeness * counted).sum(axis=-1) / counted.sum(axis=-1), dtype=np.float64)
 
 
-def keypoint_sigmas(sigmas: Sequence[float] = ()) -> NDArray[np.float64]:
+def keypoint_sigmas(sigmas: Sequence[float] = ()) -> Sigmas:
     """(K,) the given falloffs for OKS, or COCO's 17 if none are given."""
     return np.asarray(sigmas if len(sigmas) else PersonKeypoints.OKS_SIGMAS, dtype=np.float64)
 
 
-def is_ignored(annotation: Mapping[str, Any], task: str) -> bool:
-    """Is this a crowd, or for "keypoints" an annotation without labelled keypoints? Such matches do not count."""
-    return bool(annotation["iscrowd"]) or (task == "keypoints" and annotation["num_keypoints"] == 0)
+def _is_crowd(annotation: Annotation) -> bool:
+    return bool(annotation["iscrowd"])
+
+
+def _has_no_keypoints(annotation: Annotation) -> bool:
+    return _is_crowd(annotation) or annotation["num_keypoints"] == 0
+
+
+# name of a task -> its measure. Reports compare the results of these tasks.
+MEASURES = {
+    "bbox": Measure("boxes", "IoU", _box_ious, _is_crowd),
+    "segm": Measure("masks", "IoU", _mask_ious, _is_crowd),
+    "keypoints": Measure("keypoints", "OKS", _keypoint_overlaps, _has_no_keypoints),
+}

@@ -15,6 +15,7 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .matching import Counts, ImageMatches, match_dataset
+from .overlaps import MEASURES
 from .page import Card, Kind, table
 from .results_files import Results, read_results
 from .results_report import (
@@ -28,7 +29,6 @@ from .results_report import (
     write_results_report,
 )
 
-TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 KINDS = {
     TRUE_POSITIVE: Kind("found", "✓"),
     FALSE_POSITIVE: Kind("wrong", "✗"),
@@ -54,16 +54,17 @@ def report_predictions(
     """
     options = options or Options()
     results = read_results(results_folder, (options.task,) if options.task else ())
-    task = options.task or next(name for name in TASKS if name in results.entries)
+    task = options.task or next(name for name in MEASURES if name in results.entries)
     matches = match_dataset(dataset, results, task, options.overlap, min_score=options.lowest_score, sigmas=sigmas)
     counts = [matches_per_image.counts(options.score_threshold) for matches_per_image in matches]
     names = dict(dataset.categories)
-    measure = "OKS" if task == "keypoints" else "IoU"
+    measure = MEASURES[task]
 
     def lead(shown: int) -> list[str]:
         return [
-            f"{results.folder}: {shown} of {len(dataset)} images, sorted by the F1 of {TASKS[task]}, {options.order} "
-            f"first. A detection finds an annotation if their {measure} is at least {options.overlap:g}.",
+            f"{results.folder}: {shown} of {len(dataset)} images, sorted by the F1 of {measure.results}, "
+            f"{options.order} first. A detection finds an annotation if their {measure.name} is at least "
+            f"{options.overlap:g}.",
             "Left: ground truth, right: predictions. What is found, wrong and missed depends on the score slider; "
             f"detections below {options.lowest_score:g} are not in this page.",
         ]

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.data.evaluation.coco.tasks import COARSE, TASKS
 from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark, Panel
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportError
 from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps
+from .overlaps import MEASURES
 from .page import Card, Kind, table
 from .results_files import Results, read_results
 from .results_report import (
@@ -31,7 +33,7 @@ from .results_report import (
     write_results_report,
 )
 
-TASKS = {"segm": ("masks", "IoU"), "keypoints": ("keypoints", "OKS")}
+REFINED_TASKS = tuple(name for name in MEASURES if len(TASKS[name].stages) > 1)
 KINDS = {
     BETTER: Kind("better", "▲"),
     SAME: Kind("same", "="),
@@ -79,7 +81,7 @@ def report_refinement(
     """
     options = options or Options()
     results = _read(results_folder, options.task)
-    refined_tasks = [task for task in TASKS if {task, f"{task}_coarse"} <= results.entries.keys()]
+    refined_tasks = [task for task in REFINED_TASKS if {task, task + COARSE} <= results.entries.keys()]
     task = options.task or refined_tasks[0]
     compared = "bbox" if "bbox" in results.entries else task
     matches = match_dataset(dataset, results, compared, options.overlap, min_score=options.lowest_score, sigmas=sigmas)
@@ -88,14 +90,14 @@ def report_refinement(
         _mean(refinement.change[refinement.comparable(found, options.score_threshold)])
         for refinement, found in zip(refinements[task], matches, strict=True)
     ]
-    what, measure = TASKS[task]
+    measure = MEASURES[task]
     direction = "lost" if options.order == WORST else "gained"
 
     def lead(shown: int) -> list[str]:
         return [
-            f"{results.folder}: {shown} of {len(dataset)} images; those whose {what} {direction} most come first. The "
-            f"change is the {measure} of the refined result minus that of the coarse one; changes below "
-            f"{NOTICEABLE:g} count as none.",
+            f"{results.folder}: {shown} of {len(dataset)} images; those whose {measure.results} {direction} most come "
+            f"first. The change is the {measure.name} of the refined result minus that of the coarse one; changes "
+            f"below {NOTICEABLE:g} count as none.",
             "Ground truth, then the same detections before and after refinement. A detection is compared with the "
             f"annotation that its {'box' if compared == 'bbox' else 'refined result'} matches with an overlap of at "
             f"least {options.overlap:g}.",
@@ -132,13 +134,13 @@ def kind_of_change(change: float) -> str:
 def _read(folder: str | os.PathLike[str], task: str) -> Results:
     """The result files; of the task, or of any task if it is "", both coarse and refined ones."""
     if task:
-        if task not in TASKS:
-            raise ReportError(f"--task is {task}, but refinement changes only {' and '.join(TASKS)}")
-        return read_results(folder, (task, f"{task}_coarse"))
+        if task not in REFINED_TASKS:
+            raise ReportError(f"--task is {task}, but refinement changes only {' and '.join(REFINED_TASKS)}")
+        return read_results(folder, (task, task + COARSE))
     results = read_results(folder)
-    if any({name, f"{name}_coarse"} <= results.entries.keys() for name in TASKS):
+    if any({name, name + COARSE} <= results.entries.keys() for name in REFINED_TASKS):
         return results
-    return read_results(folder, ("segm_coarse",))  # raises: says what is missing and what writes it
+    return read_results(folder, ("segm" + COARSE,))  # raises: says what is missing and what writes it
 
 
 def _compare(
@@ -148,7 +150,7 @@ def _compare(
     ground_truth = ground_truth_of(dataset, [found.image_id for found in matches], task, sigmas)
     coarse, refined = (
         [partner_overlaps(found, results, name, ground_truth, sigmas) for found in matches]
-        for name in (f"{task}_coarse", task)
+        for name in (task + COARSE, task)
     )
     return [Refinement(*overlaps) for overlaps in zip(coarse, refined, strict=True)]
 
@@ -164,11 +166,11 @@ def _card(
 ) -> Card:
     truth = dataset.get_groundtruth(index)
     size_wh = image_size_wh(truth)
-    names, measure = dict(dataset.categories), TASKS[task][1]
+    names, measure = dict(dataset.categories), MEASURES[task].name
     changes = refinement.change[refinement.comparable(matches, options.score_threshold)]
     mean = _mean(changes) or 0.0
     panels = [Panel("ground truth", truth, _truth_marks(truth, matches, refinement, dataset.class_names), size_wh)]
-    for title, overlaps, suffix in (("coarse", refinement.coarse, "_coarse"), ("refined", refinement.refined, "")):
+    for title, overlaps, suffix in (("coarse", refinement.coarse, COARSE), ("refined", refinement.refined, "")):
         marks = _detection_marks(matches, refinement, overlaps, names, measure, is_refined=not suffix)
         boxes = detected_boxes(dataset, index, results, matches, truth, suffix)
         panels.append(Panel(f"{title}, {measure} with ground truth", boxes, marks[::-1], size_wh))
@@ -244,13 +246,13 @@ def _summary(
         ]
         coarse = np.concatenate([refinement.coarse[mask] for refinement, mask in chosen])
         refined = np.concatenate([refinement.refined[mask] for refinement, mask in chosen])
-        what, measure = TASKS[task]
+        title = f"{MEASURES[task].results} ({MEASURES[task].name})"
         if not len(coarse):
-            rows.append([f"{what} ({measure})", "0", *["-"] * 6])
+            rows.append([title, "0", *["-"] * 6])
             continue
         kinds = [kind_of_change(change) for change in (refined - coarse).tolist()]
         shares = [f"{kinds.count(kind) / len(kinds):.0%}" for kind in (BETTER, SAME, WORSE)]
         means = [f"{coarse.mean():.3f}", f"{refined.mean():.3f}", signed(float((refined - coarse).mean()))]
-        rows.append([f"{what} ({measure})", str(len(coarse)), *means, *shares])
+        rows.append([title, str(len(coarse)), *means, *shares])
     header = ["", "compared", "coarse, mean", "refined, mean", "change", "better", "same", "worse"]
     return table(f"All {len(matches)} images, scores from {score_threshold:g}", header, rows)

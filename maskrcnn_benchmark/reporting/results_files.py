@@ -15,19 +15,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
+from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, task_of
 
 from .files import ReportError
 
 logger = logging.getLogger(__name__)
 
 TEST_COMMAND = "python tools/test_net.py --config-file FILE"
-PAYLOADS = {  # name of a result file -> key of the detected box, mask or keypoints in its entries
-    "bbox": "bbox",
-    "segm": "segmentation",
-    "segm_coarse": "segmentation",
-    "keypoints": "keypoints",
-    "keypoints_coarse": "keypoints",
-}
 _WRITTEN_BY = {  # name of a result file -> models whose tests write it
     "bbox": "any model",
     "segm": "a model with MODEL.MASK_ON",
@@ -69,30 +63,40 @@ class Results:
         """
         first_name, first = next(iter(self.entries.items()))
         scores = {name: values[rows].astype(np.float32) for name, values in self.scores.items()}
-        payloads = {
-            name: [entries[row][PAYLOADS[name]] for row in rows.tolist()] for name, entries in self.entries.items()
-        }
-        masks = {name: list(values) for name, values in payloads.items() if name.startswith("segm")}
-        keypoints = {
-            name: np.asarray(values, dtype=np.float32).reshape(len(values), -1, 3)
-            if values
-            else np.zeros((0, self.num_keypoints(name), 3), dtype=np.float32)
-            for name, values in payloads.items()
-            if name.startswith("keypoints")
-        }
+        packed = {name: task_of(name).unpack(self.values(name, rows)) for name in self.entries}
         return ImageResult(
             size_wh=size_wh,
-            boxes=_boxes(payloads, keypoints),
+            boxes=self._boxes(packed),
             scores=scores.pop(first_name),
             labels=np.array([label_of[first[row]["category_id"]] for row in rows.tolist()], dtype=np.int64),
-            packed={**masks, **keypoints},
+            packed={name: values for name, values in packed.items() if name != "bbox"},
             own_scores=scores,
         )
+
+    def values(self, name: str, rows: NDArray[np.int64]) -> list[Any]:
+        """The boxes, run lengths or keypoints of some detections, as the file `name` contains them."""
+        key = task_of(name).entry_key
+        return [self.entries[name][row][key] for row in rows.tolist()]
 
     def num_keypoints(self, name: str = "keypoints") -> int:
         """Number of keypoints per detection; 0 if there are no detections."""
         entries = self.entries.get(name)
         return len(entries[0]["keypoints"]) // 3 if entries else 0
+
+    def _boxes(self, packed: Mapping[str, Any]) -> NDArray[np.float32]:
+        """(R, 4) x, y, width, height: from bbox.json; without it, around the masks or around the keypoints."""
+        if "bbox" in packed:
+            return np.asarray(packed["bbox"], dtype=np.float32)
+        for name, values in packed.items():
+            if task_of(name).name == "segm":
+                return np.asarray(mask_utils.toBbox(values) if values else (), dtype=np.float32).reshape(-1, 4)
+        for name, values in packed.items():
+            if task_of(name).name == "keypoints":
+                if len(values) == 0:
+                    return np.zeros((0, 4), dtype=np.float32)
+                low, high = values[..., :2].min(axis=1), values[..., :2].max(axis=1)
+                return np.concatenate([low, high - low], axis=1)
+        raise ReportError(f"{self.folder} has no boxes, masks or keypoints, only {', '.join(packed)}")
 
 
 def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -> Results:
@@ -110,11 +114,11 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
             f"no folder {folder}: --results must name the folder in which `{TEST_COMMAND}` wrote its results, "
             "OUTPUT_DIR/inference/<dataset>"
         )
-    paths = {name: folder / f"{name}.json" for name in PAYLOADS}
+    paths = {name: folder / f"{name}.json" for name in result_names()}
     missing = [name for name in required if not paths[name].is_file()]
     if missing or not any(path.is_file() for path in paths.values()):
         raise FileNotFoundError(_missing_text(folder, missing or ["bbox"]))
-    entries = {name: _read_entries(path, PAYLOADS[name]) for name, path in paths.items() if path.is_file()}
+    entries = {name: _read_entries(path, task_of(name).entry_key) for name, path in paths.items() if path.is_file()}
     _check_same_detections(folder, entries)
     scores = {
         name: np.array([entry["score"] for entry in entries_of_file], dtype=np.float64)
@@ -123,8 +127,14 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
     return Results(folder, entries, scores, _rows_by_image(next(iter(entries.values()))))
 
 
+def result_names() -> list[str]:
+    """Names of the result files that a test can write, without .json."""
+    return [stage.name for task in TASKS.values() for stage in task.stages]
+
+
 def _missing_text(folder: Path, missing: Iterable[str]) -> str:
-    lines = [f"no {name}.json in {folder}: it is written by the test of {_WRITTEN_BY[name]}" for name in missing]
+    models = {name: _WRITTEN_BY.get(name, "a model that has this task") for name in missing}
+    lines = [f"no {name}.json in {folder}: it is written by the test of {model}" for name, model in models.items()]
     nested = sorted(path.parent for path in folder.glob("inference/*/bbox.json"))
     if nested:
         lines.append(f"This is the folder of a run; results are in {' and '.join(map(str, nested))}.")
@@ -174,18 +184,3 @@ def _rows_by_image(entries: Sequence[Mapping[str, Any]]) -> dict[Any, NDArray[np
     for row, entry in enumerate(entries):
         rows.setdefault(entry["image_id"], []).append(row)
     return {image_id: np.array(numbers, dtype=np.int64) for image_id, numbers in rows.items()}
-
-
-def _boxes(payloads: Mapping[str, Sequence[Any]], keypoints: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """(R, 4) x, y, width, height: from bbox.json; without it, around the masks or around the keypoints."""
-    if "bbox" in payloads:
-        return np.asarray(payloads["bbox"], dtype=np.float32).reshape(-1, 4)
-    for name in ("segm", "segm_coarse"):
-        if name in payloads:
-            masks = list(payloads[name])
-            return np.asarray(mask_utils.toBbox(masks) if masks else (), dtype=np.float32).reshape(-1, 4)
-    points = next(iter(keypoints.values()))[..., :2]
-    if points.shape[0] == 0:
-        return np.zeros((0, 4), dtype=np.float32)
-    low, high = points.min(axis=1), points.max(axis=1)
-    return np.concatenate([low, high - low], axis=1)

@@ -10,12 +10,13 @@ from PIL import Image
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.datasets import COCODataset
 from maskrcnn_benchmark.data.evaluation.coco.measures import run_cocoeval
+from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, Stage, Task
 from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
 from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
 from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
 from maskrcnn_benchmark.reporting.predictions_report import rank
-from maskrcnn_benchmark.reporting.results_files import PAYLOADS, read_results
+from maskrcnn_benchmark.reporting.results_files import read_results, result_names
 from maskrcnn_benchmark.reporting.results_report import Options
 from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
@@ -199,6 +200,42 @@ def test_boxes_come_from_masks_or_keypoints_where_there_is_no_bbox_file(case, tm
         assert results.image_result(rows[:0], (96, 64), label_of).boxes.shape == (0, 4)
 
 
+def test_results_of_other_tasks_come_along(case, monkeypatch):
+    class AgeTask(Task):
+        name, entry_key, group = "age", "age", None
+        stages = (Stage("age", "ages"),)
+
+        def entries(self, packed):
+            return packed.tolist()
+
+    _, folder, _, detections = case
+    monkeypatch.setitem(TASKS, "age", AgeTask())
+    entries = [
+        {key: found[key] for key in ("image_id", "category_id", "score")} | {"age": float(number)}
+        for number, found in enumerate(detections)
+    ]
+    (folder / "age.json").write_text(json.dumps(entries))
+    label_of = {category: label for label, category in enumerate(CATEGORIES, start=1)}
+    image = read_results(folder).image_result(np.array([2, 1]), (96, 64), label_of)
+    assert image.packed["age"].tolist() == [2, 1] and set(image.packed) == {"segm", "segm_coarse", "keypoints", "age"}
+    for path in folder.iterdir():
+        if path.stem != "age":
+            path.unlink()
+    with pytest.raises(ReportError, match="has no boxes, masks or keypoints, only age"):
+        read_results(folder).image_result(np.array([0]), (96, 64), label_of)
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_tasks_read_what_they_write(case, name):
+    entries = read_results(case[1]).values(name, np.arange(3))
+    task = TASKS[name]
+    for values in (entries, []):
+        written = task.entries(task.unpack(values))
+        assert len(written) == len(values)
+        for one, two in zip(written, values, strict=True):
+            assert one == two if name == "segm" else one == pytest.approx(two)
+
+
 def test_refinement_is_measured_against_what_the_box_found(tmp_path):
     target = annotation(1, 7, (20, 10, 40, 40), keypoints=[30, 30, 2] * 17)
     crowd = annotation(1, 7, (70, 10, 20, 40), iscrowd=1)
@@ -209,7 +246,7 @@ def test_refinement_is_measured_against_what_the_box_found(tmp_path):
         {"image_id": 1, "category_id": 7, "score": 0.8, "box": (22, 10, 40, 40), "coarse_box": (20, 10, 40, 40)},
         {"image_id": 1, "category_id": 7, "score": 0.7, "box": (70, 10, 20, 40)},
     ]
-    names = tuple(PAYLOADS)
+    names = tuple(result_names())
     results = read_results(write_results(tmp_path / "results", [entry | points for entry in found], names))
     dataset = COCODataset(file, images)
     matches = match_dataset(dataset, results, "bbox")

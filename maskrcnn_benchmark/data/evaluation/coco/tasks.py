@@ -79,6 +79,10 @@ class Task(ABC):
     def entries(self, packed: Any) -> Sequence[Any]:
         """One JSON value per detection, from what `pack` returned."""
 
+    def unpack(self, entries: Sequence[Any]) -> Any:
+        """The inverse of `entries`: what `pack` returned, from one JSON value per detection."""
+        return np.asarray(entries, dtype=np.float32)
+
     def plain(self, packed: Any) -> Any:
         """What `pack` returned, as tensors, strings and numbers."""
         return torch.from_numpy(packed)
@@ -109,6 +113,9 @@ class BoxTask(Task):
         boxes: list[Any] = packed.tolist()
         return boxes
 
+    def unpack(self, entries: Sequence[Any]) -> NDArray[np.float32]:
+        return np.asarray(entries, dtype=np.float32).reshape(-1, 4)
+
 
 class MaskTask(Task):
     """Masks, pasted into the image on the detections' device and kept as run lengths."""
@@ -126,6 +133,9 @@ class MaskTask(Task):
 
     def entries(self, packed: list[RLE]) -> Sequence[Any]:
         return packed
+
+    def unpack(self, entries: Sequence[Any]) -> list[RLE]:
+        return list(entries)
 
     def plain(self, packed: list[RLE]) -> list[RLE]:
         return packed
@@ -149,6 +159,10 @@ class KeypointTask(Task):
 
     def entries(self, packed: NDArray[np.float32]) -> Sequence[Any]:
         return [points.reshape(-1).tolist() for points in packed]
+
+    def unpack(self, entries: Sequence[Any]) -> NDArray[np.float32]:
+        points = len(entries[0]) // 3 if entries else 0
+        return np.asarray(entries, dtype=np.float32).reshape(len(entries), points, 3)
 
     def check(self, coco: COCO, settings: EvaluationSettings) -> None:
         annotations = coco.dataset.get("annotations", ())
