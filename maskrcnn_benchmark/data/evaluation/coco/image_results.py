@@ -129,7 +129,8 @@ class ImageResult:
         task = task_of(name)
         if not len(self):
             return
-        entries = task.entries(task.packed(self, name))
+        stage = next(stage for stage in task.stages if stage.name == name)
+        entries = task.entries(self.boxes if stage.field is None else self.packed.get(name, ()))
         rows = zip(self.labels.tolist(), entries, self.scores_of(name).tolist(), strict=True)
         for label, entry, score in rows:
             yield {"image_id": image_id, "category_id": category_ids[label], task.entry_key: entry, "score": score}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from ..base import EvaluationSettings
 from .ground_truth import build_ground_truth
 from .measures import BOUNDARY
 from .run_lengths import RLE, encode_detected_masks
-
-if TYPE_CHECKING:
-    from .image_results import ImageResult
 
 COARSE = "_coarse"  # ending of the names of results from before refinement
 COCO_KEYPOINTS = 17
@@ -71,10 +68,6 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has a stage with the field {stage.field!r}, but no `pack`")
 
-    def packed(self, result: ImageResult, stage_name: str) -> Any:
-        """What `pack` has returned; empty if the detections did not have the field."""
-        return result.packed.get(stage_name, ())
-
     @abstractmethod
     def entries(self, packed: Any) -> Sequence[Any]:
         """One JSON value per detection, from what `pack` returned."""
@@ -105,9 +98,6 @@ class BoxTask(Task):
 
     name, entry_key, group = "bbox", "bbox", None
     stages = (Stage("bbox"),)
-
-    def packed(self, result: ImageResult, stage_name: str) -> NDArray[np.float32]:
-        return result.boxes
 
     def entries(self, packed: NDArray[np.float32]) -> Sequence[Any]:
         boxes: list[Any] = packed.tolist()
