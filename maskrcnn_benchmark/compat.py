@@ -24,7 +24,7 @@ PACKAGE = __name__.rpartition(".")[0]
 
 
 class Here(NamedTuple):
-    """What stands for a name of upstream: an attribute of a module of this package.
+    """An attribute of a module of this package.
 
     Attributes:
         attribute: its name; dots lead to attributes of attributes.
@@ -35,9 +35,55 @@ class Here(NamedTuple):
     module: str = ""
 
     def resolve(self, upstream_module: str) -> Any:
-        module = importlib.import_module(f"{PACKAGE}.{self.module or upstream_module}")
+        module = _import(self.module or upstream_module)
         return reduce(getattr, self.attribute.split("."), module)
 
+
+class Registered(NamedTuple):
+    """A function that builds the registry entry which the config names.
+
+    Attributes:
+        registry: its name in `modeling.registry`.
+        section, key: MODEL.<section>.<key> is the name of the entry.
+    """
+
+    registry: str
+    section: str
+    key: str
+
+    def resolve(self, upstream_module: str) -> Callable[..., Any]:
+        _import(upstream_module)  # its entries register themselves
+        entries = getattr(_import("modeling.registry"), self.registry)
+        return lambda cfg, in_channels: entries[cfg.MODEL[self.section][self.key]](cfg, in_channels)
+
+
+class LossOf(NamedTuple):
+    """A function that builds the loss of a RoI head, called as (logits, positives, targets).
+
+    Attributes:
+        attribute, module: the `OutputKind` whose loss it is.
+    """
+
+    attribute: str
+    module: str
+
+    def resolve(self, upstream_module: str) -> Callable[..., Any]:
+        kind_class = Here(self.attribute, self.module).resolve(upstream_module)
+
+        def make_loss_evaluator(cfg: Any) -> Callable[..., Any]:
+            kind = kind_class.from_cfg(cfg)
+            return lambda logits, positives, targets: kind.loss(
+                kind.select_own(logits, positives.labels), positives, targets
+            )
+
+        return make_loss_evaluator
+
+
+def _import(module: str) -> ModuleType:
+    return importlib.import_module(f"{PACKAGE}.{module}")
+
+
+Entry = Here | Registered | LossOf
 
 MOVED_MODULES: dict[str, str] = {  # upstream's module, with all modules below it -> the module here
     "data.datasets.evaluation": "data.evaluation",
@@ -45,7 +91,77 @@ MOVED_MODULES: dict[str, str] = {  # upstream's module, with all modules below i
     "layers.misc": "layers",
 }
 
-NAMES: dict[str, dict[str, Here]] = {  # upstream's module -> upstream's name -> what stands for it here
+# Upstream's module (where it has moved, the module here) -> upstream's name -> what stands for it here.
+NAMES: dict[str, dict[str, Entry]] = {
+    "data.evaluation.coco": {
+        "coco_evaluation": Here("evaluate", "data.evaluation"),
+    },
+    "data.evaluation.coco.coco_eval": {
+        "check_expected_results": Here("check_expected_results", "data.evaluation"),
+    },
+    "modeling.roi_heads.roi_heads": {
+        "build_roi_heads": Here("CombinedROIHeads.from_cfg"),
+    },
+    "modeling.roi_heads.box_head.box_head": {
+        "build_roi_box_head": Here("BoxHead.from_cfg"),
+    },
+    "modeling.roi_heads.box_head.inference": {
+        "make_roi_box_post_processor": Here("PostProcessor.from_cfg"),
+    },
+    "modeling.roi_heads.box_head.roi_box_feature_extractors": {
+        "make_roi_box_feature_extractor": Registered("ROI_BOX_FEATURE_EXTRACTORS", "ROI_BOX_HEAD", "FEATURE_EXTRACTOR"),
+    },
+    "modeling.roi_heads.box_head.roi_box_predictors": {
+        "make_roi_box_predictor": Registered("ROI_BOX_PREDICTOR", "ROI_BOX_HEAD", "PREDICTOR"),
+    },
+    "modeling.roi_heads.mask_head.mask_head": {
+        "build_roi_mask_head": Here("MaskHead.from_cfg"),
+    },
+    "modeling.roi_heads.mask_head.inference": {
+        "make_roi_mask_post_processor": Here("MaskPostProcessor.from_cfg"),
+    },
+    "modeling.roi_heads.mask_head.loss": {
+        "MaskRCNNLossComputation": Here("MaskKind", "modeling.roi_heads.mask_head.output"),
+        "make_roi_mask_loss_evaluator": LossOf("MaskKind", "modeling.roi_heads.mask_head.output"),
+    },
+    "modeling.roi_heads.mask_head.roi_mask_feature_extractors": {
+        "make_roi_mask_feature_extractor": Registered(
+            "ROI_MASK_FEATURE_EXTRACTORS", "ROI_MASK_HEAD", "FEATURE_EXTRACTOR"
+        ),
+    },
+    "modeling.roi_heads.mask_head.roi_mask_predictors": {
+        "make_roi_mask_predictor": Registered("ROI_MASK_PREDICTOR", "ROI_MASK_HEAD", "PREDICTOR"),
+    },
+    "modeling.roi_heads.keypoint_head.keypoint_head": {
+        "build_roi_keypoint_head": Here("KeypointHead.from_cfg"),
+    },
+    "modeling.roi_heads.keypoint_head.inference": {
+        "make_roi_keypoint_post_processor": Here("KeypointPostProcessor.from_cfg"),
+    },
+    "modeling.roi_heads.keypoint_head.loss": {
+        "KeypointRCNNLossComputation": Here("KeypointKind", "modeling.roi_heads.keypoint_head.output"),
+        "make_roi_keypoint_loss_evaluator": LossOf("KeypointKind", "modeling.roi_heads.keypoint_head.output"),
+    },
+    "modeling.roi_heads.keypoint_head.roi_keypoint_feature_extractors": {
+        "make_roi_keypoint_feature_extractor": Registered(
+            "ROI_KEYPOINT_FEATURE_EXTRACTORS", "ROI_KEYPOINT_HEAD", "FEATURE_EXTRACTOR"
+        ),
+    },
+    "modeling.roi_heads.keypoint_head.roi_keypoint_predictors": {
+        "make_roi_keypoint_predictor": Registered("ROI_KEYPOINT_PREDICTOR", "ROI_KEYPOINT_HEAD", "PREDICTOR"),
+    },
+    "modeling.rpn.anchor_generator": {
+        "make_anchor_generator": Here("AnchorGenerator.from_cfg"),
+    },
+    "modeling.rpn.inference": {
+        "make_rpn_postprocessor": Here("RPNPostProcessor.from_cfg"),
+    },
+    "modeling.rpn.loss": {
+        "make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg"),
+    },
+    "modeling.rpn.rpn": {
+        "build_rpn": Here("RPNModule.from_cfg"),
+    },
     "utils.c2_model_loading": {
         "load_c2_format": Here("load_c2_format", "modeling.state_dict_names"),
     },
@@ -55,10 +171,6 @@ NAMES: dict[str, dict[str, Here]] = {  # upstream's module -> upstream's name ->
     "utils.model_serialization": {
         "load_state_dict": Here("load_state_dict", "modeling.state_dict_names"),
     },
-    "modeling.roi_heads.roi_heads": {"build_roi_heads": Here("CombinedROIHeads.from_cfg")},
-    "modeling.rpn.anchor_generator": {"make_anchor_generator": Here("AnchorGenerator.from_cfg")},
-    "modeling.rpn.inference": {"make_rpn_postprocessor": Here("RPNPostProcessor.from_cfg")},
-    "modeling.rpn.loss": {"make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg")},
 }
 
 
@@ -107,7 +219,7 @@ class _LoaderWithUpstreamNames(SourceFileLoader):
         module.__dict__["__getattr__"] = _attribute_lookup(module, name, NAMES[name])
 
 
-def _attribute_lookup(module: ModuleType, name: str, upstream: Mapping[str, Here]) -> Callable[[str], Any]:
+def _attribute_lookup(module: ModuleType, name: str, upstream: Mapping[str, Entry]) -> Callable[[str], Any]:
     def __getattr__(attribute: str) -> Any:
         if attribute in upstream:
             return upstream[attribute].resolve(name)

@@ -7,9 +7,11 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 
 from maskrcnn_benchmark import compat
 from maskrcnn_benchmark.config import load_config
+from tests.modeling.roi_heads.head_cases import person_batch, small_cfg
 
 UPSTREAM = """
 config: cfg
@@ -116,16 +118,17 @@ def import_name(module: str, name: str) -> object:
     return namespace["found"]
 
 
-@pytest.mark.parametrize(("module", "name"), upstream_names(), ids=".".join)
+@pytest.mark.parametrize(("module", "name"), upstream_names())
 def test_public_names_of_upstream_are_importable(module, name):
     assert import_name(module, name) is not None
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(module, name) for module, names in compat.NAMES.items() for name in names], ids=".".join
+    ("module", "name"), [(module, name) for module, names in compat.NAMES.items() for name in names]
 )
 def test_names_of_the_table_lead_somewhere(module, name):
-    assert callable(import_name(module, name)) and callable(compat.NAMES[module][name].resolve(module))
+    assert callable(import_name(module, name))
+    assert name not in vars(importlib.import_module(f"maskrcnn_benchmark.{module}")), "the module has this name itself"
 
 
 def test_functions_of_upstream_build_what_the_config_says():
@@ -133,6 +136,29 @@ def test_functions_of_upstream_build_what_the_config_says():
     generator = make_anchor_generator(load_config(opts=["MODEL.RPN.ASPECT_RATIOS", (1.0,)]))
     assert type(generator) is import_name("modeling.rpn.anchor_generator", "AnchorGenerator")
     assert set(generator.num_anchors_per_location()) == {5}  # five sizes on the one level of the default config
+
+
+def test_names_in_the_config_are_looked_up():
+    cfg = load_config(opts=["MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor"])
+    module = "modeling.roi_heads.mask_head.roi_mask_predictors"
+    predictor = import_name(module, "make_roi_mask_predictor")(cfg, 4)
+    assert type(predictor) is import_name(module, "MaskRCNNConv1x1Predictor")
+    cfg.MODEL.ROI_MASK_HEAD.PREDICTOR = "Nobody"
+    with pytest.raises(KeyError, match="'Nobody' is not registered; registered: MaskRCNNC4Predictor"):
+        import_name(module, "make_roi_mask_predictor")(cfg, 4)
+
+
+@pytest.mark.parametrize("head", ["mask", "keypoint"])
+def test_loss_evaluators_give_the_loss_of_the_heads_own_class(head):
+    cfg = small_cfg()
+    module = f"modeling.roi_heads.{head}_head"
+    evaluator = import_name(f"{module}.loss", f"make_roi_{head}_loss_evaluator")(cfg)
+    kind = import_name(f"{module}.output", f"{head.title()}Kind").from_cfg(cfg)
+    targets, positives = person_batch()
+    side = cfg.MODEL[f"ROI_{head.upper()}_HEAD"].RESOLUTION
+    logits = torch.randn(len(positives.boxes), kind.num_maps, side, side, generator=torch.Generator().manual_seed(1))
+    expected = kind.loss(kind.select_own(logits, positives.labels), positives, targets)
+    assert evaluator(logits, positives, targets) == expected > 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tests.modeling.tiny import TinyBackbone
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FPN = CONFIGS / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
+KEYPOINTS = CONFIGS / "e2e_keypoint_rcnn_R_50_FPN_1x.yaml"
 HRNET = CONFIGS / "hrnet" / "mask_rcnn_hrnet_w32_1x.yaml"
 REFINE = CONFIGS / "hrnet_refine.yaml"
 BOXES = CONFIGS / "e2e_faster_rcnn_R_50_FPN_1x.yaml"

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from maskrcnn_benchmark.config import CfgNode, get_cfg
 from maskrcnn_benchmark.modeling.detector import GeneralizedRCNN
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
-from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
+from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
@@ -77,8 +77,8 @@ def tiny_detector(cfg: CfgNode) -> GeneralizedRCNN:
     learns = not cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
     return GeneralizedRCNN(
         TinyBackbone(),
-        build_rpn(cfg, CHANNELS, learns=learns),
-        None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, CHANNELS, learns=learns),
+        RPNModule.from_cfg(cfg, CHANNELS, learns=learns),
+        None if cfg.MODEL.RPN_ONLY else CombinedROIHeads.from_cfg(cfg, CHANNELS, learns=learns),
         size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
         only_refine_learns=not learns,
     )

@@ -15,9 +15,9 @@ from maskrcnn_benchmark.modeling.batching import HostCopy
 from maskrcnn_benchmark.modeling.poolers import fit_poolers
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import BOX_TASK
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads, build_roi_heads
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import check_anchor_strides
-from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule, build_rpn
+from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.utils.problems import ConfigError, config_problem, skip_after_problem
@@ -74,8 +74,8 @@ class GeneralizedRCNN(nn.Module):
         channels, learns = _channels(backbone, cfg.MODEL.BACKBONE.CONV_BODY), not only_refine_learns
         rpn: RPNModule | None = None
         with skip_after_problem():
-            rpn = build_rpn(cfg, channels, learns=learns, backbone_strides=_strides(backbone))
-        roi_heads = None if cfg.MODEL.RPN_ONLY else build_roi_heads(cfg, channels, learns=learns)
+            rpn = RPNModule.from_cfg(cfg, channels, learns=learns, backbone_strides=_strides(backbone))
+        roi_heads = None if cfg.MODEL.RPN_ONLY else CombinedROIHeads.from_cfg(cfg, channels, learns=learns)
         assert rpn is not None, "its problem was reported"
         return cls(
             backbone,

@@ -132,8 +132,3 @@ def _check_extra(cfg: CfgNode) -> None:
             )
         elif head.SWITCH != ROIHead.SWITCH:
             config_problem(f"{ROIHead.SWITCH} has {name!r}, which {head.SWITCH} switches on; use that key.")
-
-
-def build_roi_heads(cfg: CfgNode, in_channels: int, *, learns: bool = True) -> CombinedROIHeads:
-    """The heads as configured; see `CombinedROIHeads.from_cfg`."""
-    return CombinedROIHeads.from_cfg(cfg, in_channels, learns=learns)

@@ -155,10 +155,3 @@ class RPNModule(nn.Module):
         visible = self.anchor_generator.visible(all_anchors, image_sizes_wh(sizes, all_anchors))
         loss_objectness, loss_box = self.loss(all_anchors, visible, objectness, box_regression, targets)
         return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
-
-
-def build_rpn(
-    cfg: CfgNode, in_channels: int, *, learns: bool = True, backbone_strides: Sequence[int] | None = None
-) -> RPNModule:
-    """Build the RPN that `MODEL.RPN` describes; see `RPNModule.from_cfg`."""
-    return RPNModule.from_cfg(cfg, in_channels, learns=learns, backbone_strides=backbone_strides)

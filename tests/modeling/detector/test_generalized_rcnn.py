@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.modeling.detector import GeneralizedRCNN, build_detection_model
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
-from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
+from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASK, OBJECTNESS, SCORES
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from tests.devices import DEVICES
@@ -185,6 +185,6 @@ def test_padding_of_single_images_is_the_configurations():
 
 def test_built_from_its_parts_alone():
     cfg = tiny_cfg()
-    model = GeneralizedRCNN(TinyBackbone(), build_rpn(cfg, CHANNELS), build_roi_heads(cfg, CHANNELS))
+    model = GeneralizedRCNN(TinyBackbone(), RPNModule.from_cfg(cfg, CHANNELS), CombinedROIHeads.from_cfg(cfg, CHANNELS))
     assert [name for name, _ in model.named_children()] == ["backbone", "rpn", "roi_heads"]
     assert model.backbone.strides == STRIDES

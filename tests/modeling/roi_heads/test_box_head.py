@@ -6,7 +6,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import build_roi_box_head
+from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
 from maskrcnn_benchmark.modeling.roi_heads.box_head.inference import PostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.box_head.loss import fast_rcnn_loss
 from maskrcnn_benchmark.modeling.roi_heads.box_head.roi_box_feature_extractors import make_roi_box_feature_extractor
@@ -239,7 +239,7 @@ def test_registered_under_upstreams_names():
 
 def test_head_in_training_and_at_inference():
     _, targets = tiny_batch()
-    head = build_roi_box_head(tiny_cfg(), CHANNELS)
+    head = BoxHead.from_cfg(tiny_cfg(), CHANNELS)
     features = [torch.randn(2, CHANNELS, 80 // stride, 96 // stride) for stride in STRIDES]
     proposals = [boxlist(random_boxes(20, target.size), target.size) for target in targets]
     output = head(features, proposals, targets)

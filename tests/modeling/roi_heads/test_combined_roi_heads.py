@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASK, SCORES
 from tests.modeling.box_reference import boxlist, random_boxes
 from tests.modeling.tiny import ALL_HEADS, CHANNELS, STRIDES, tiny_batch, tiny_cfg, tiny_target
@@ -28,7 +28,7 @@ def heads_case(strides=STRIDES, channels=CHANNELS):
 
 def test_children_and_losses_of_all_heads():
     features, proposals, targets = heads_case()
-    heads = build_roi_heads(tiny_cfg(*ALL_HEADS), CHANNELS)
+    heads = CombinedROIHeads.from_cfg(tiny_cfg(*ALL_HEADS), CHANNELS)
     assert [name for name, _ in heads.named_children()] == ["box", "mask", "keypoint", "refine"]
     x, returned, losses = heads(features, proposals, targets)
     assert set(losses) == {
@@ -43,7 +43,7 @@ def test_children_and_losses_of_all_heads():
 def test_inference_hands_detections_from_head_to_head(opts):
     features, proposals, _ = heads_case()
     cfg = tiny_cfg(*opts, "MODEL.ROI_HEADS.SCORE_THRESH", 0.2)
-    _, detections, losses = build_roi_heads(cfg, CHANNELS).eval()(features, proposals)
+    _, detections, losses = CombinedROIHeads.from_cfg(cfg, CHANNELS).eval()(features, proposals)
     assert losses == {} and [d.size for d in detections] == [(96, 64), (72, 80)]
     for detections_per_image in detections:
         assert len(detections_per_image) > 0
@@ -55,7 +55,8 @@ def test_inference_hands_detections_from_head_to_head(opts):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_batch_without_objects_reaches_every_parameter(training):
     features, _, _ = heads_case()
-    heads = build_roi_heads(tiny_cfg(*ALL_HEADS, "MODEL.ROI_HEADS.SCORE_THRESH", 0.99), CHANNELS).train(training)
+    cfg = tiny_cfg(*ALL_HEADS, "MODEL.ROI_HEADS.SCORE_THRESH", 0.99)
+    heads = CombinedROIHeads.from_cfg(cfg, CHANNELS).train(training)
     empty = [tiny_target([], size) for size in ((96, 64), (72, 80))]
     proposals = [boxlist(random_boxes(4, target.size), target.size) for target in empty]
     _, detections, losses = heads(features, proposals, empty if training else None)
@@ -71,7 +72,7 @@ def test_a_batch_without_objects_reaches_every_parameter(training):
 
 def test_shared_extractor_has_one_owner_and_serves_the_mask_head():
     features, proposals, targets = heads_case(strides=(16,), channels=32)
-    heads = build_roi_heads(tiny_cfg(*C4_BODY), 32)
+    heads = CombinedROIHeads.from_cfg(tiny_cfg(*C4_BODY), 32)
     assert not any(key.startswith("mask.feature_extractor") for key in heads.state_dict())
     assert any(key.startswith("box.feature_extractor.head.layer4") for key in heads.state_dict())
     _, _, losses = heads(features, proposals, targets)
@@ -90,4 +91,4 @@ def test_shared_extractor_has_one_owner_and_serves_the_mask_head():
 def test_sharing_between_different_extractors_is_refused():
     cfg = tiny_cfg("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
     with pytest.raises(ValueError, match="ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR is True.*Set it to False"):
-        build_roi_heads(cfg, CHANNELS)
+        CombinedROIHeads.from_cfg(cfg, CHANNELS)

@@ -8,7 +8,7 @@ from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.detector import find_config_problems
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import PrivateRefineHeads
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
-from maskrcnn_benchmark.modeling.roi_heads.roi_heads import build_roi_heads
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from tests.config.test_checks import BOXES, FPN, HRNET, KEYPOINTS, REFINE
 from tests.modeling.tiny import ALL_HEADS, CHANNELS, tiny_cfg
 
@@ -114,9 +114,9 @@ def test_problems_of_all_heads_are_listed_together():
 
 def test_a_build_raises_the_first_problem():
     with pytest.raises(ConfigError, match="NUM_CLASSES is 1"):
-        build_roi_heads(tiny_cfg("MODEL.ROI_BOX_HEAD.NUM_CLASSES", 1), CHANNELS)
+        CombinedROIHeads.from_cfg(tiny_cfg("MODEL.ROI_BOX_HEAD.NUM_CLASSES", 1), CHANNELS)
     with pytest.raises(ConfigError, match="OUTPUTS is empty"):
-        build_roi_heads(
+        CombinedROIHeads.from_cfg(
             tiny_cfg(*ALL_HEADS, "MODEL.ROI_REFINE_HEAD.OUTPUTS", (), "MODEL.ROI_REFINE_HEAD.SHARED", False), CHANNELS
         )
 
@@ -132,6 +132,6 @@ def test_a_head_without_its_class_methods_is_explained(monkeypatch):
 
     monkeypatch.setitem(registry.ROI_HEADS, "unfinished", Unfinished)
     with pytest.raises(NotImplementedError, match="Unfinished needs a classmethod `from_cfg"):
-        build_roi_heads(tiny_cfg("MODEL.ROI_HEADS.EXTRA", "unfinished"), CHANNELS)
+        CombinedROIHeads.from_cfg(tiny_cfg("MODEL.ROI_HEADS.EXTRA", "unfinished"), CHANNELS)
     with pytest.raises(NotImplementedError, match="Unfinished needs a classmethod `outputs_from_cfg"):
         Unfinished.outputs_from_cfg(tiny_cfg())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LOGITS, SCORES
@@ -94,7 +94,7 @@ def test_no_visible_keypoint_at_all_is_a_zero_on_the_graph():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_training_step(device):
-    head = build_roi_keypoint_head(small_cfg("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 0.5), CHANNELS).to(device)
+    head = KeypointHead.from_cfg(small_cfg("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 0.5), CHANNELS).to(device)
     targets, samples = person_batch()
     samples = type(samples)(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in vars(samples).items()})
     targets = [target.to(device) for target in targets]
@@ -107,7 +107,7 @@ def test_training_step(device):
 
 
 def test_nothing_positive_is_a_zero_on_the_graph():
-    head = build_roi_keypoint_head(small_cfg(), CHANNELS)
+    head = KeypointHead.from_cfg(small_cfg(), CHANNELS)
     targets, _ = person_batch()
     loss = head(feature_pyramid(2, (96, 64)), empty_samples([(96, 64)] * 2), targets).losses["loss_kp"]
     assert loss.item() == 0
@@ -116,7 +116,7 @@ def test_nothing_positive_is_a_zero_on_the_graph():
 
 
 def test_loss_is_float32_under_autocast():
-    head = build_roi_keypoint_head(small_cfg(), CHANNELS)
+    head = KeypointHead.from_cfg(small_cfg(), CHANNELS)
     targets, samples = person_batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = head(feature_pyramid(2, (96, 64)), samples, targets)
@@ -127,17 +127,17 @@ def test_wrong_numbers_are_explained():
     targets, samples = person_batch()
     cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.RESOLUTION", 56)
     with pytest.raises(ConfigError, match="turns 6 cells per side into 24; set RESOLUTION to 24"):
-        build_roi_keypoint_head(cfg, CHANNELS)
+        KeypointHead.from_cfg(cfg, CHANNELS)
     with pytest.raises(ValueError, match=r"yields 24 cells.*RESOLUTION is 56"):
         KeypointKind.from_cfg(cfg).loss(torch.zeros(5, 17, 24, 24), samples, targets)
-    head = build_roi_keypoint_head(small_cfg("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 4), CHANNELS)
+    head = KeypointHead.from_cfg(small_cfg("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 4), CHANNELS)
     with pytest.raises(ValueError, match="NUM_CLASSES to 17"):
         head(feature_pyramid(2, (96, 64)), samples, targets)
 
 
 def test_inference_equals_slow_loops():
     cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.DECODE", "argmax")
-    head = build_roi_keypoint_head(cfg, CHANNELS).eval()
+    head = KeypointHead.from_cfg(cfg, CHANNELS).eval()
     detections = detection_batch()
     output = head(feature_pyramid(2, (96, 64)), detections)
     row = 0
@@ -183,7 +183,7 @@ def test_another_skeleton_is_nameless():
 
 
 def test_batch_equals_single_images_and_no_detections():
-    head = build_roi_keypoint_head(small_cfg(), CHANNELS).eval()
+    head = KeypointHead.from_cfg(small_cfg(), CHANNELS).eval()
     features, detections = feature_pyramid(2, (96, 64)), detection_batch()
     together = head(features, detections).detections
     for image in range(2):
@@ -196,7 +196,7 @@ def test_batch_equals_single_images_and_no_detections():
 def test_shared_box_features():
     extractor = ("MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR", "ResNet50Conv5ROIFeatureExtractor")  # the box head's too
     cfg = small_cfg(*extractor, "MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
-    head = build_roi_keypoint_head(cfg, 12)
+    head = KeypointHead.from_cfg(cfg, 12)
     targets, samples = person_batch()
     output = head([], samples, targets, box_features=torch.randn(5, 12, 6, 6))
     assert output.losses["loss_kp"].item() > 0
@@ -211,5 +211,5 @@ def test_state_dict_is_upstreams():
     prefix = "roi_heads.keypoint."
     expected = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
     cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", (512,) * 8)
-    found = build_roi_keypoint_head(cfg, 256).state_dict()
+    found = KeypointHead.from_cfg(cfg, 256).state_dict()
     assert {key: tuple(value.shape) for key, value in found.items()} == expected

@@ -8,7 +8,7 @@ import torch
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, select_class
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead, build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASKS, SCORES
@@ -97,7 +97,7 @@ def test_loss_equals_slow_loops_and_reaches_labelled_class_only():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_training_step(device):
-    head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 3.0), CHANNELS).to(device)
+    head = MaskHead.from_cfg(small_cfg("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 3.0), CHANNELS).to(device)
     targets, samples = person_batch()
     features = [level.to(device) for level in feature_pyramid(2, (96, 64))]
     samples = on_device(samples, device)
@@ -112,7 +112,7 @@ def test_training_step(device):
 
 
 def test_nothing_positive_is_a_zero_on_the_graph():
-    head = build_roi_mask_head(small_cfg(), CHANNELS)
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS)
     targets, _ = person_batch()
     loss = head(feature_pyramid(2, (96, 64)), empty_samples([(96, 64)] * 2), targets).losses["loss_mask"]
     assert loss.item() == 0
@@ -121,7 +121,7 @@ def test_nothing_positive_is_a_zero_on_the_graph():
 
 
 def test_loss_is_float32_under_autocast():
-    head = build_roi_mask_head(small_cfg(), CHANNELS)
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS)
     targets, samples = person_batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = head(feature_pyramid(2, (96, 64)), samples, targets)
@@ -131,14 +131,14 @@ def test_loss_is_float32_under_autocast():
 def test_wrong_resolution_is_explained():
     cfg = small_cfg("MODEL.ROI_MASK_HEAD.RESOLUTION", 28)
     with pytest.raises(ConfigError, match="turns 7 cells per side into 14; set RESOLUTION to 14"):
-        build_roi_mask_head(cfg, CHANNELS)
+        MaskHead.from_cfg(cfg, CHANNELS)
     targets, samples = person_batch()
     with pytest.raises(ValueError, match=r"yields 14 cells.*RESOLUTION is 28"):
         MaskKind.from_cfg(cfg).loss(torch.zeros(5, 1, 14, 14), samples, targets)
 
 
 def test_inference_equals_slow_loops_and_leaves_its_input_alone():
-    head = build_roi_mask_head(small_cfg(), CHANNELS).eval()
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS).eval()
     detections = detection_batch()
     output = head(feature_pyramid(2, (96, 64)), detections)
     assert not output.losses and not any(boxes.has_field(MASK) for boxes in detections)
@@ -153,7 +153,7 @@ def test_inference_equals_slow_loops_and_leaves_its_input_alone():
 
 
 def test_batch_equals_single_images():
-    head = build_roi_mask_head(small_cfg(), CHANNELS).eval()
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS).eval()
     features, detections = feature_pyramid(2, (96, 64)), detection_batch()
     together = head(features, detections).detections
     for image in range(2):
@@ -162,7 +162,7 @@ def test_batch_equals_single_images():
 
 
 def test_no_detections():
-    head = build_roi_mask_head(small_cfg(), CHANNELS).eval()
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS).eval()
     detections = [boxes[[]] for boxes in detection_batch()]
     for result in head(feature_pyramid(2, (96, 64)), detections).detections:
         assert result.get_field(MASK).shape == (0, 1, 14, 14)
@@ -224,14 +224,14 @@ def test_masks_pasted_inside_the_model():
     for drawn, framed in zip(inside, outside, strict=True):
         assert drawn.get_field(MASK).shape == (len(drawn), 1, 64, 96)
         assert torch.equal(drawn.get_field(MASK), Masker(0.5)(framed.get_field(MASK), framed)[0])
-    head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS", True), CHANNELS)
+    head = MaskHead.from_cfg(small_cfg("MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS", True), CHANNELS)
     assert head.outputs["mask"].post_processor.masker.threshold == 0.5
 
 
 def test_shared_box_features():
     extractor = ("MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR", "ResNet50Conv5ROIFeatureExtractor")  # the box head's too
     cfg = small_cfg(*extractor, "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR", True)
-    head = build_roi_mask_head(cfg, 12)
+    head = MaskHead.from_cfg(cfg, 12)
     assert head.feature_extractor is None and head.predictor.conv5_mask.in_channels == 12
     targets, samples = person_batch()
     output = head([], samples, targets, box_features=torch.randn(5, 12, 7, 7))
@@ -254,7 +254,7 @@ def test_conv1x1_predictor_and_group_norm_keys():
         *("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor", "MODEL.ROI_MASK_HEAD.RESOLUTION", 7),
         *("MODEL.ROI_MASK_HEAD.USE_GN", True),
     )
-    head = build_roi_mask_head(cfg, CHANNELS)
+    head = MaskHead.from_cfg(cfg, CHANNELS)
     assert sorted(head.state_dict()) == [
         "feature_extractor.mask_fcn1.0.weight",
         "feature_extractor.mask_fcn1.1.bias",
@@ -269,7 +269,7 @@ def test_conv1x1_predictor_and_group_norm_keys():
 
 
 def test_dilation_keeps_the_size():
-    head = build_roi_mask_head(small_cfg("MODEL.ROI_MASK_HEAD.DILATION", 2), CHANNELS).eval()
+    head = MaskHead.from_cfg(small_cfg("MODEL.ROI_MASK_HEAD.DILATION", 2), CHANNELS).eval()
     assert head.feature_extractor.mask_fcn1.dilation == (2, 2)
     assert head(feature_pyramid(2, (96, 64)), detection_batch()).logits.shape == (3, 5, 14, 14)
 
@@ -282,4 +282,4 @@ def test_state_dict_is_upstreams():
         *("MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81, "MODEL.ROI_MASK_HEAD.CONV_LAYERS", (256, 256, 256, 256)),
         *("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNC4Predictor"),
     )
-    assert {key: tuple(value.shape) for key, value in build_roi_mask_head(cfg, 256).state_dict().items()} == expected
+    assert {key: tuple(value.shape) for key, value in MaskHead.from_cfg(cfg, 256).state_dict().items()} == expected

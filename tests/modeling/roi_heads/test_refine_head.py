@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.layers.boxes import box_extents
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, outline_weights
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import enlarge_extents
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import refine_losses
@@ -44,8 +44,8 @@ class Heads(nn.Module):
     def __init__(self, *opts: object) -> None:
         super().__init__()
         cfg = small_cfg(*opts)
-        self.mask = build_roi_mask_head(cfg, CHANNELS)
-        self.keypoint = build_roi_keypoint_head(cfg, CHANNELS)
+        self.mask = MaskHead.from_cfg(cfg, CHANNELS)
+        self.keypoint = KeypointHead.from_cfg(cfg, CHANNELS)
         channels = {"mask": self.mask.feature_channels, "keypoint": self.keypoint.feature_channels}
         self.refine = build_roi_refine_head(cfg, CHANNELS, channels)
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import COARSE_KEYPOINTS, COARSE_MASK, KEYPOINTS, MASK
@@ -55,7 +55,7 @@ def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
         *("MODEL.ROI_REFINE_HEAD.RESCORE", False),
     )
     torch.manual_seed(0)
-    mask, keypoint = build_roi_mask_head(cfg, 5), build_roi_keypoint_head(cfg, 5)
+    mask, keypoint = MaskHead.from_cfg(cfg, 5), KeypointHead.from_cfg(cfg, 5)
     refine = build_roi_refine_head(cfg, 5)
     heads = torch.nn.ModuleList([mask, keypoint, refine])
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.01)

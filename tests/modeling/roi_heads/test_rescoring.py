@@ -6,10 +6,10 @@ import torch
 from maskrcnn_benchmark.layers.keypoint_ops import expected_oks
 from maskrcnn_benchmark.layers.mask_ops import expected_iou
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import build_roi_keypoint_head
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import build_roi_mask_head
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import attach_refined
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
@@ -142,8 +142,8 @@ def post_processor(head, output):
 
 def test_what_the_config_says():
     cfg = small_cfg()
-    assert post_processor(build_roi_mask_head(cfg, CHANNELS), "mask").rescore is False
-    assert post_processor(build_roi_keypoint_head(cfg, CHANNELS), "keypoint").sigmas is None
+    assert post_processor(MaskHead.from_cfg(cfg, CHANNELS), "mask").rescore is False
+    assert post_processor(KeypointHead.from_cfg(cfg, CHANNELS), "keypoint").sigmas is None
     refine = build_roi_refine_head(cfg, CHANNELS)
     assert post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas == tuple(SIGMAS)
 
@@ -151,7 +151,7 @@ def test_what_the_config_says():
     cfg = small_cfg(
         MASK_RESCORE, True, KEYPOINT_RESCORE, True, REFINE_RESCORE, False, "TEST.KEYPOINT_OKS_SIGMAS", sigmas
     )
-    assert post_processor(build_roi_mask_head(cfg, CHANNELS), "mask").rescore
-    assert post_processor(build_roi_keypoint_head(cfg, CHANNELS), "keypoint").sigmas == tuple(sigmas)
+    assert post_processor(MaskHead.from_cfg(cfg, CHANNELS), "mask").rescore
+    assert post_processor(KeypointHead.from_cfg(cfg, CHANNELS), "keypoint").sigmas == tuple(sigmas)
     refine = build_roi_refine_head(cfg, CHANNELS)
     assert not post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas is None

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.config import ConfigError
-from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn
+from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from tests.modeling.tiny import CHANNELS, STRIDES, tiny_batch, tiny_cfg
 
@@ -16,7 +16,7 @@ def rpn_inputs():
 
 def test_training_gives_proposals_and_losses_that_reach_every_parameter():
     images, features, targets = rpn_inputs()
-    rpn = build_rpn(tiny_cfg(), CHANNELS)
+    rpn = RPNModule.from_cfg(tiny_cfg(), CHANNELS)
     proposals, losses = rpn(images, features, targets)
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg"}
     assert [p.size for p in proposals] == [(96, 64), (72, 80)]
@@ -27,19 +27,19 @@ def test_training_gives_proposals_and_losses_that_reach_every_parameter():
 
 def test_inference_uses_its_own_limits_and_gives_no_losses():
     images, features, _ = rpn_inputs()
-    proposals, losses = build_rpn(tiny_cfg("MODEL.RPN.NMS_THRESH", 0.99), CHANNELS).eval()(images, features)
+    proposals, losses = RPNModule.from_cfg(tiny_cfg("MODEL.RPN.NMS_THRESH", 0.99), CHANNELS).eval()(images, features)
     assert losses == {}
     assert [len(p) for p in proposals] == [30, 30]
 
 
 def test_rpn_alone_makes_no_proposals_in_training():
     images, features, targets = rpn_inputs()
-    proposals, losses = build_rpn(tiny_cfg("MODEL.RPN_ONLY", True), CHANNELS)(images, features, targets)
+    proposals, losses = RPNModule.from_cfg(tiny_cfg("MODEL.RPN_ONLY", True), CHANNELS)(images, features, targets)
     assert proposals == [] and len(losses) == 2
 
 
 def test_state_dict_keys_and_start_values():
-    rpn = build_rpn(tiny_cfg(), CHANNELS)
+    rpn = RPNModule.from_cfg(tiny_cfg(), CHANNELS)
     assert list(rpn.state_dict()) == [
         *(f"anchor_generator.cell_anchors.{level}" for level in range(3)),
         *(f"head.{layer}.{kind}" for layer in ("conv", "cls_logits", "bbox_pred") for kind in ("weight", "bias")),
@@ -53,6 +53,6 @@ def test_state_dict_keys_and_start_values():
 def test_errors():
     images, features, _ = rpn_inputs()
     with pytest.raises(ValueError, match="the RPN needs `targets`"):
-        build_rpn(tiny_cfg(), CHANNELS)(images, features)
+        RPNModule.from_cfg(tiny_cfg(), CHANNELS)(images, features)
     with pytest.raises(ConfigError, match="RPN_HEAD is 'SingleConvRPNHea'; expected one of 'SingleConvRPNHead'"):
-        build_rpn(tiny_cfg("MODEL.RPN.RPN_HEAD", "SingleConvRPNHea"), CHANNELS)
+        RPNModule.from_cfg(tiny_cfg("MODEL.RPN.RPN_HEAD", "SingleConvRPNHea"), CHANNELS)

@@ -112,8 +112,3 @@ class BoxHead(nn.Module):
             )
             losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         return BoxHeadOutput(x, class_logits, box_regression, losses=losses, samples=samples)
-
-
-def build_roi_box_head(cfg: CfgNode, in_channels: int) -> BoxHead:
-    """The box head as configured, for feature levels of `in_channels`."""
-    return BoxHead.from_cfg(cfg, in_channels)

@@ -122,8 +122,3 @@ class PostProcessor:
             detections.add_field(LABELS, labels[rows])
             results.append(detections)
         return results
-
-
-def make_roi_box_post_processor(cfg: CfgNode) -> PostProcessor:
-    """The post-processor as configured under `MODEL.ROI_HEADS`."""
-    return PostProcessor.from_cfg(cfg)

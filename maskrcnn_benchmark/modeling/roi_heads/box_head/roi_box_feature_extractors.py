@@ -142,8 +142,3 @@ registry.ROI_BOX_FEATURE_EXTRACTORS.register("FPNXconv1fcFeatureExtractor", FPNX
 
 def _norm(cfg: CfgNode) -> NormFactory | None:
     return norm_factory("GN" if cfg.MODEL.ROI_BOX_HEAD.USE_GN else "", cfg.MODEL.GROUP_NORM)
-
-
-def make_roi_box_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The extractor that `MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
-    return registry.ROI_BOX_FEATURE_EXTRACTORS[cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

@@ -49,8 +49,3 @@ class FastRCNNPredictor(FPNPredictor):
 
 registry.ROI_BOX_PREDICTOR.register("FPNPredictor", FPNPredictor.from_cfg)
 registry.ROI_BOX_PREDICTOR.register("FastRCNNPredictor", FastRCNNPredictor.from_cfg)
-
-
-def make_roi_box_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The predictor that `MODEL.ROI_BOX_HEAD.PREDICTOR` names, for features of `in_channels`."""
-    return registry.ROI_BOX_PREDICTOR[cfg.MODEL.ROI_BOX_HEAD.PREDICTOR](cfg, in_channels)

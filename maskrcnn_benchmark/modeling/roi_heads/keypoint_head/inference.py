@@ -36,7 +36,7 @@ class KeypointPostProcessor(nn.Module):
         self.sigmas = None if sigmas is None else tuple(sigmas)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, section: str) -> KeypointPostProcessor:
+    def from_cfg(cls, cfg: CfgNode, section: str = "ROI_KEYPOINT_HEAD") -> KeypointPostProcessor:
         """With DECODE and RESCORE of MODEL.<section>."""
         node = cfg.MODEL[section]
         check_choice(f"MODEL.{section}.DECODE", node.DECODE, DECODE_METHODS)
@@ -91,8 +91,3 @@ def oks_sigmas(cfg: CfgNode, section: str) -> tuple[float, ...]:
             "each keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips), or set RESCORE to False."
         )
     return sigmas or tuple(PersonKeypoints.OKS_SIGMAS)
-
-
-def make_roi_keypoint_post_processor(cfg: CfgNode) -> KeypointPostProcessor:
-    """The post-processor as configured under `MODEL.ROI_KEYPOINT_HEAD`."""
-    return KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD")

@@ -27,8 +27,3 @@ class KeypointHead(BranchHead):
     @classmethod
     def output_from_cfg(cls, cfg: CfgNode) -> KeypointKind:
         return KeypointKind.from_cfg(cfg)
-
-
-def build_roi_keypoint_head(cfg: CfgNode, in_channels: int) -> BranchHead:
-    """The keypoint head as configured; see `ROIHead.from_cfg`."""
-    return KeypointHead.from_cfg(cfg, in_channels)

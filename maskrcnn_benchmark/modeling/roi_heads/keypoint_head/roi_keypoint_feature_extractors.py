@@ -54,8 +54,3 @@ class KeypointRCNNFeatureExtractor(nn.Module):
 
 
 registry.ROI_KEYPOINT_FEATURE_EXTRACTORS.register("KeypointRCNNFeatureExtractor", KeypointRCNNFeatureExtractor.from_cfg)
-
-
-def make_roi_keypoint_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The extractor that `MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
-    return registry.ROI_KEYPOINT_FEATURE_EXTRACTORS[cfg.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

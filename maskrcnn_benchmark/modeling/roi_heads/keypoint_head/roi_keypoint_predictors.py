@@ -42,8 +42,3 @@ class KeypointRCNNPredictor(nn.Module):
 
 
 registry.ROI_KEYPOINT_PREDICTOR.register("KeypointRCNNPredictor", KeypointRCNNPredictor.from_cfg)
-
-
-def make_roi_keypoint_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The predictor that `MODEL.ROI_KEYPOINT_HEAD.PREDICTOR` names, for features of `in_channels`."""
-    return registry.ROI_KEYPOINT_PREDICTOR[cfg.MODEL.ROI_KEYPOINT_HEAD.PREDICTOR](cfg, in_channels)

@@ -78,6 +78,13 @@ class MaskPostProcessor(nn.Module):
         self.masker = masker
         self.rescore = rescore
 
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> MaskPostProcessor:
+        """With POSTPROCESS_MASKS, its threshold and RESCORE of MODEL.ROI_MASK_HEAD."""
+        node = cfg.MODEL.ROI_MASK_HEAD
+        masker = Masker(threshold=node.POSTPROCESS_MASKS_THRESHOLD) if node.POSTPROCESS_MASKS else None
+        return cls(masker, rescore=node.RESCORE)
+
     def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
         Args:
@@ -109,14 +116,3 @@ def _with_mask_boxes(detections: Sequence[BoxList], frames: Tensor | None) -> li
         for result, spanned in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
             result.add_field(MASK_BOXES, BoxList(spanned, result.size, mode="xyxy", offset=HALF_OPEN))
     return results
-
-
-def make_masker(cfg: CfgNode) -> Masker | None:
-    """The masker that pastes inside the model, if `MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS` asks for it."""
-    node = cfg.MODEL.ROI_MASK_HEAD
-    return Masker(threshold=node.POSTPROCESS_MASKS_THRESHOLD) if node.POSTPROCESS_MASKS else None
-
-
-def make_roi_mask_post_processor(cfg: CfgNode) -> MaskPostProcessor:
-    """The post-processor as configured under `MODEL.ROI_MASK_HEAD`."""
-    return MaskPostProcessor(make_masker(cfg), rescore=cfg.MODEL.ROI_MASK_HEAD.RESCORE)

@@ -27,8 +27,3 @@ class MaskHead(BranchHead):
     @classmethod
     def output_from_cfg(cls, cfg: CfgNode) -> MaskKind:
         return MaskKind.from_cfg(cfg)
-
-
-def build_roi_mask_head(cfg: CfgNode, in_channels: int) -> BranchHead:
-    """The mask head as configured; see `ROIHead.from_cfg`."""
-    return MaskHead.from_cfg(cfg, in_channels)

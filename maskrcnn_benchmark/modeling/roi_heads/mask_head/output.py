@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.boxes import box_extents
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import MaskPostProcessor, make_roi_mask_post_processor
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import MaskPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
     mask_loss,
     matched_mask_targets,
@@ -81,7 +81,7 @@ class MaskKind(MapKind[MaskTargets]):
             offset=cfg.MODEL.BOX_OFFSET,
             resolution=node.RESOLUTION,
             loss_weight=node.LOSS_WEIGHT,
-            post_processor=make_roi_mask_post_processor(cfg),
+            post_processor=MaskPostProcessor.from_cfg(cfg),
         )
 
     def refined(self, cfg: CfgNode) -> MaskKind:

@@ -74,8 +74,3 @@ registry.ROI_MASK_FEATURE_EXTRACTORS.register(
     "ResNet50Conv5ROIFeatureExtractor", ResNet50Conv5ROIFeatureExtractor.from_cfg
 )
 registry.ROI_MASK_FEATURE_EXTRACTORS.register("MaskRCNNFPNFeatureExtractor", MaskRCNNFPNFeatureExtractor.from_cfg)
-
-
-def make_roi_mask_feature_extractor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The extractor that `MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR` names, for feature maps of `in_channels`."""
-    return registry.ROI_MASK_FEATURE_EXTRACTORS[cfg.MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR](cfg, in_channels)

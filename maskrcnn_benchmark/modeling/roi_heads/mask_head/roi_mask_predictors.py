@@ -66,8 +66,3 @@ class MaskRCNNConv1x1Predictor(nn.Module):
 
 registry.ROI_MASK_PREDICTOR.register("MaskRCNNC4Predictor", MaskRCNNC4Predictor.from_cfg)
 registry.ROI_MASK_PREDICTOR.register("MaskRCNNConv1x1Predictor", MaskRCNNConv1x1Predictor.from_cfg)
-
-
-def make_roi_mask_predictor(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """The predictor that `MODEL.ROI_MASK_HEAD.PREDICTOR` names, for features of `in_channels`."""
-    return registry.ROI_MASK_PREDICTOR[cfg.MODEL.ROI_MASK_HEAD.PREDICTOR](cfg, in_channels)
