@@ -1,10 +1,10 @@
 """Times the package's ops and the code around them against their peers', side by side in one process.
 
-The results of all contenders are compared, then each takes its turn, many times; the table gives the median and the
-minimum of ours and of the fastest peer, and the median of their paired ratios. "Fresh" is how the ops run by default:
-large outputs come from pages that the system has to map and clear first. "Warm" is a second process in which the C
-library keeps freed memory, so outputs reuse pages (CPU only). "Times the floor" compares our time with that of reading
-and writing as many bytes as have to be touched, once each, which takes its turn like a peer.
+The results of all contenders are compared. Then the contenders run in turn, many times. The table gives the median and
+the minimum of ours and of the fastest peer, and the median of their paired ratios. "Fresh" is the default: the system
+has to map and clear new pages for large outputs. "Warm" is a second process in which the C library keeps freed memory,
+so that outputs reuse pages (CPU only). "Times the floor" is the ratio of our time to that of reading and writing, once
+each, the bytes that the op has to touch; this copy takes its turn like a peer.
 
     python benchmarks/ops.py                                    all cases on the CPU, fresh and warm
     python benchmarks/ops.py --device cuda --filter NMS         some of them on a GPU
@@ -48,7 +48,7 @@ BEGIN, END = "<!-- begin: benchmarks/ops.py -->", "<!-- end: benchmarks/ops.py -
 class Row:
     """One case measured: the baseline's name, (median, minimum) in ms of ours and of it, and the paired ratio.
 
-    floor: the paired ratio with reading and writing as many bytes as have to be touched; 0 where it is not known.
+    floor: the paired ratio with reading and writing the bytes that have to be touched; 0 if unknown.
     """
 
     case: str

@@ -4,10 +4,10 @@
 #     tools/check_wheel.sh                                              the oldest that is tested for, and the newest
 #     tools/check_wheel.sh "torch==2.13.0+cpu" "python3.13: torch torchvision"
 #
-# Each argument is one fresh environment: what pip installs into it, after the interpreter where that is not $PYTHON
-# (default python3). The wheel is built by the PyTorch of the project's environment, .venv (BUILD_PYTHON= names another).
-# Tests that compare with torchvision are skipped where it does not load. Environments and logs go to $OUTPUT (default: a
-# temporary folder that is removed in the end). Exit status: the number of environments that failed.
+# Each argument is one fresh environment: the packages that pip installs into it, optionally after "INTERPRETER:" (default
+# $PYTHON, python3). The wheel is built with the PyTorch of the project's environment, .venv (BUILD_PYTHON= for another).
+# Tests that compare with torchvision are skipped if it does not load. Environments and logs go to $OUTPUT (default: a
+# temporary folder that is removed at the end). Exit status: the number of environments that failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -24,7 +24,7 @@ if [ $# -eq 0 ]; then
   set -- "torch==2.10.0" "torch torchvision"
 fi
 
-# A copy without build outputs, so that the build is a clean one and the tests cannot see the checkout.
+# Copy the sources without build outputs, so that the build is clean and the tests cannot import the checkout.
 mkdir -p "$output/source" "$output/tests_only"
 git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read | tar -x -C "$output/source"
 cp -r "$output/source/tests" "$output/tests_only/"
@@ -50,7 +50,7 @@ for entry in "$@"; do
   log=$output/environment_$number.log
   in_environment=$environment/bin/python
   result=failed
-  # the package alone: its other requirements pin nothing, and what the ops need is PyTorch
+  # --no-deps: the ops need PyTorch only
   # shellcheck disable=SC2086
   if "$interpreter" -m venv --clear "$environment" &&
     "$in_environment" -m pip install --quiet $requirements numpy pycocotools pytest hypothesis &&

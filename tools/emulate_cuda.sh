@@ -3,9 +3,9 @@
 #
 #     tools/emulate_cuda.sh [pytest argument ...]        arguments replace the selection of tests
 #
-# The build goes to build/emulated and leaves the installed one alone. Needs GCC (CXX= names another one) on Linux. Threads
-# and blocks run in their order at first, then in random ones (CUDA_EMULATION_SEED), then under AddressSanitizer and
-# UndefinedBehaviorSanitizer where the compiler has them: out-of-bounds and misaligned access, overflow.
+# Builds in build/emulated; the installed build stays as it is. Needs GCC on Linux (CXX= for another compiler). Threads and
+# blocks run in order first, then in random orders (CUDA_EMULATION_SEED), then under AddressSanitizer and
+# UndefinedBehaviorSanitizer if the compiler has them, which find out-of-bounds and misaligned access and overflow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -40,12 +40,11 @@ if [ $# -gt 0 ]; then
 fi
 
 ops=(tests/layers/test_roi_align.py tests/layers/test_multi_level_roi_align.py tests/layers/test_nms.py)
-# Never here: what is large ("slow"); of the ten thousand cases of NMS, all but the four hundred largest, for time; what is so
-# on the CPU alone: an error for an image that is not there (a GPU cannot raise one), and gradients that are the same run by
-# run without being asked to be.
+# Left out: large cases ("slow"); all but the four hundred largest of the ten thousand cases of NMS, for time; behaviour of
+# the CPU only, such as the error for an image index out of range and gradients that are deterministic by default.
 common="not 2600 and not 2000 and not images_that_are_not_there and not without_being_asked"
 run 0 build/emulated "${ops[@]}" -m "not slow" -k "$common"
-# What depends on the order of threads, and what reaches into memory; whole results are compared, so that a race shows.
+# Cases that depend on the order of threads or stress memory access. Whole results are compared, so races show.
 important="$common and (every_type or many or plain_loops or greedy_loop or groups or harmless or nothing or other_types"
 important+=" or one_level_at_a_time or padded or not_finite or deterministic)"
 for seed in 1 2; do
@@ -53,7 +52,7 @@ for seed in 1 2; do
 done
 if [ -e "$("$compiler" -print-file-name=libasan.so)" ]; then
   build build/emulated_sanitized --sanitize
-  # The runtime has to be there before Python, and the C++ library with it: it throws through the sanitizer's hooks.
+  # Preload the sanitizer's runtime, and the C++ library, through which the runtime intercepts exceptions.
   runtime="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so) $("$compiler" -print-file-name=libstdc++.so)"
   run 3 build/emulated_sanitized "${ops[@]}" -m "not slow" -k "$important"
 fi

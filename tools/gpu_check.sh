@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Build, test and benchmark everything that deserves a GPU, in under nine minutes, in an environment that has PyTorch.
+# Build, test and benchmark everything that uses a GPU, in under nine minutes, in an environment with PyTorch.
 #
 #     tools/gpu_check.sh [output folder]
 #
-# Uses the python3 on the PATH (PYTHON= for another) and installs nothing: packages must be importable. A step that fails
-# does not stop the next; the exit status is the number of steps that failed.
+# Uses python3 (PYTHON= for another) and installs nothing. A step that fails does not stop the next; the exit status is the
+# number of steps that failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -27,7 +27,7 @@ step() {  # step NAME SECONDS COMMAND...: run with a time limit, keep the log, c
 }
 
 "$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null || {
-  echo "$python has no PyTorch that sees a GPU; PYTHON=<interpreter> names another" >&2
+  echo "$python has no PyTorch that sees a GPU; set PYTHON=<interpreter> to use another" >&2
   exit 1
 }
 "$python" -m maskrcnn_benchmark.utils.collect_env | tee "$output/environment.txt"

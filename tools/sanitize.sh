@@ -3,9 +3,9 @@
 #
 #     tools/sanitize.sh [pytest argument ...]        arguments replace the selection of tests
 #
-# Every instruction set that the processor has takes its turn: the kernels differ. The build goes to build/sanitize and
-# leaves the installed one alone. Needs GCC (CXX= names another one) on Linux. A read or write out of bounds, use after
-# free, signed overflow, misaligned access or the like ends the run with a report and a non-zero exit status.
+# Runs once per instruction set of the processor, since the kernels differ. Builds in build/sanitize; the installed build
+# stays as it is. Needs GCC on Linux (CXX= for another compiler). An out-of-bounds access, use after free, signed
+# overflow, misaligned access or the like ends the run with a report and a non-zero exit status.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
@@ -17,13 +17,13 @@ rm -rf "$folder/lib/tests"
 cp -r tests "$folder/lib/"
 cd "$folder/lib"
 
-# The runtime has to be there before Python, and the C++ library with it: it throws through the sanitizer's hooks.
+# Preload the sanitizer's runtime, and the C++ library, through which the runtime intercepts exceptions.
 runtime="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so) $("$compiler" -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=1 # leaks: Python keeps memory until it exits
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export OMP_NUM_THREADS=2
 
-run() {  # run INSTRUCTIONS PYTEST_ARGUMENT...; pytest must not capture the reports, which do not come through Python
+run() {  # run INSTRUCTIONS PYTEST_ARGUMENT...; pytest must not capture the reports, which are not written through Python
   local capability=$1
   shift
   echo "== $capability"
@@ -42,11 +42,11 @@ if [ $# -gt 0 ]; then
   run avx512 "$@"
   exit
 fi
-# Not here: what tests PyTorch's tracing, and what is large.
+# Left out: tests of PyTorch's tracing, and large cases.
 run avx512 "${ops[@]}" "${of_the_host[@]}" -m "not slow" \
-  -k "not registration and not compiles and not numerically and not ten_thousand and not fallback and not PyTorch"
+  -k "not registration and not compiles and not numerically and not ten_thousand and not reference"
 for capability in avx2 default; do
   run "$capability" "${ops[@]}" -m "not slow" \
     -k "every_type or many or plain_loops or greedy_loop or groups or harmless or nothing or other_types"
-  run "$capability" "${of_the_host[@]}" -m "not slow" -k "not registration and not compiles and not fallback and not PyTorch"
+  run "$capability" "${of_the_host[@]}" -m "not slow" -k "not registration and not compiles and not reference"
 done

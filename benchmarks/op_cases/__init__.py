@@ -1,1 +1,1 @@
-"""The cases of benchmarks/ops.py: inputs, contenders and what makes their results equal."""
+"""The cases of benchmarks/ops.py: inputs, contenders, and the comparison of their results."""

@@ -15,7 +15,7 @@ IMAGE_HW = (800, 1088)
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to the same result, and what has to hold between our result and its."""
+    """Another implementation of an op, and the comparison that its result and ours must pass."""
 
     name: str
     run: Callable[[], Any]

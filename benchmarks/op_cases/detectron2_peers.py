@@ -1,6 +1,6 @@
-"""Detectron2's own code as further peers, where it is installed; lists without a peer where it is not.
+"""Detectron2's own code as further peers if it is installed; empty lists if it is not.
 
-Its ROIAlign and NMS are torchvision's kernels, which the cases have already: what is its own is what surrounds them.
+Its ROIAlign and NMS are torchvision's kernels, which the cases have already. The peers here are the code around them.
 It has no release on PyPI, and these peers have not been run yet.
 """
 

@@ -99,7 +99,7 @@ def backward(device: str, layout: torch.memory_format) -> Contenders:
 
 
 class Pyramid:
-    """Maps of four levels, regions on them, ours and torchvision's way to pool, and what either has to touch."""
+    """Maps of four levels, regions on them, our pooling and torchvision's, and the bytes that either has to touch."""
 
     def __init__(
         self, device: str, layout: torch.memory_format, images: int, rois: int, dtype: torch.dtype = torch.float32

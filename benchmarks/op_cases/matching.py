@@ -15,12 +15,12 @@ def boxes(count):
     corners = torch.rand(count, 2) * 1000
     return torch.cat([corners, corners + 1 + torch.rand(count, 2) * 300], dim=1)
 
-def peak():  # not ru_maxrss, which a process inherits from the one that started it
+def peak():  # not ru_maxrss, which a process inherits from its parent
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 
 gt, anchors, filled = boxes({gt})[None], boxes({anchors}), torch.ones(1, {gt}, dtype=torch.bool)
 matcher = Matcher(0.7, 0.3, True)
-matcher.match_boxes(gt, filled, anchors[:1000], 1)  # what the first call allocates for good
+matcher.match_boxes(gt, filled, anchors[:1000], 1)  # the first call allocates memory that is kept
 before = peak()
 assert matcher.match_boxes(gt, filled, anchors, 1).labels.shape == (1, {anchors})
 print(peak() - before)

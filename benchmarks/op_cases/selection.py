@@ -40,7 +40,7 @@ def cases(device: str) -> Iterator[Case]:
 
 
 def rpn_outputs(anchors: list[Tensor], images: int, device: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Maps (N, 3, H_l, W_l) and (N, 12, H_l, W_l) of an RPN that has learnt: best where anchors lie on objects."""
+    """Maps (N, 3, H_l, W_l) and (N, 12, H_l, W_l) of a trained RPN: logits are largest for anchors on objects."""
     logits, deltas = [], []
     for anchors_l, stride in zip(anchors, STRIDES, strict=True):
         height, width = (-(-side // stride) for side in IMAGE_HW)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """torchvision's names, when they are asked for: it loads under one version of PyTorch, these kernels under any."""
+    """Import torchvision's names when they are first used, since it loads under one version of PyTorch only."""
     if name == "ROIPool":
         from torchvision.ops import RoIPool
 

@@ -1,8 +1,8 @@
-"""Box geometry on plain tensors: the one home of the question whether a box covers its far corner pixel.
+"""Box geometry on plain tensors.
 
 Boxes are (..., 4) tensors x1, y1, x2, y2 in pixels unless a function says otherwise. `offset` is INCLUSIVE or HALF_OPEN
-in every function; nothing else in the package adds or subtracts that one pixel. `csrc/box_geometry.h` mirrors this.
-No function builds a tensor from Python numbers on the boxes' device: on a GPU that is a copy that waits.
+in every function. Only this file, and `csrc/box_geometry.h` in C++, adds or subtracts that pixel. No function creates
+a tensor from Python numbers on the boxes' device: on a GPU that copy would synchronise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 # does a box cover its far corner pixel? released weights: yes; torchvision and Detectron2: no
 INCLUSIVE, HALF_OPEN = 1, 0
 
-DELTA_CLAMP = math.log(1000.0 / 16)  # largest log-size change that decode_boxes follows; keeps exp() finite
+DELTA_CLAMP = math.log(1000.0 / 16)  # upper limit of dw and dh in decode_boxes; keeps exp() finite
 
 
 def box_sizes(boxes: Tensor, offset: int) -> tuple[Tensor, Tensor]:
@@ -31,19 +31,19 @@ def box_areas(boxes: Tensor, offset: int) -> Tensor:
 
 
 def box_extents(boxes: Tensor, offset: int) -> Tensor:
-    """(..., 4) boxes -> (..., 4) continuous rectangles that they cover, pixel p being [p, p + 1): half-open boxes."""
+    """(..., 4) boxes -> (..., 4) half-open rectangles that they cover; pixel p covers [p, p + 1)."""
     if offset == HALF_OPEN:
         return boxes
     return torch.cat([boxes[..., :2], boxes[..., 2:] + offset], dim=-1)
 
 
 def clip_boxes(boxes: Tensor, size_wh: Tensor | Sequence[float], offset: int) -> Tensor:
-    """Move every corner into the image.
+    """Clip every corner to the image.
 
     Args:
         boxes: (..., 4) xyxy in pixels.
         size_wh: image (width, height) in pixels, or a tensor (..., 2) of them that broadcasts against the boxes.
-    Returns: (..., 4), x in [0, width - offset] and y in [0, height - offset]; boxes off the image collapse to its edge.
+    Returns: (..., 4), x in [0, width - offset] and y in [0, height - offset]; boxes outside collapse to the edge.
     """
     x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
     if isinstance(size_wh, Tensor):
@@ -63,7 +63,7 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:
     Args:
         boxes1: (..., G, 4) xyxy.
         boxes2: (..., A, 4) xyxy; leading dimensions broadcast.
-    Returns: (..., G, A) in [0, 1]; 0, not NaN, where two boxes share no area, empty and inverted boxes included.
+    Returns: (..., G, A) in [0, 1]. 0, not NaN, if two boxes share no area; empty and inverted boxes share none.
     """
     first, second = boxes1.unsqueeze(-2), boxes2.unsqueeze(-3)  # (..., G, 1, 4) and (..., 1, A, 4)
     widths = torch.minimum(first[..., 2], second[..., 2])
@@ -71,17 +71,17 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:
     heights = torch.minimum(first[..., 3], second[..., 3])
     heights.sub_(torch.maximum(first[..., 1], second[..., 1])).add_(offset).clamp_(min=0)
     intersection = widths.mul_(heights)
-    del heights  # (G, A) is large: three of them at the most live at once
+    del heights  # (G, A) is large: keep at most three such tensors alive
     union = box_areas(first, offset) + box_areas(second, offset) - intersection
     return torch.where(intersection > 0, intersection / union, 0)
 
 
 def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float], offset: int) -> Tensor:
-    """The regression targets that turn each reference into its box.
+    """Compute the regression targets that `decode_boxes` turns into the boxes.
 
     Args:
-        boxes: (..., 4) xyxy, the boxes to reach.
-        references: (..., 4) xyxy, the anchors or proposals to start from.
+        boxes: (..., 4) xyxy, the boxes to encode.
+        references: (..., 4) xyxy, the anchors or proposals.
         weights: four factors, for the shifts dx, dy and the log sizes dw, dh.
     Returns: (..., 4): shifts of the centre in units of the reference's size and log ratios of the sizes, weighted.
     Source: Girshick et al. 2014, Rich feature hierarchies, appendix C.
@@ -103,16 +103,16 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float], of
 def decode_boxes(
     deltas: Tensor, references: Tensor, weights: Sequence[float], offset: int, clamp: float = DELTA_CLAMP
 ) -> Tensor:
-    """Inverse of `encode_boxes`, for one or several sets of deltas per reference.
+    """Apply one or several sets of deltas to each reference; the inverse of `encode_boxes`.
 
     Args:
         deltas: (..., 4 * J), J sets of (dx, dy, dw, dh) for each reference.
         references: (..., 4) xyxy.
         weights: as in `encode_boxes`.
         clamp: upper bound of the unweighted dw and dh.
-    Returns: (..., 4 * J) xyxy in the dtype of references, each set of four a box; not clipped to any image.
+    Returns: (..., 4 * J) xyxy in the dtype of references, one box per set; not clipped.
     """
-    # half precision deltas meet coordinates of a thousand pixels: the arithmetic is the references' own
+    # compute in the precision of the references: half precision cannot hold coordinates of a thousand pixels
     per_set = deltas.to(references.dtype).unflatten(-1, (-1, 4)).unbind(-1)
     shift_x, shift_y, log_width, log_height = (delta / weight for delta, weight in zip(per_set, weights, strict=True))
     ref_widths, ref_heights = (size.unsqueeze(-1) for size in box_sizes(references, offset))
@@ -124,7 +124,7 @@ def decode_boxes(
 
 
 def convert_boxes(boxes: Tensor, src: str, dst: str, offset: int) -> Tensor:
-    """Between the two ways to write a box.
+    """Convert between the two forms of a box.
 
     Args:
         boxes: (..., 4) in the form `src`.
@@ -145,7 +145,7 @@ def convert_boxes(boxes: Tensor, src: str, dst: str, offset: int) -> Tensor:
 
 
 def expand_boxes(extents: Tensor, factor: float, size_wh: Tensor | Sequence[float]) -> Tensor:
-    """Enlarge rectangles about their centres and clip them to the image.
+    """Scale rectangles about their centres and clip them to the image.
 
     Args:
         extents: (..., 4) half-open rectangles, see `box_extents`.

@@ -1,7 +1,6 @@
-"""What goes into non-maximum suppression: the best anchors of an RPN, the classes that a box head believes in.
+"""Candidates for non-maximum suppression: the best anchors of an RPN, and the classes above a box head's threshold.
 
-On a CPU a compiled kernel goes through the maps once and reads of the deltas only those that are wanted; elsewhere, and
-where it is not built, PyTorch's ops do the same.
+Only the deltas of the candidates are read and decoded. Results are not differentiable.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ _READABLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class RPNCandidates(NamedTuple):
-    """The best anchors of every level, decoded, clipped: K of each of N images, level by level, best first."""
+    """The best anchors of every level, decoded and clipped: K per image, level by level, best first."""
 
-    logits: Tensor  # (N, K) float32; NaN where a side of the box is below the least
+    logits: Tensor  # (N, K) float32; NaN if a side of the box is below `min_size`
     boxes: Tensor  # (N, K, 4) xyxy, float32
     groups: Tensor  # (N, K) int64: index of the image times the number of levels, plus the level
 
 
 class ClassCandidates(NamedTuple):
-    """Regions with a class each, decoded, clipped; a region may be there several times."""
+    """Pairs of region and class, decoded and clipped; a region may occur several times."""
 
     boxes: Tensor  # (K, 4) xyxy, float32
-    scores: Tensor  # (K,) float32; NaN where the box covers nothing
+    scores: Tensor  # (K,) float32; NaN if the box is empty
     labels: Tensor  # (K,) int64, 1 or more
     image_ids: Tensor  # (K,) int64
 
@@ -49,18 +48,18 @@ def rpn_candidates(
     min_size: float,
     clamp: float = DELTA_CLAMP,
 ) -> RPNCandidates:
-    """Of each level and image the `top_n` anchors of the largest logits, and the boxes that their deltas make.
+    """Select the `top_n` anchors with the largest logits of each level and image, and decode their boxes.
 
     Args:
-        anchors: per level (H_l * W_l * A, 4) xyxy, the anchors of a cell together.
+        anchors: per level (H_l * W_l * A, 4) xyxy; the anchors of a cell are adjacent.
         objectness: per level (N, A, H_l, W_l) logits; NaN counts as larger than any number.
-        box_regression: per level (N, A * 4, H_l, W_l), the deltas of an anchor together.
+        box_regression: per level (N, A * 4, H_l, W_l); the deltas of an anchor are adjacent.
         sizes_wh: (N, 2) width and height of each image, in pixels.
-        top_n: at most so many per level and image.
+        top_n: maximum number per level and image.
         weights, clamp: as in `decode_boxes`.
         offset: box convention.
-        min_size: a box with a side below this, in pixels, or without extent, gets NaN for its logit.
-    Of equal logits on a CPU the earlier one in the order of the map goes first; elsewhere any may.
+        min_size: in pixels. The logit of a box with a smaller side, or of an empty box, becomes NaN.
+    Among equal logits the compiled CPU kernel prefers the first in the order of the map. Other devices may take any.
     Raises: RuntimeError for maps that do not fit each other.
     """
     return RPNCandidates(
@@ -91,17 +90,17 @@ def class_candidates(
     class_agnostic: bool = False,
     clamp: float = DELTA_CLAMP,
 ) -> ClassCandidates:
-    """Every class of every region that is more probable than the threshold, and the box that its deltas make.
+    """Select every pair of region and class whose score exceeds the threshold, and decode its box.
 
     Args:
-        scores: (R, J) probabilities, float32, the background's first.
-        box_regression: (R, 4 * J), or (R, 8) where `class_agnostic`: the second set is that of all classes.
+        scores: (R, J) probabilities, float32, background first.
+        box_regression: (R, 4 * J), or (R, 8) if `class_agnostic`: the second set serves all classes.
         references: (R, 4) xyxy, the regions.
         image_ids: (R,) int64 into sizes_wh.
         sizes_wh: (N, 2) width and height of each image, in pixels.
         weights, clamp: as in `decode_boxes`.
         offset: box convention.
-    Returns: in the order of the regions, and of one region in that of the classes. The host waits for their number.
+    Returns: candidates sorted by region, then by class. Synchronises with a GPU, to read their number.
     Raises: RuntimeError for tensors that do not fit each other.
     """
     return ClassCandidates(

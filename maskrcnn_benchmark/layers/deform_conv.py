@@ -1,18 +1,18 @@
-"""Deformable convolution with the layer that predicts its offsets, on torchvision's operator."""
+"""Deformable convolution, with the layer that predicts its offsets, on torchvision's operator."""
 
 from torch import Tensor, nn
 
 
 class DFConv2d(nn.Module):
-    """Convolution whose samples move by offsets that a second convolution reads off the same input.
+    """Convolution at positions that are moved by offsets, which a second convolution predicts from the same input.
 
-    Offsets start at zero, so the layer starts as a plain convolution (times 1/2 if modulated: the sigmoid of zero).
+    Offsets are zero at first, so the layer starts as a plain convolution (times sigmoid(0) = 1/2 if modulated).
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as `torch.nn.Conv2d`; the padding keeps
             the size at stride 1.
         modulated: also predict a factor in [0, 1] per sample.
-        deformable_groups: sets of offsets; each moves in_channels / deformable_groups channels.
+        deformable_groups: number of sets of offsets; each serves in_channels / deformable_groups channels.
     Inputs: (N, in_channels, H, W). Returns: (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
     Source: Dai et al. 2017, Deformable Convolutional Networks; Zhu et al. 2019, Deformable ConvNets v2.
     """
@@ -30,7 +30,7 @@ class DFConv2d(nn.Module):
         deformable_groups: int = 1,
         bias: bool = False,
     ) -> None:
-        from torchvision.ops import DeformConv2d  # here: the rest of `layers` works without torchvision
+        from torchvision.ops import DeformConv2d  # imported here, since the rest of `layers` works without torchvision
 
         super().__init__()
         if in_channels % deformable_groups:
@@ -50,7 +50,7 @@ class DFConv2d(nn.Module):
         self.reset_offsets()
 
     def reset_offsets(self) -> None:
-        """Back to sampling on the plain grid."""
+        """Set the offsets to zero, and so sample on the plain grid."""
         nn.init.zeros_(self.offset.weight)
         if self.offset.bias is not None:
             nn.init.zeros_(self.offset.bias)

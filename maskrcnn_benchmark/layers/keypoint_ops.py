@@ -1,7 +1,7 @@
-"""Keypoints to heatmap cells and back.
+"""Encode keypoints as heatmap cells, and decode heatmaps to keypoints.
 
-A frame x1, y1, x2, y2 is a continuous rectangle in image pixels that S x S heatmap cells divide evenly; cell (i, j)
-has its centre at x1 + (j + 0.5) * (x2 - x1) / S and y1 + (i + 0.5) * (y2 - y1) / S.
+A frame x1, y1, x2, y2 is the rectangle in image pixels that the S x S cells of a heatmap divide evenly; cell (i, j) has
+its centre at x1 + (j + 0.5) * (x2 - x1) / S and y1 + (i + 0.5) * (y2 - y1) / S.
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from maskrcnn_benchmark.layers._tracing import fake_kernel
 
 DECODE_METHODS = ("argmax", "quarter", "dark", "bicubic")
 
-# Standard deviation, in cells, of the smoothing before the peak's shape is read: about one cell's own width.
+# Standard deviation, in cells, of the smoothing in "dark": about the width of a cell.
 _DARK_SIGMA = 1.0
-# A peak that far from the best cell, in cells, belongs to something else than that cell.
+# Distance, in cells, beyond which a peak in "dark" does not belong to the best cell.
 _DARK_REACH = 1.0
 
 
 def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Which heatmap cell holds each keypoint.
+    """Find the heatmap cell that contains each keypoint.
 
     Args:
         keypoints: (R, K, 3): x, y in image pixels, visibility.
         frames: (R, 4).
         size: S, cells per side.
     Returns:
-        targets: (R, K) int64, row * S + column of the cell; 0 where not valid. A point exactly on the far edge of the
+        targets: (R, K) int64, row * S + column of the cell; 0 if not valid. A point exactly on the far edge of the
             frame belongs to the last cell.
-        valid: (R, K) bool: labelled (visibility > 0), finite, and inside a frame that has an extent.
+        valid: (R, K) bool: labelled (visibility > 0), finite, and inside a frame that is not empty.
     """
     x1, y1, x2, y2 = frames[:, None, :].unbind(-1)
     x, y, visibility = keypoints.unbind(-1)
@@ -41,18 +41,18 @@ def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tens
 
 
 def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> tuple[Tensor, Tensor]:
-    """Where in the image each heatmap has its peak.
+    """Find the position of each heatmap's peak in the image.
 
     Args:
         logits: (R, K, S, S), higher is likelier; half precision is computed in float32.
         frames: (R, 4); sides below one pixel count as one pixel in "bicubic".
         method: "argmax", the centre of the best cell;
-            "quarter", that moved by a quarter cell towards the better neighbour, in x and in y;
-            "dark", the top of the parabola through the logarithm of the smoothed probabilities at the best cell
-            (softmax over the map); where that is no peak near the cell, or the cell is on the border, "quarter";
+            "quarter", the same moved by a quarter of a cell towards the better neighbour, in x and in y;
+            "dark", the maximum of the parabola fitted to the logarithm of the smoothed probabilities (softmax over the
+            map) at the best cell; "quarter" if that is no peak near the cell, or if the cell is on the border;
             "bicubic", the centre of the best pixel after enlarging the map to the frame's size in whole pixels.
-    Returns: xy (R, K, 2) float32 in image pixels; scores (R, K) float32, the largest logit, of the enlarged map for
-        "bicubic". Of several equal peaks the first in reading order counts.
+    Returns: xy (R, K, 2) float32 in image pixels; scores (R, K) float32, the largest logit (of the enlarged
+        map for "bicubic"). Among equal peaks the first in reading order is taken.
     Source: "quarter" Newell et al. 2016, Stacked Hourglass Networks; "dark" Zhang et al. 2020, Distribution-Aware
         Coordinate Representation; "bicubic" Detectron and maskrcnn-benchmark.
     """
@@ -83,18 +83,19 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
 
 
 def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
-    """How similar each decoded skeleton probably is to the true one, in COCO's terms.
+    """Expected object keypoint similarity (OKS) of each decoded skeleton with the true one.
 
-    The true keypoint lies in a cell with the probability that softmax gives the cell; that all are labelled is assumed.
+    Assumes that softmax over a heatmap is the probability of each cell to contain the keypoint, and that all keypoints
+    are labelled.
 
     Args:
         logits: (R, K, S, S); half precision is computed in float32.
         frames: (R, 4).
         points: (R, K, 2) x, y of the decoded keypoints, in image pixels.
-        areas: (R,) of the objects, in pixels, above 0.
-        sigmas: (K,), how far annotators disagree on each keypoint, relative to the square root of the area.
-    Returns: (R,) float32 in [0, 1], the mean over keypoints of the expectation of exp(-d^2 / (2 area (2 sigma)^2)), d
-        being the distance of the point from a cell's centre in pixels. Not differentiable.
+        areas: (R,) of the objects, in square pixels, above 0.
+        sigmas: (K,), COCO's standard deviation of annotations per keypoint, relative to the square root of the area.
+    Returns: (R,) float32 in [0, 1], the mean over keypoints of the expectation of exp(-d^2 / (2 area (2 sigma)^2));
+        d is the distance in pixels of the point from the centre of a cell. Not differentiable.
     Source: https://cocodataset.org/#keypoints-eval, as pycocotools computes it.
     """
     count, keypoints = logits.shape[:2]
@@ -106,7 +107,7 @@ def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, 
         )
     logits, frames, points = (value.detach().float() for value in (logits, frames, points))
     spreads = 2 * sigmas.float() * areas.float().sqrt()[:, None]  # (R, K), in pixels
-    # The Gaussian is one along x times one along y, so the expectation is two products with the map.
+    # The Gaussian is separable, so the expectation is a product with the map along x and one along y.
     with torch.autocast(device_type=logits.device.type, enabled=False):
         probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
         along_x, along_y = (
@@ -125,7 +126,7 @@ def _cell_centres(frames: Tensor, size_hw: Sequence[int]) -> tuple[Tensor, Tenso
 
 
 def _cell_of(coordinate: Tensor, first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Index of the cell that holds each coordinate (R, K), and whether one does."""
+    """Index (R, K) of the cell that contains each coordinate, and (R, K) bool: is there one?"""
     extent = last - first
     inside = (extent > 0) & (coordinate >= first) & (coordinate <= last)
     position = torch.where(inside, (coordinate - first) * (size / extent), 0.0)
@@ -133,13 +134,13 @@ def _cell_of(coordinate: Tensor, first: Tensor, last: Tensor, size: int) -> tupl
 
 
 def _distances(centres: Tensor, size: int) -> Tensor:
-    """(R, K) cells -> (R, K, 3, size): how far each cell is from the one before, the one itself, the one after."""
+    """(R, K) cells -> (R, K, 3, size): distance of every cell from the cell before, the cell itself, the one after."""
     around = centres[..., None] + torch.arange(-1, 2, device=centres.device)
     return torch.arange(size, device=centres.device) - around[..., None]
 
 
 def _quarter_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(R, K, 2) in cells: a quarter towards the better neighbour; 0 along an axis where the cell is on the border."""
+    """(R, K, 2): a quarter of a cell towards the better neighbour; 0 along an axis if the cell is on its border."""
     height, width = logits.shape[2:]
 
     def at(row: Tensor, column: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def _quarter_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _dark_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Newton's step (R, K, 2), in cells, to the top of the log of the smoothed map, and where to believe it (R, K)."""
+    """Newton step (R, K, 2), in cells, to the maximum of the log of the smoothed map, and (R, K) bool: is it usable?"""
     height, width = logits.shape[2:]
     probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
     row_weights = torch.exp(-0.5 * (_distances(rows, height) / _DARK_SIGMA) ** 2)

@@ -1,7 +1,7 @@
-"""Masks between the image and the frame of a region: cut out, re-draw, paste.
+"""Masks between the image and the frame of a region: crop, resample, paste.
 
-Geometry is continuous throughout: pixel p covers [p, p + 1), a region is its extents x1, y1, x2, y2 (`box_extents`),
-and cell i of M cells across a region of width w covers [x1 + i * w / M, x1 + (i + 1) * w / M).
+Coordinates are continuous: pixel p covers [p, p + 1), a region has extents x1, y1, x2, y2 (`box_extents`), and cell i
+of M cells across a region of width w covers [x1 + i * w / M, x1 + (i + 1) * w / M).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,21 +18,21 @@ from maskrcnn_benchmark.utils.allocator import RecycledMemory
 
 # Values that one step of a chunked loop holds at a time; 64 MiB in float32.
 _CHUNK_ELEMENTS = 1 << 24
-# Areas are sums of rounded products: a cell that is exactly half covered must not depend on the last bit.
+# Areas are sums of rounded products. The tolerance keeps rounding from deciding whether a cell is half covered.
 _AREA_TOLERANCE = 1e-9
-# To clear pages that were used before takes a third of the time that the system takes to map new ones.
+# Clearing used pages takes a third of the time of mapping new ones.
 _pasted_memory = RecycledMemory(most_bytes=256 << 20)
 
 
 def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor, size: int) -> Tensor:
-    """Draw polygons on a size x size grid over each region, as COCO's own tools draw them on an image of that size.
+    """Draw polygons on a size x size grid over each region, exactly as pycocotools draws them on an image of that size.
 
     Args:
-        polygons: for each of R regions the polygons (P, 2) of one instance, x and y in pixels; their union is drawn.
+        polygons: per region the polygons (P, 2) of one instance, x and y in pixels; their union is drawn.
         extents: (R, 4).
         size: cells per side of the grid.
-    Returns: (R, size, size) uint8, 0 or 1, on the device of extents; zero where a region has no extent.
-    Raises: ValueError when counts differ or a polygon is not (P >= 3, 2).
+    Returns: (R, size, size) uint8, 0 or 1, on the device of extents; zero if a region is empty.
+    Raises: ValueError if the counts differ or a polygon is not (P >= 3, 2).
     """
     if len(polygons) != len(extents):
         raise ValueError(f"rasterize_polygons: {len(polygons)} instances for {len(extents)} regions")
@@ -55,22 +55,22 @@ def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:
-    """Where each of some parts of these lengths begins, one after the other, and where the last ends."""
+    """Start of each part of a concatenation, given the lengths of the parts, and the end of the last."""
     return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
 
 
 def cover_fractions(
     bitmaps: Sequence[Tensor], bitmap_extents: Tensor, indices: Tensor, extents: Tensor, size_hw: tuple[int, int]
 ) -> Tensor:
-    """How much of each cell of a grid over each region is covered by the region's bitmap, exactly.
+    """Compute the exact fraction of each cell, of a grid over each region, that the region's bitmap covers.
 
     Args:
         bitmaps: G tensors (h, w) of 0 and 1 (any dtype, sizes may differ), all on one device.
-        bitmap_extents: (G, 4), the rectangle that each bitmap's cells divide evenly; it is 0 outside.
+        bitmap_extents: (G, 4), the rectangle that the cells of each bitmap divide evenly; a bitmap is 0 outside it.
         indices: (R,) int64 into bitmaps, one per region.
         extents: (R, 4) of the regions.
         size_hw: rows and columns of the grid.
-    Returns: (R, *size_hw) float64 in [0, 1] on the bitmaps' device; 0 where a region or a bitmap has no extent.
+    Returns: (R, *size_hw) float64 in [0, 1] on the bitmaps' device; 0 if a region or a bitmap is empty.
     """
     if len(bitmaps) == 0:
         if len(indices):
@@ -98,12 +98,12 @@ def cover_fractions(
 
 
 def crop_bitmaps(bitmaps: Tensor, indices: Tensor, extents: Tensor, size: int) -> Tensor:
-    """Cut regions out of whole-image bitmaps, on a size x size grid each.
+    """Crop regions from whole-image bitmaps to size x size grids.
 
     Args:
         bitmaps: (G, H, W) of 0 and 1, any dtype.
         indices: (R,) int64 into bitmaps.
-        extents: (R, 4); what lies outside the image is 0.
+        extents: (R, 4); outside the image a bitmap is 0.
         size: cells per side of the grid.
     Returns: (R, size, size) uint8 on the bitmaps' device: 1 where at least half of a cell's area is covered.
     """
@@ -120,18 +120,18 @@ def at_least_half(fractions: Tensor) -> Tensor:
 
 
 def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5) -> Tensor:
-    """Enlarge the mask of each region bilinearly and lay it on the image.
+    """Resize the mask of each region bilinearly and paste it into the image.
 
-    A pixel takes the value at its centre, u = (p + 0.5 - x1) / w * M - 0.5 in cells. Around the grid lies zero: from
-    the outermost cell centres the mask falls off to 0 within one cell, half of which is outside the extents.
+    A pixel takes the value at its centre, u = (p + 0.5 - x1) / w * M - 0.5 in cells. The mask is padded with zeros:
+    from the outermost cell centres it falls off to 0 within one cell, half of which is outside the extents.
 
     Args:
         masks: (R, M, M) probabilities.
-        extents: (R, 4), what each mask spans; a region without extent stays empty.
+        extents: (R, 4), the rectangle of each mask; an empty region stays zero.
         image_size_hw: (height, width) in pixels.
-        threshold: a pixel is set where its probability exceeds this; negative to get the probabilities themselves.
-    Returns: (R, height, width) bool; uint8, probability * 255 rounded down, when the threshold is negative. On a CPU it
-        may lie in the memory of a result that is gone, of which up to 256 MiB are kept.
+        threshold: a pixel is set if its probability exceeds this; negative to get the probabilities themselves.
+    Returns: (R, height, width) bool; uint8, probability * 255 rounded down, if the threshold is negative. On a CPU the
+        memory of earlier results that are no longer in use is reused; up to 256 MiB are kept.
     """
     _check_masks(masks, extents)
     shape = (len(masks), int(image_size_hw[0]), int(image_size_hw[1]))
@@ -149,15 +149,15 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
 def mask_run_lengths(
     masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5
 ) -> list[np.ndarray]:
-    """The run lengths of what `paste_masks` draws, without drawing whole images: COCO's form of a mask, uncompressed.
+    """Run lengths (COCO's uncompressed RLE) of the masks that `paste_masks` draws, without drawing whole images.
 
     Args:
-        masks: (R, M, M) probabilities. On a GPU they are copied to the host: they are much smaller than what they make.
-        extents: (R, 4), what each mask spans.
+        masks: (R, M, M) probabilities. From a GPU they are copied to the host; they are much smaller than the images.
+        extents: (R, 4), the rectangle of each mask.
         image_size_hw: (height, width) in pixels.
-        threshold: a pixel is set where its probability exceeds this; not negative.
-    Returns: for each mask the lengths, int64, of its runs of equal pixels down the columns, the first one of zeros; it
-        is 0 where the first pixel is set.
+        threshold: a pixel is set if its probability exceeds this; not negative.
+    Returns: for each mask the lengths, int64, of its runs of equal pixels, column by column. The first run is of zeros;
+        its length is 0 if the first pixel is set.
     """
     _check_masks(masks, extents)
     if len(masks) == 0:
@@ -172,9 +172,9 @@ def mask_run_lengths(
 def paste_windows(
     masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """`paste_masks`, one region at a time, of each only the part of the image that its mask can reach.
+    """`paste_masks` one region at a time, limited to the window of the image that its mask can reach.
 
-    Yields: left and top, in pixels, and the window (h, w) whose first pixel that is, bool or uint8; it may be empty.
+    Yields: left, top and the pixels (h, w) of the window, bool or uint8; a window may be empty.
     """
     _check_masks(masks, extents)
     height, width = int(image_size_hw[0]), int(image_size_hw[1])
@@ -187,14 +187,14 @@ def paste_windows(
 
 
 def expected_iou(masks: Tensor, threshold: float = 0.5) -> Tensor:
-    """How well each mask, once thresholded, probably covers its object: expected intersection over expected union.
+    """Estimate the IoU of each thresholded mask with its object: expected intersection over expected union.
 
-    The object holds each cell with the cell's probability, independently of the others.
+    Assumes that each cell belongs to the object with the cell's probability, independently of the others.
 
     Args:
         masks: (R, M, M) probabilities; half precision is computed in float32.
-        threshold: a cell is the mask's where its probability exceeds this, as in `paste_masks`.
-    Returns: (R,) in [0, 1]: 1 where every cell is certain, 0 for a mask without a cell. Not differentiable.
+        threshold: a cell belongs to the mask if its probability exceeds this, as in `paste_masks`.
+    Returns: (R,) in [0, 1]: 1 if every cell is certain, 0 for an empty mask. Not differentiable.
     """
     if masks.dim() != 3:
         raise ValueError(f"expected_iou takes masks (R, M, M), not {tuple(masks.shape)}")
@@ -202,7 +202,7 @@ def expected_iou(masks: Tensor, threshold: float = 0.5) -> Tensor:
     drawn = probabilities > threshold
     intersection = probabilities.where(drawn, 0.0).sum(dim=1)
     union = probabilities.where(~drawn, 1.0).sum(dim=1)
-    return intersection / union.clamp(min=1)  # a union of less than a cell is that of a mask without one
+    return intersection / union.clamp(min=1)  # a union below one cell means an empty mask
 
 
 def resample_grids(
@@ -213,19 +213,19 @@ def resample_grids(
     mode: str = "bilinear",
     fill: float | Tensor = 0.0,
 ) -> Tensor:
-    """Re-draw values that are known on a grid over one region on a grid over another.
+    """Resample a grid over one region to a grid over another region.
 
-    Each cell of the new grid takes the value at its centre. Inside the old region [x1, x2) x [y1, y2) that is
-    interpolated between the centres of the old cells, and between an outermost centre and the region's edge it is the
-    outermost cell's value. Outside the old region it is `fill`. Where new cells are larger than old ones this steps
-    over some; "area" averages over the whole of each new cell instead, old cells being constant, `fill` around them.
+    Each new cell takes the value at its centre. Inside the old region [x1, x2) x [y1, y2) the value is interpolated
+    between the centres of the old cells; between an outermost centre and the edge of the region it is constant. Outside
+    the old region it is `fill`. If new cells are larger than old ones, some old cells are skipped; mode "area" averages
+    over each new cell instead, with constant old cells and `fill` around them.
 
     Args:
         values: (R, C, h, w), finite; half precision is computed in float32.
-        src_extents: (R, 4), what the old cells span; a region without extent holds nothing.
-        dst_extents: (R, 4), what the new cells span.
+        src_extents: (R, 4), the rectangle of the old cells; an empty region has no values.
+        dst_extents: (R, 4), the rectangle of the new cells.
         size: new cells per side.
-        mode: "bilinear", "area", or "nearest" for the value of the old cell that holds the centre.
+        mode: "bilinear", "area", or "nearest" for the value of the old cell that contains the centre.
         fill: the value outside the old region; a number, or (R or 1, C or 1, 1, 1).
     Returns: (R, C, size, size) in the dtype of values; differentiable in values, not in the extents.
     """
@@ -256,7 +256,7 @@ def resample_grids(
 def _interpolate(values: Tensor, src: Tensor, dst: Tensor, size: int, fill: float | Tensor) -> Tensor:
     """`resample_grids` by bilinear interpolation; extents are float64.
 
-    That is ROIAlign with one sample in each bin, of a map for each region; it knows no region's edge, though.
+    This is ROIAlign with one map per region and one sample per bin, except that values outside the region are `fill`.
     """
     (left, right), (top, bottom) = (
         _in_cells(dst[:, axis::2], src[:, axis::2], values.shape[3 - axis]).unbind(1) for axis in (0, 1)
@@ -269,13 +269,13 @@ def _interpolate(values: Tensor, src: Tensor, dst: Tensor, size: int, fill: floa
 
 
 def _in_cells(coordinates: Tensor, span: Tensor, cells: int) -> Tensor:
-    """Coordinates (R, n) among the cells of each span (R, 2), in cells; 0 where a span has no extent."""
+    """Convert coordinates (R, n) to cells of each span (R, 2); 0 if a span is empty."""
     extent = span[:, 1:] - span[:, :1]
     return torch.where(extent > 0, (coordinates - span[:, :1]) / extent * cells, 0.0)
 
 
 def _centres_inside(src: Tensor, dst: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Centres (R, size) of new cells across spans dst (R, 2), and (R, size) bool: in the old span src (R, 2)?"""
+    """Centres (R, size) of new cells across spans dst (R, 2), and (R, size) bool: is it in the old span src (R, 2)?"""
     steps = (torch.arange(size, device=src.device, dtype=src.dtype) + 0.5) / size
     centres = dst[:, :1] + steps * (dst[:, 1:] - dst[:, :1])
     return centres, (centres >= src[:, :1]) & (centres < src[:, 1:])
@@ -289,10 +289,10 @@ def _check_masks(masks: Tensor, extents: Tensor) -> None:
 
 
 def _summed_areas(bitmaps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The summed-area tables of G bitmaps in one flat int32 tensor, where each starts (G,), and the (G, 2) sizes.
+    """Summed-area tables of G bitmaps in one flat int32 tensor, the start of each table (G,), and the sizes (G, 2).
 
-    Entry (i, j) of a table (h + 1, w + 1) counts the ones above row i and left of column j; between the entries that
-    count is bilinear, so areas of fractional windows are exact.
+    Entry (i, j) of a table (h + 1, w + 1) counts the ones above row i and left of column j. Between entries the count
+    is bilinear, so areas of fractional windows are exact.
     """
     tables, sizes = [], []
     for bitmap in bitmaps:
@@ -308,14 +308,14 @@ def _summed_areas(bitmaps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _grid_lines(span: Tensor, source: Tensor, cells: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the count + 1 lines between the cells of a grid over each span fall among the cells of its source.
+    """Locate the count + 1 grid lines over each span among the cells of its source.
 
     Args:
         span, source: (R, 2), first and last coordinate.
-        cells: (R,) int64, how many cells the source has.
-    Returns: (R, count + 1) index of the source line before, (R, count + 1) part of a cell beyond it, and the (R,) size
-        of a grid cell in source cells, not positive where span or source has no extent. Lines off the source are moved
-        to its edge, beyond which there is nothing to count.
+        cells: (R,) int64, number of cells of the source.
+    Returns: (R, count + 1) index of the source line before, (R, count + 1) distance from it in source cells, and the
+        (R,) size of a grid cell in source cells, not positive if span or source is empty. Lines outside the source are
+        moved to its edge, since there is nothing to count beyond it.
     """
     extent = source[:, 1] - source[:, 0]
     scale = torch.where(extent > 0, cells / extent, 0.0)
@@ -327,8 +327,8 @@ def _grid_lines(span: Tensor, source: Tensor, cells: Tensor, count: int) -> tupl
 
 
 def _resampling_weights(src: Tensor, dst: Tensor, cells: int, size: int, mode: str) -> tuple[Tensor, Tensor]:
-    """Weights (R, size, cells) of the old cells in each new one, and their sum (R, size): the part of the new cell, or
-    of its centre, that is in the old span."""
+    """Weights (R, size, cells) of the old cells in each new cell, and their sum (R, size): the part of the new cell (of
+    its centre, if mode is "nearest") that is in the old span."""
     extent = src[:, 1:] - src[:, :1]
     if mode == "area":
         steps = torch.arange(size + 1, device=src.device, dtype=src.dtype) / size

@@ -11,23 +11,23 @@ from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
-    """Keep a box unless a better kept one overlaps it by more than the threshold.
+    """Keep each box that no kept box of a higher score overlaps by more than the threshold.
 
     Args:
         boxes: (R, 4) xyxy in pixels, of any floating type.
-        scores: (R,) of any floating type. Of equal scores the lower index is better; NaN and infinite ones are dropped,
-            so -inf masks a box out.
+        scores: (R,) of any floating type. Among equal scores the lower index comes first. Boxes with a NaN or infinite
+            score are dropped, so -inf masks a box out.
         threshold: intersection over union, at least 0; boxes that share no area never overlap.
         offset: box convention.
     Returns: (K,) int64 indices of the kept boxes from high score to low. Overlaps are decided in double precision.
-    Raises: RuntimeError for shapes, types, devices or a threshold that do not fit.
+    Raises: RuntimeError for wrong shapes, types, devices or a negative threshold.
     """
     kept: Tensor = ops.nms(boxes.detach(), scores.detach(), float(threshold), offset)
     return kept
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
-    """`nms` in which boxes of different groups, such as images, levels or classes, do not suppress each other.
+    """`nms` within groups such as images, levels or classes: boxes of different groups do not suppress each other.
 
     Args:
         groups: (R,) int64, any values.
@@ -45,9 +45,9 @@ def nms_padded(
     groups: Tensor | None = None,
     offset: int = INCLUSIVE,
 ) -> Tensor:
-    """The first `max_out` indices that `nms`, or `batched_nms` where groups are given, would return.
+    """Return the first `max_out` indices of `nms`, or of `batched_nms` if groups are given.
 
-    Returns: (max_out,) int64, -1 after the last. On a GPU the host waits for nothing, and a CUDA graph can capture it.
+    Returns: (max_out,) int64, padded with -1. Does not synchronise with a GPU, and a CUDA graph can capture it.
     """
     kept: Tensor = ops.nms_padded(boxes.detach(), scores.detach(), groups, float(threshold), offset, max_out)
     return kept

@@ -1,4 +1,4 @@
-"""ROIAlign: fixed-size grids of features out of regions of any size, from one map or from the levels of a pyramid."""
+"""ROIAlign: pool regions of any size to grids of a fixed size, from one map or from the levels of a pyramid."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def roi_align(
     """Average bilinear samples of a feature map over a fixed grid of bins, one grid per region.
 
     Args:
-        features: (N, C, H, W) of any floating type, contiguous or channels last (others are copied).
+        features: (N, C, H, W) of any floating type, contiguous or channels last; other formats are copied.
         rois: (R, 5) of any floating type, each (index into N, x1, y1, x2, y2) with corners in image pixels.
         output_size: (height, width) of the grid, in bins, or one number for both.
         spatial_scale: feature cells per image pixel, 1 / stride; 0.25 for a stride of 4.
         sampling_ratio: samples per bin side; 0 or less takes ceil(region cells / bins).
         aligned: cell i is centred at i + 0.5, and a region may be smaller than a cell. Otherwise cell i is centred at i
-            and a region has at least one cell, as in the first versions of Mask R-CNN.
-    Returns: (R, C, *output_size) in the dtype and memory format of features, summed in float32 at least. Samples more
-        than a cell off the map count as zero. Differentiable in features; see below for gradients of the same bits.
-    Raises: RuntimeError when rois is not (R, 5), a roi names an image that is not there (on a CPU; on a GPU it pools
-        zeros), or types and devices do not fit.
-    Determinism: on a CPU the gradient has the same bits every time. On a GPU its sums are rounded in an order that
-        varies, except where `torch.use_deterministic_algorithms(True)` holds when backward runs: then they are sums of
-        64-bit whole numbers, the same in any order. Each part of a sum is rounded to a multiple of 2^(b - 61) times the
-        largest magnitude in the gradient that comes in, R * bins being a number of b bits: 2^-45 for 1,000 regions of
-        7 x 7 bins. That is finer than float32, but coarser than float64. Where the gradient that comes in holds an
-        infinity or a NaN, the result is NaN throughout. It takes 8 bytes more per element of features while it runs.
+            and a region has a size of at least one cell, as in the first versions of Mask R-CNN.
+    Returns: (R, C, *output_size) in the dtype and memory format of features, accumulated in float32 or float64. Samples
+        more than one cell off the map count as zero. Differentiable in features.
+    Raises: RuntimeError if rois is not (R, 5), if types or devices do not match, or if the image index of a roi is out
+        of range (on a CPU; on a GPU such a roi pools zeros).
+    Determinism: on a CPU the gradient has the same bits every time. On a GPU it is summed in an order that varies,
+        unless `torch.use_deterministic_algorithms(True)` holds when backward runs: then the sums are of 64-bit
+        integers, the same in any order. Each term is rounded to a multiple of 2^(b - 61) times the largest magnitude
+        in the incoming gradient, where b is the number of bits of R * bins: 2^-45 for 1,000 regions of 7 x 7 bins.
+        That is finer than float32 and coarser than float64. If the incoming gradient holds an infinity or a NaN, the
+        whole result is NaN. It takes 8 more bytes per element of features while it runs.
     Source: He et al. 2017, Mask R-CNN, section 3; `aligned` adds the half-cell shift of later variants.
     """
     bins_h, bins_w = _pair(output_size)
@@ -64,21 +64,21 @@ def multi_level_roi_align(
     canonical_level: float = 4.0,
     offset: int = INCLUSIVE,
 ) -> Tensor:
-    """`roi_align` of each region from the pyramid level that suits its size, for all levels and images in one call.
+    """`roi_align` of each region from the pyramid level for its size, for all levels and images in one call.
 
-    The level of a region is floor(canonical_level + log2(sqrt(area) / canonical_size)), clamped to those there are.
+    The level of a region is floor(canonical_level + log2(sqrt(area) / canonical_size)), clamped to the given levels.
 
     Args:
-        features: L maps (N, C, H_l, W_l), finest first, of one type and format.
+        features: L maps (N, C, H_l, W_l) of one type and format, finest first.
         rois: (R, 5), each (index into N, x1, y1, x2, y2) with corners in image pixels.
         output_size, sampling_ratio, aligned: as in `roi_align`.
         scales: 1 / stride of each level; each half the one before it.
-        canonical_size: side in pixels of the regions that belong to the canonical level.
+        canonical_size: side, in pixels, of the regions that the canonical level pools.
         canonical_level: log2 of that level's stride.
-        offset: box convention, by which the area is measured.
-    Returns: (R, C, *output_size). Differentiable in features; on a GPU with the determinism, and at the precision, of
-        `roi_align`, where the largest magnitude is that of all levels.
-    Raises: RuntimeError as `roi_align`, and when the levels or their scales do not fit each other.
+        offset: box convention of the area.
+    Returns: (R, C, *output_size). Differentiable in features; for determinism see `roi_align`, with the largest
+        magnitude of all levels.
+    Raises: RuntimeError as `roi_align`, and if the levels or their scales do not match.
     Source: Lin et al. 2017, Feature Pyramid Networks, equation 1.
     """
     bins_h, bins_w = _pair(output_size)
@@ -98,7 +98,7 @@ def multi_level_roi_align(
 
 
 class ROIAlign(nn.Module):
-    """`roi_align` with its settings kept. Inputs: features (N, C, H, W) and rois (R, 5)."""
+    """`roi_align` as a module. Inputs: features (N, C, H, W) and rois (R, 5)."""
 
     def __init__(self, output_size: Size, spatial_scale: float, sampling_ratio: int, aligned: bool = False) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def _pair(size: Size) -> tuple[int, int]:
     return size, size
 
 
-# ---- shapes for tracing, and gradients
+# ---- fake kernels and autograd rules
 
 
 def _empty(like: Tensor, size: Sequence[int], layout: torch.memory_format) -> Tensor:

@@ -8,10 +8,10 @@ def smooth_l1_loss(input: Tensor, target: Tensor, beta: float = 1.0 / 9, size_av
     """0.5 * d**2 / beta where d = |input - target| < beta, else d - 0.5 * beta; continuous and smooth at beta.
 
     Args:
-        input, target: any one shape.
-        beta: where the parabola ends, in units of the input; 0 gives the absolute difference.
-        size_average: mean over all elements, else their sum.
-    Returns: a scalar; of no elements a zero that is attached to the graph of input.
+        input, target: tensors of the same shape.
+        beta: difference at which the parabola ends; 0 gives the absolute difference.
+        size_average: return the mean over all elements, else the sum.
+    Returns: a scalar. For empty input a zero that stays attached to the graph.
     Source: Girshick 2015, Fast R-CNN, equation 3, with the transition at beta instead of 1.
     """
     if input.numel() == 0:

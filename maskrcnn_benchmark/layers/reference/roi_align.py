@@ -25,7 +25,7 @@ def roi_align(
 
     _check_rois("roi_align", rois, features.shape[0])
     wide = widened(features)
-    if features.numel() == 0:  # torchvision's kernel reads cells that are not there
+    if features.numel() == 0:  # torchvision's kernel would read out of bounds
         size = (rois.shape[0], features.shape[1], bins_h, bins_w)
         return torch.zeros(size, dtype=features.dtype, device=features.device)
     rois, usable = _usable(rois.to(wide.dtype))
@@ -44,7 +44,7 @@ def roi_align_backward(
     channels_last: bool,
     deterministic: bool,
 ) -> Tensor:
-    """On CUDA torchvision's kernel is never deterministic: under `use_deterministic_algorithms` it raises or warns."""
+    """On CUDA torchvision's kernel is not deterministic; under `use_deterministic_algorithms` it raises or warns."""
     import torchvision  # noqa: F401  defines the op
 
     _check_rois("roi_align_backward", rois, sizes[0])
@@ -109,7 +109,7 @@ def multi_level_roi_align_backward(
 def assign_levels(
     rois: Tensor, scales: Sequence[float], canonical_size: float, canonical_level: float, offset: int
 ) -> Tensor:
-    """(R, 5) rois -> (R,) int64 positions in scales; the rule of csrc/box_geometry.h."""
+    """(R, 5) rois -> (R,) int64 positions in scales, as assign_level in csrc/box_geometry.h."""
     lowest = -torch.tensor(scales[0], dtype=torch.float64).log2().round().item()
     sides = box_areas(rois[:, 1:].double(), offset).sqrt()
     levels = torch.floor(canonical_level + torch.log2(sides / canonical_size + 1e-6)) - lowest
@@ -117,8 +117,10 @@ def assign_levels(
 
 
 def _usable(rois: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, 5) rois, empty ones in place of those that torchvision's kernel cannot index, and (R, 1, 1, 1) bool: which
-    are as they were. A region with an infinite or NaN corner pools zeros."""
+    """Replace rois (R, 5) that torchvision's kernel cannot index, such as those with a NaN corner, by empty ones.
+
+    Returns: the rois, and (R, 1, 1, 1) bool: which were kept? The others pool zeros.
+    """
     usable = (rois[:, 1:].abs() < _LARGEST_CORNER).all(dim=1)
     return torch.cat((rois[:, :1], rois[:, 1:].where(usable[:, None], 0)), dim=1), usable[:, None, None, None]
 
