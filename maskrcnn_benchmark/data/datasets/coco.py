@@ -8,7 +8,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.utils.problems import config_problem
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ class COCODataset(DetectionDataset):
 
     @classmethod
     def from_cfg(
-        cls, cfg: Any, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
+        cls, cfg: CfgNode, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
     ) -> COCODataset:
         """The data set for the model of `cfg`. Images are filtered for training only."""
         return cls(

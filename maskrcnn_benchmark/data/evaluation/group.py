@@ -39,7 +39,7 @@ class EvaluatorGroup(Evaluator):
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
         results = merge_results({name: each.evaluate(output_folder) for name, each in self.evaluators.items()})
         if output_folder:
-            write_results(results, Path(output_folder))  # over the tables of the single evaluators
+            write_results(results, output_folder)  # over the tables of the single evaluators
         return results
 
     def write_pictures(self, folder: Path, count: int) -> Path | None:

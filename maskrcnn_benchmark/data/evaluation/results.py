@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +115,9 @@ def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults
     return merged
 
 
-def write_results(results: EvaluationResults, folder: Path) -> None:
+def write_results(results: EvaluationResults, output_folder: str | os.PathLike[str]) -> None:
     """Write the tables as results.txt, and the metrics as coco_results.json and coco_results.pth."""
+    folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(results.metrics, folder / "coco_results.pth")
     (folder / "coco_results.json").write_text(json.dumps(results.plain(), indent=1) + "\n", encoding="utf-8")

@@ -100,7 +100,7 @@ def test_metrics_of_one_name_get_rows_of_their_own():
 
 
 def test_tables_are_written_into_a_new_folder(tmp_path):
-    write_results(EvaluationResults({"count": {"mean": 2.0}}, 1), tmp_path / "new")
+    write_results(EvaluationResults({"count": {"mean": 2.0}}, 1), str(tmp_path / "new"))
     assert (tmp_path / "new" / "results.txt").read_text() == "         mean\ncount  2.0000\n"
 
 
