@@ -25,7 +25,7 @@ class EvaluatorGroup(Evaluator):
         self.tasks = [task for evaluator in evaluators.values() for task in evaluator.tasks]
 
     @property
-    def results(self) -> list[Any]:  # type: ignore[override]  # read-only here
+    def results(self) -> list[Any]:
         return [evaluator.results for evaluator in self.evaluators.values()]
 
     def process(self, indices: Sequence[int], detections: Sequence[BoxList]) -> None:
