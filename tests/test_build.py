@@ -104,6 +104,7 @@ torch.save([r.detach() for r in results], {path!r})
 """
 
 
+@pytest.mark.slow
 @needs_build
 def test_references_stand_in_with_the_same_results_and_one_warning(tmp_path):
     outputs = {}
@@ -122,6 +123,7 @@ def test_references_stand_in_with_the_same_results_and_one_warning(tmp_path):
         assert compiled.stride() == fallback.stride()
 
 
+@pytest.mark.slow
 @needs_build
 def test_every_instruction_set_gives_the_same_results(tmp_path):
     results, names = {}, []

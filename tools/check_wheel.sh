@@ -68,7 +68,7 @@ assert Path(sys.prefix) in Path(layers.__file__).parents, "not the installed pac
 assert layers.extension_status().startswith("compiled"), layers.extension_status()
 PYTHON
       "$in_environment" -m pytest -q -rs --import-mode=importlib -p no:cacheprovider -o pythonpath=. \
-        -o "markers=slow: takes more than about ten seconds" \
+        -o "markers=slow: takes more than about three seconds" \
         tests/layers/test_{roi_align,multi_level_roi_align,nms,candidates,host_kernels,mask_ops}.py
     )
   then

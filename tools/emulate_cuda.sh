@@ -30,7 +30,7 @@ from maskrcnn_benchmark import _C
 assert pathlib.Path(_C.__file__).is_relative_to(pathlib.Path.cwd()), _C.__file__
 sys.exit(pytest.main(sys.argv[1:]))" \
     -q --capture=sys --import-mode=importlib -p no:cacheprovider -p no:faulthandler -o pythonpath=. \
-    -o "markers=slow: takes more than about ten seconds" "$@")
+    -o "markers=slow: takes more than about three seconds" "$@")
 }
 
 build build/emulated

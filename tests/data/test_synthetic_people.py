@@ -84,6 +84,7 @@ def test_polygons_of_a_ring_leave_the_hole_out():
     assert drawn[20, 20] == 0
 
 
+@pytest.mark.slow
 def test_dataset_is_read_by_pycocotools_and_depends_on_the_seed_alone(make_people_dataset, tmp_path, capsys):
     def write(name, *flags):
         assert make_people_dataset.main(["--output", str(tmp_path / name), "--val", "2", *SMALL, *flags]) == 0

@@ -326,6 +326,7 @@ def test_arguments(capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_leaves_a_playable_file(model_files, video, tmp_path, number, status):
     """In a process of its own, on a video that would take minutes."""
@@ -360,6 +361,7 @@ def test_interrupted_it_leaves_a_playable_file(model_files, video, tmp_path, num
     assert fps == 20.0 and 3 < len(played) == len(written) < 3000
 
 
+@pytest.mark.slow
 def test_help_of_the_script():
     shown = subprocess.run(
         [sys.executable, "demo/webcam.py", "--help"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},

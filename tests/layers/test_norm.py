@@ -197,6 +197,7 @@ def _norm_one_part(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_sync_batch_norm_of_two_cpu_processes_equals_batch_norm_of_all(tmp_path):
     reference = trained_batch_norm(3).train()
     images = (torch.randn(5, 3, 4, 6) * 3 + 2).requires_grad_()

@@ -125,6 +125,7 @@ def test_training_step(name, masks):
     check_step(model, *batch(cfg, masks), WAITS_OF_TRAINING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "opts"),
     [
@@ -205,6 +206,7 @@ def check_detections(found, expected):
         torch.testing.assert_close(held(there), here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "opts", "more_waits"),
     [

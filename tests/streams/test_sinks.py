@@ -132,6 +132,7 @@ def test_a_size_that_the_codec_refuses(tmp_path, monkeypatch):
     sink.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_noticed(tmp_path):
     """A process that may write 60 kB to a file, as on a disk that is full then."""
     code = f"""

@@ -37,6 +37,7 @@ def run(**environment: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a property of Linux and glibc")
 def test_freed_memory_is_used_again():
     kept, faults = run()

@@ -247,6 +247,7 @@ def test_runs_in_bfloat16(device, name):
     assert all(parameter.grad is not None for parameter in body.parameters())
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     body = tiny_hrnet().eval()
     images = torch.randn(1, 3, 40, 56)

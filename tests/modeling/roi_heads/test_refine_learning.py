@@ -1,6 +1,7 @@
 """The heads learn, and refined results are the better ones where the RoI cuts the object and the features show it."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -45,6 +46,7 @@ def make_scenes(seed: int) -> tuple[list[Tensor], list[BoxList], Tensor, np.ndar
     return [torch.tensor(np.stack(features)).float()], targets, torch.tensor(boxes).float(), np.stack(masks)
 
 
+@pytest.mark.slow
 def test_refined_results_reach_beyond_the_box_where_coarse_ones_cannot():
     scales = (0.25,)
     cfg = small_cfg(
