@@ -47,7 +47,7 @@ _C.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # channels per group in the first stage
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = True  # stride 2 on the first 1x1 convolution (MSRA's weights) or on the 3x3
 _C.MODEL.RESNETS.TRANS_FUNC = "BottleneckWithFixedBatchNorm"  # residual block
 _C.MODEL.RESNETS.STEM_FUNC = "StemWithFixedBatchNorm"
-_C.MODEL.RESNETS.NORM = ""  # new: FrozenBN, BN, SyncBN or GN; "" = the one that TRANS_FUNC and STEM_FUNC name
+_C.MODEL.RESNETS.NORM = ""  # new: FrozenBN, BN, SyncBN, GN, LN or another name in NORMS; "" = by TRANS_FUNC, STEM_FUNC
 _C.MODEL.RESNETS.RES5_DILATION = 1  # dilation of the last stage; above 1 the stage keeps its input's resolution
 _C.MODEL.RESNETS.BACKBONE_OUT_CHANNELS = 1024  # channels that RPN and heads receive: 256 with FPN, 1024 for C4
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # channels of the first stage; each later stage doubles them
@@ -59,7 +59,7 @@ _C.MODEL.RESNETS.DEFORMABLE_GROUPS = 1
 _C.MODEL.FPN = CN()
 _C.MODEL.FPN.USE_GN = False  # group normalisation behind each convolution of the pyramid
 _C.MODEL.FPN.USE_RELU = False  # ReLU behind each convolution of the pyramid
-_C.MODEL.FPN.NORM = ""  # new: FrozenBN, BN, SyncBN or GN; "" = what USE_GN says
+_C.MODEL.FPN.NORM = ""  # new: as RESNETS.NORM; "" = by USE_GN
 
 _C.MODEL.GROUP_NORM = CN()  # of every layer whose norm is GN
 _C.MODEL.GROUP_NORM.DIM_PER_GP = -1  # channels per group; -1 = by NUM_GROUPS
@@ -68,7 +68,7 @@ _C.MODEL.GROUP_NORM.EPSILON = 1e-5
 
 # HRNet body and its stages. STAGE1 is one sequence of blocks; from STAGE2 on there are branches of falling resolution.
 _C.MODEL.HRNET = CN()
-_C.MODEL.HRNET.NORM = "FrozenBN"  # new: FrozenBN, BN, SyncBN or GN
+_C.MODEL.HRNET.NORM = "FrozenBN"  # new: as RESNETS.NORM, but not ""
 _C.MODEL.HRNET.STEM_CHANNELS = 64  # new: of both convolutions of the stem; 64 in every released model
 _C.MODEL.HRNET.FREEZE_AT = 0  # new: stem (1) and stages up to this one (2 = STAGE1, ...) do not learn; 0 = all do
 _C.MODEL.HRNET.CHECKPOINT_ACTIVATIONS = False  # new: recompute stages in the backward pass, less memory for more time
@@ -119,19 +119,26 @@ _C.MODEL.HRNET.STAGE4.FUSE_METHOD = "SUM"
 _C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: into the first alone
 
 _C.MODEL.NECK = CN()  # fork: HRFPN, the neck of HRNET-HR
-_C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first
+_C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first; () = take them from it
 _C.MODEL.NECK.OUT_CHANNELS = 256  # channels of every level
 _C.MODEL.NECK.NUM_OUTS = 5  # levels; strides 4, 8, 16, 32, 64
 _C.MODEL.NECK.POOLING = "AVG"  # how the coarser levels are made: AVG or MAX
-_C.MODEL.NECK.NORM = ""  # new: FrozenBN, BN, SyncBN or GN behind each convolution; "" = none
+_C.MODEL.NECK.NORM = ""  # new: norm after each convolution, as RESNETS.NORM; "" = none
 _C.MODEL.NECK.ACTIVATION = False  # not read, by the fork neither
 _C.MODEL.NECK.SHARING_CONV = False  # not read, by the fork neither
+
+_C.MODEL.TIMM = CN()  # new: the body of CONV_BODY "timm-FPN"; `pip install timm`
+_C.MODEL.TIMM.NAME = "resnet50"  # a convolutional model of timm
+_C.MODEL.TIMM.PRETRAINED = False  # download timm's ImageNet weights when the model is built
+_C.MODEL.TIMM.OUT_INDICES = (-4, -3, -2, -1)  # the model's maps that the pyramid reads; these have strides 4 to 32
+_C.MODEL.TIMM.FROZEN = ()  # names of the model's submodules that do not learn, such as ("conv1", "bn1", "layer1")
+_C.MODEL.TIMM.FREEZE_NORMS = False  # all batch norms keep their weights and statistics, for small batches
 
 _C.MODEL.RPN = CN()
 _C.MODEL.RPN.RPN_HEAD = "SingleConvRPNHead"  # name in the RPN_HEADS registry
 _C.MODEL.RPN.USE_FPN = False  # several levels, one anchor size on each
 _C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # side of an anchor of aspect ratio 1
-_C.MODEL.RPN.ANCHOR_STRIDE = (16,)  # pixels between neighbouring anchors, per level
+_C.MODEL.RPN.ANCHOR_STRIDE = (16,)  # pixels between neighbouring anchors, per level; () = the strides of the backbone
 _C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
 _C.MODEL.RPN.STRADDLE_THRESH = 0  # anchors further than this outside the image are not trained on; -1 = all are
 _C.MODEL.RPN.FG_IOU_THRESHOLD = 0.7  # an anchor is positive from this overlap on
@@ -165,7 +172,8 @@ _C.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR = "ResNet50Conv5ROIFeatureExtractor"
 _C.MODEL.ROI_BOX_HEAD.PREDICTOR = "FastRCNNPredictor"
 _C.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 14  # bins per side of the pooled RoI
 _C.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 0  # samples per side of a bin; 0 = by the size of the RoI
-_C.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.0625,)  # 1 / stride of each pooled level, finest first
+# 1 / stride of each pooled level, finest first; () = the backbone's levels up to a stride of 32. So in every head.
+_C.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.0625,)
 _C.MODEL.ROI_BOX_HEAD.POOLER_ALIGNED = False  # new: shift samples by half a cell, as later ROIAligns do
 _C.MODEL.ROI_BOX_HEAD.NUM_CLASSES = 81  # classes with the background; of the mask branch too
 _C.MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM = 1024  # width of the fully connected layers
@@ -217,13 +225,13 @@ _C.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM = "features"  # of the branch's predicto
 _C.MODEL.ROI_REFINE_HEAD.DETACH_INDICATORS = True  # its losses do not teach the coarse branches through the indicators
 _C.MODEL.ROI_REFINE_HEAD.ROI_EXPAND = 1.5  # factor on width and height of a RoI, about its centre
 _C.MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION = 28  # bins per side of the pooled region; outputs have twice as many cells
-_C.MODEL.ROI_REFINE_HEAD.POOLER_SCALES = (0.25,)  # the finest level alone: large regions have detail, too
+_C.MODEL.ROI_REFINE_HEAD.POOLER_SCALES = (0.25,)  # the finest level only: large regions have detail, too
 _C.MODEL.ROI_REFINE_HEAD.POOLER_SAMPLING_RATIO = 2
 _C.MODEL.ROI_REFINE_HEAD.POOLER_ALIGNED = True
 _C.MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR = "UNetRefineFeatureExtractor"
 _C.MODEL.ROI_REFINE_HEAD.PREDICTOR = "RefinePredictor"
 _C.MODEL.ROI_REFINE_HEAD.CONV_DIM = 64  # width of the trunk at its finest level
-_C.MODEL.ROI_REFINE_HEAD.NORM = "GN"  # FrozenBN, BN, SyncBN, GN or ""
+_C.MODEL.ROI_REFINE_HEAD.NORM = "GN"  # as RESNETS.NORM; "" = none
 _C.MODEL.ROI_REFINE_HEAD.NUM_STACKS = 1  # hourglasses, one behind the other
 _C.MODEL.ROI_REFINE_HEAD.DEPTH = 2  # halvings of the resolution inside an hourglass
 _C.MODEL.ROI_REFINE_HEAD.NUM_CONVS = 4  # 3x3 convolutions of the plain extractor
