@@ -1,4 +1,4 @@
-"""The tree that holds a config: yacs's CfgNode with `_BASE_` files, tolerant types and messages that help."""
+"""`CfgNode`: the node of yacs with `_BASE_` files, flexible types and helpful messages."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class UnknownKeyError(ConfigError, UnknownNameError):
 
 
 class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
-    """A section of the config; attribute access, freezing, cloning and dumping are yacs's.
+    """A section of the config. Attribute access, freezing, cloning and dumping are those of yacs.
 
-    A merge checks everything before it writes anything, so that a refused file leaves the tree as it was, and its
-    message lists every bad key of the file, not only the first.
+    A merge checks all settings before it changes any, so a refused file leaves the values as they were. The error
+    lists every bad key.
     """
 
     def __init__(
@@ -48,26 +48,26 @@ class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
     def __getattr__(self, name: str) -> Any:
         if name in self:
             return self[name]
-        if name.startswith("__"):  # copy and pickle ask for these; no need to search for neighbours
+        if name.startswith("__"):  # copy and pickle ask for these
             raise AttributeError(name)
         raise AttributeError(f"the config has no {name!r} here{_did_you_mean(name, [str(key) for key in self])}")
 
-    # ---- what a key may hold, besides values of its default's type ----
+    # ---- values besides those of the default's type ----
 
     def also_accept(self, name: str, *types: type) -> None:
-        """Let the leaf `name` of this section hold values of `types` too, as they are."""
+        """Also accept values of `types` for the key `name` of this section."""
         self.__dict__[_ACCEPTED][name] = types
 
     def accept_single(self, *names: str) -> None:
-        """Let the sequences `names` of this section be given as one bare value."""
+        """Accept one value instead of a sequence for the keys `names` of this section."""
         self.__dict__[_SINGLE].update(names)
 
     def twin_keys(self, first: str, second: str) -> None:
-        """Declare two full keys as names of one fact: setting one of them sets the other."""
+        """Declare two full keys as names of the same setting: setting one sets the other."""
         self.__dict__[_IMPLIED].update({first: (second, None), second: (first, None)})
 
     def imply(self, key: str, other: str, values: Mapping[Any, Any]) -> None:
-        """Declare that setting the full key `key` to one of `values` sets `other` to what stands there for it."""
+        """Declare that setting the full key `key` to a value in `values` also sets `other`, to `values[value]`."""
         self.__dict__[_IMPLIED][key] = (other, dict(values))
 
     # ---- merging ----
@@ -152,7 +152,7 @@ class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
         self.add_declared_sections()
 
     def _with_implied(self, accepted: dict[str, Any]) -> dict[str, Any]:
-        """What is set explicitly, and what follows from it where nothing explicit says otherwise."""
+        """Add the settings that others imply, unless they are set explicitly."""
         completed = dict(accepted)
         for key, value in accepted.items():
             other, values = self.__dict__[_IMPLIED].get(key, (None, None))
@@ -161,7 +161,7 @@ class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
         return completed
 
     def _checked(self, key: str, setting: Setting) -> dict[str, Any]:
-        """{key: value in the type that the tree wants}, or {} where there is nothing to set."""
+        """Return {key: converted value}, or {} if there is nothing to set. Raises: ConfigError."""
         *sections, name = key.split(".")
         node: Any = self
         for section in sections:
@@ -211,7 +211,7 @@ def read_pairs(words: Sequence[Any]) -> dict[str, Setting]:
 
 
 def _decode(value: Any) -> Any:
-    """Text that spells a Python literal stands for it, as in yacs: YAML takes (4, 8) and 1e-4 for strings."""
+    """Parse text that is a Python literal, as yacs does: for YAML, (4, 8) and 1e-4 are strings."""
     if not isinstance(value, str):
         return value
     try:
@@ -221,7 +221,7 @@ def _decode(value: Any) -> Any:
 
 
 def _coerce(key: str, setting: Setting, default: Any, extra: tuple[type, ...], single: bool) -> Any:
-    """The setting's value in the type of `default` or one of `extra`. Raises: ConfigError."""
+    """Convert the value of a setting to the type of `default` or one of `extra`. Raises: ConfigError."""
     value = _decode(setting.value)
     if default is None:
         return value
@@ -241,7 +241,7 @@ def _coerce(key: str, setting: Setting, default: Any, extra: tuple[type, ...], s
 
 
 def _convert(value: Any, types: tuple[type, ...]) -> Any:
-    """`value` in one of `types` where nothing is lost by it, else None."""
+    """Convert `value` to one of `types` if that loses nothing; else return None."""
     if isinstance(value, (list, tuple)):
         kind = type(value) if type(value) in types else next((kind for kind in types if kind in (list, tuple)), None)
         return kind(_as_tuples(entry) for entry in value) if kind is not None else None
@@ -251,18 +251,18 @@ def _convert(value: Any, types: tuple[type, ...]) -> Any:
         return float(value)
     if type(value) is float and int in types and value.is_integer():
         return int(value)  # 9e4 iterations
-    if value is None:  # `WEIGHT:` with nothing behind it
+    if value is None:  # `WEIGHT:` without a value
         return next((kind() for kind in types if kind in (str, list, tuple)), None)
     return None
 
 
 def _as_tuples(value: Any) -> Any:
-    """Sequences within sequences as tuples: YAML has lists only, and what is dumped is to be read back equal."""
+    """Convert nested sequences to tuples: YAML has only lists, and a saved config must load as an equal one."""
     return tuple(_as_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
 
 def _elements_fit(value: Any, default: Any) -> bool:
-    """Are the elements of a sequence of the kind (text, switch, number) of the default's? Nesting is free."""
+    """Return whether the elements are of the same kind (text, bool, number) as the default's, at any nesting."""
     if not isinstance(value, (list, tuple)) or not isinstance(default, (list, tuple)) or not default:
         return True
     kind = _element_kind(default[0])
@@ -278,7 +278,7 @@ def _element_kind(element: Any) -> type:
 
 
 def _did_you_mean(key: str, known: Sequence[str]) -> str:
-    """End of a sentence: '; did you mean X?' where a known key is near, by its whole or by its last part, else '.'."""
+    """Return '; did you mean X?' if a known key is similar, in whole or in its last part; else '.'."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:
         last = key.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""Config files: YAML with `_BASE_` inheritance, read into flat settings that remember where each one was written."""
+"""Read YAML config files with `_BASE_` inheritance into flat settings that know their file and line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ BASE_KEY = "_BASE_"  # a path or a list of paths, each relative to the file that
 
 
 class Setting(NamedTuple):
-    """One value on its way into the config tree.
+    """A value to be merged into the config tree.
 
-    value: as parsed from YAML, or as handed over by the caller (on a command line: a string).
-    source: where it was written, for messages: "configs/a.yaml, line 12" or "the command line".
+    Attributes:
+        value: as parsed from YAML, or as given by the caller (a string if from the command line).
+        source: where it was written, for messages: "configs/a.yaml, line 12" or "the command line".
     """
 
     value: Any
@@ -25,7 +26,7 @@ class Setting(NamedTuple):
 
 
 def flatten(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Setting]:
-    """Nested mapping -> {"MODEL.RPN.NMS_THRESH": Setting, ...}. Sections without content vanish."""
+    """Turn a nested mapping into {"MODEL.RPN.NMS_THRESH": Setting, ...}. Empty sections are dropped."""
     settings: dict[str, Setting] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -37,7 +38,7 @@ def flatten(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str,
 
 
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Setting]:
-    """Settings of a YAML file and of all files that it inherits from, the file's own winning over its bases'.
+    """Read a YAML file and all files that it inherits from; the file overrides its bases.
 
     Raises: ConfigError for a missing file, text that is not YAML, a key written twice, or `_BASE_` files in a circle.
     """
@@ -66,7 +67,7 @@ def _read(path: str, chain: tuple[str, ...]) -> dict[str, Setting]:
 
 
 def _parse(path: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, int]]:
-    """One file -> its tree and the line of each key, counted from 1."""
+    """Parse one file. Returns: its tree, and {key: line}, counted from 1."""
     try:
         with open(path, encoding="utf-8") as file:
             loader = yaml.SafeLoader(file)
@@ -91,7 +92,7 @@ def _parse(path: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], dict[str,
 
 
 def _collect_lines(node: yaml.Node, path: str, prefix: str, lines: dict[str, int]) -> None:
-    """Note the line of every key below `node`; YAML would let the later of two equal keys win without a word."""
+    """Collect the lines of all keys below `node`. Raises: ConfigError for a key written twice, which YAML allows."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:

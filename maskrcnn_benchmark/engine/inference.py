@@ -179,7 +179,7 @@ def run_tests(
 
 def _progress(data_loader: DataLoader[Any]) -> Iterable[Any]:
     """Show a progress bar on the main rank; if the output is a file, update it only twice a minute."""
-    return tqdm(
+    bar: Iterable[Any] = tqdm(
         data_loader,
         desc="inference",
         unit="batch",
@@ -187,6 +187,7 @@ def _progress(data_loader: DataLoader[Any]) -> Iterable[Any]:
         mininterval=0.5 if sys.stderr.isatty() else 30,
         dynamic_ncols=True,
     )
+    return bar
 
 
 def _refuse_bbox_aug(bbox_aug: bool) -> None:

@@ -1,4 +1,4 @@
-"""`Predictor`: a config and its weights in, images in, detections in the images' own pixels out."""
+"""`Predictor`: detections of a trained model in images of any kind, in the pixels of each image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from .run.processes import select_device
 from .run.weights import load_trained_weights
 from .train_loop import PRECISIONS, autocast
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "__background__"
@@ -40,19 +43,24 @@ AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as the network takes it, (3, h, w) float32, and the size (width, height) that it had before."""
+    """An image that is ready for the network.
+
+    Attributes:
+        pixels: (3, h, w) float32, scaled and normalised.
+        size_wh: (width, height) of the image as it was given.
+    """
 
     pixels: Tensor
     size_wh: tuple[int, int]
 
 
 class PendingDetections:
-    """What the model is finding in a batch, perhaps still at work on a GPU.
+    """The detections in a batch, which a GPU may still be computing.
 
     Args:
-        detections: BoxLists on the CPU, in the pixels of the network's input, which are complete once `ready` is.
-        sizes_wh: of the images as they were given.
-        ready: None where they are complete already.
+        detections: BoxLists on the CPU, in pixels of the network's input; valid after `ready`.
+        sizes_wh: sizes of the images as they were given.
+        ready: recorded after the copies to the CPU; None if the detections are valid already.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class PendingDetections:
         self._detections, self._sizes_wh, self._ready = detections, sizes_wh, ready
 
     def wait(self) -> list[BoxList]:
-        """The detections of each image, in its own pixels, on the CPU."""
+        """Wait for the GPU and return the detections of each image, in its own pixels, on the CPU."""
         if self._ready is not None:
             self._ready.synchronize()
         pairs = zip(self._detections, self._sizes_wh, strict=True)
@@ -69,28 +77,31 @@ class PendingDetections:
 
 
 class Predictor:
-    """Runs a trained model on images of any kind, prepared exactly as the test loop prepares them.
+    """Runs a trained model on images, prepared exactly as in the test loop.
 
-    An image is a path, a PIL image, or an array (H, W, 3) of uint8, of which must be said whether its channels are in
-    the order "RGB" or "BGR" (OpenCV's); grey arrays (H, W) need not. Files are turned upright as their Exif data says.
+    An image is a path, a PIL image, or an array (H, W, 3) of uint8. For an array, `channel_order` says whether its
+    channels are "RGB" or "BGR" (OpenCV's); gray arrays (H, W) need no order. Files are rotated as their Exif data says.
 
-    Results are BoxLists on the CPU, in pixels of the image as it was given, best scores first: SCORES, LABELS, and what
-    the model's heads add. MASK holds probabilities spanning MASK_BOXES; `drawing.image_masks` lays them on
-    the image. `prepare` may run in other threads than the model.
+    Results are BoxLists on the CPU, in pixels of the given image, best scores first, with SCORES, LABELS and the fields
+    of the heads. MASK holds probabilities that span MASK_BOXES; `drawing.image_masks` pastes them into the image.
+    `prepare` may run in other threads than the model.
 
     Args:
-        cfg: the model's config; DEVICE, DTYPE, INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST count as in a test.
-        weights: a file, a URL or a catalog:// name; None takes the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
-        model: a model that has its weights, instead of those.
-        categories: {label: name}; by default those of the checkpoint, else those of the config's datasets.
+        cfg: the config of the model; MODEL.DEVICE, DTYPE, INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST are used as in a test.
+        weights: a file, a URL or a catalog:// name; None: the last checkpoint in OUTPUT_DIR, else MODEL.WEIGHT.
+        model: a model with its weights; `weights` is then not read.
+        categories: {label: name}; None: those of the checkpoint, else those of the config's data sets.
     Attributes:
-        categories: {label: name}, with 0 for the background; empty where no names are known. device, cfg, model.
+        cfg: as given.
+        device: the device of the model.
+        model: the model, in evaluation mode.
+        categories: {label: name}, 0 is the background; empty if no names are known.
     Raises: StartupError, CheckpointError, FileNotFoundError.
     """
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: CfgNode,
         weights: str | os.PathLike[str] | None = None,
         *,
         model: nn.Module | None = None,
@@ -116,20 +127,23 @@ class Predictor:
         weights: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> Predictor:
-        """Of a YAML file, such as the config.yml that a training left, with KEY, VALUE, ... on top.
+        """Create a predictor from a YAML file, such as the config.yml of a training.
 
-        Raises: ConfigError, and what the constructor raises.
+        Args:
+            opts: KEY, VALUE, ... that override the file.
+            kwargs: further arguments of the constructor.
+        Raises: ConfigError, and the errors of the constructor.
         """
         cfg = load_config(config_file, opts)
         cfg.freeze()
         return cls(cfg, weights, **kwargs)
 
     def __call__(self, image: AnyImage, channel_order: str | None = None) -> BoxList:
-        """The detections in one image; `channel_order` "RGB" or "BGR" for arrays."""
+        """Return the detections in one image; `channel_order` is "RGB" or "BGR" for an array."""
         return self.predict_batch([image], channel_order)[0]
 
     def predict_batch(self, images: Sequence[AnyImage], channel_order: str | None = None) -> list[BoxList]:
-        """The detections in several images, which go through the network together; the list may be empty."""
+        """Return the detections in several images, which the network processes as one batch; may be empty."""
         return self.start([self.prepare(image, channel_order) for image in images]).wait()
 
     def prepare(self, image: AnyImage, channel_order: str | None = None) -> PreparedImage:
@@ -139,14 +153,14 @@ class Predictor:
         return PreparedImage(pixels, picture.size)
 
     def start(self, images: Sequence[PreparedImage]) -> PendingDetections:
-        """Run the model; on a GPU, return as soon as the work has been handed over."""
+        """Run the model. On a GPU this returns before the work is done."""
         if not images:
             return PendingDetections([], [], None)
         batch = to_image_list([image.pixels for image in images], padding_multiple(self.cfg))
         sizes_wh = [image.size_wh for image in images]
         if self.device.type != "cuda":
             return PendingDetections([found.to("cpu") for found in self._forward(batch)], sizes_wh, None)
-        with torch.cuda.device(self.device):  # the current device is each thread's own
+        with torch.cuda.device(self.device):  # each thread has its own current device
             found = [detections.to("cpu", non_blocking=True) for detections in self._forward(batch.pin_memory())]
             ready = torch.cuda.Event()
             ready.record()
@@ -154,11 +168,12 @@ class Predictor:
 
     def _forward(self, batch: ImageList) -> list[BoxList]:
         with torch.no_grad(), autocast(self.device, self._dtype):
-            return self.model(batch.to(self.device, non_blocking=True))
+            detections: list[BoxList] = self.model(batch.to(self.device, non_blocking=True))
+            return detections
 
 
 def as_picture(image: AnyImage, channel_order: str | None = None) -> Image.Image:
-    """A path, PIL image or array as an 8-bit RGB picture. Raises as `Predictor.prepare`."""
+    """Convert a path, PIL image or array to an 8-bit RGB picture. Raises: as `Predictor.prepare`."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, upright=True)
     if isinstance(image, Image.Image):
@@ -182,16 +197,16 @@ def as_picture(image: AnyImage, channel_order: str | None = None) -> Image.Image
 
 
 def detections_in_image(detections: BoxList, size_wh: tuple[int, int]) -> BoxList:
-    """Detections in the network's input -> the same in the image of `size_wh` that the input was scaled from.
+    """Scale detections from the network's input to the image of `size_wh`.
 
-    Boxes are scaled corner by corner, as results are; what a mask spans is scaled as a whole, and MASK_BOXES says so:
-    an inclusive corner that is scaled moves a mask's far side by up to a pixel.
+    Boxes are scaled by their corners, as in results. The extent of a mask is scaled as a half-open box and stored in
+    MASK_BOXES: scaling an inclusive corner would move the far side of the mask by up to a pixel.
     """
     resized = detections.resize(size_wh)
     if not detections.has_field(fields.MASK):
         return resized
     masks = detections.get_field(fields.MASK)
-    if not masks.is_floating_point():  # drawn over the input already
+    if not masks.is_floating_point():  # already pasted into the input
         drawn = resize_drawn_masks(masks[:, 0], (size_wh[1], size_wh[0]))[:, None]
         resized.add_field(fields.MASK, drawn)
     elif not detections.has_field(fields.MASK_BOXES):
@@ -201,9 +216,11 @@ def detections_in_image(detections: BoxList, size_wh: tuple[int, int]) -> BoxLis
     return resized
 
 
-def find_category_names(cfg: Any) -> dict[int, str]:
-    """{label: name}, 0 being the background, for a checkpoint that has none: from the annotation files that the config
-    names, where one is there and fits; else COCO's where their number fits; else none."""
+def find_category_names(cfg: CfgNode) -> dict[int, str]:
+    """Return {label: name}, 0 is the background, for a checkpoint without names.
+
+    Takes the names of an annotation file of the config, else those of COCO, if their number fits the model.
+    """
     count = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES - 1
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = _names_of_dataset(cfg, name)
@@ -217,10 +234,10 @@ def find_category_names(cfg: Any) -> dict[int, str]:
     return {}
 
 
-def _names_of_dataset(cfg: Any, name: str) -> list[str]:
-    """Category names in the annotation file of a dataset of the catalog; empty where there is no such file."""
+def _names_of_dataset(cfg: CfgNode, name: str) -> list[str]:
+    """Return the category names in the annotation file of a data set; empty if there is no such file."""
     try:
         with open(dataset_catalog(cfg).get(name)["args"]["ann_file"], encoding="utf-8") as file:
             return [str(category["name"]) for category in json.load(file)["categories"]]
-    except (KeyError, OSError, TypeError, ValueError):  # names are a nicety: any reason not to have them will do
+    except (KeyError, OSError, TypeError, ValueError):  # the names are optional
         return []

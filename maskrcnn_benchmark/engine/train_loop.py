@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
 logger = logging.getLogger(__name__)
 
+Batch = tuple[ImageList, Sequence[BoxList], Sequence[int]]  # images, targets, dataset indices
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -71,9 +73,9 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        data_loader: Iterable[Any],
+        data_loader: Iterable[Batch],
         optimizer: torch.optim.Optimizer,
-        scheduler: Any,
+        scheduler: LRScheduler,
         *,
         device: torch.device | str,
         max_iter: int,
@@ -141,7 +143,7 @@ class Trainer:
         finally:
             self.pause_seconds += time.perf_counter() - start
 
-    def run_step(self, batches: Iterator[Any]) -> None:
+    def run_step(self, batches: Iterator[Batch]) -> None:
         """Average the gradients of `accumulate` batches and update the weights once."""
         self.optimizer.zero_grad(set_to_none=True)
         self.losses, self.images, self.data_time = {}, (), 0.0
@@ -155,7 +157,7 @@ class Trainer:
         self._update()
         self.iteration += 1
 
-    def _next_batch(self, batches: Iterator[Any]) -> Any:
+    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
         try:
             return next(batches)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
@@ -45,11 +46,11 @@ logger = logging.getLogger(__name__)
 def do_train(
     cfg: CfgNode,
     model: nn.Module,
-    data_loader: DataLoader,
-    data_loader_val: Sequence[DataLoader] | None,
+    data_loader: DataLoader[Any],
+    data_loader_val: Sequence[DataLoader[Any]] | None,
     optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    checkpointer: Any,
+    scheduler: LRScheduler,
+    checkpointer: Saver,
     device: torch.device | str,
     checkpoint_period: int,
     test_period: int,
@@ -180,7 +181,7 @@ class Evaluation:
     def __init__(
         self,
         cfg: CfgNode,
-        data_loaders: Sequence[DataLoader],
+        data_loaders: Sequence[DataLoader[Any]],
         ema: ModelEMA | None,
         writers: Sequence[Writer],
         checkpoints: CheckpointHook,

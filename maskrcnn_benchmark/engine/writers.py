@@ -1,4 +1,4 @@
-"""Where the figures of a training run go: a line in the log, a line of JSON, TensorBoard."""
+"""Write the progress of a training: log lines, JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Progress:
-    """What there is to say after some iterations.
+    """A report on the last iterations.
 
-    scalars: means over the iterations since the last report: the losses and their sum "loss", "time" and "data" in
-    seconds. lr: learning rate of the first parameter group. memory: peak in MiB, of the GPU or else of the process.
+    Attributes:
+        iteration: iterations done.
+        max_iter: iterations of the whole run.
+        eta_seconds: estimated time to the end of the run.
+        scalars: means since the last report: the losses, their sum "loss", and "time" and "data" in seconds.
+        lr: learning rate of the first parameter group.
+        memory: peak memory in MiB, of the GPU, or of the process if there is none.
     """
 
     iteration: int
@@ -32,6 +37,8 @@ class Progress:
 
 
 class Writer(Protocol):
+    """Writes reports somewhere."""
+
     def write_progress(self, progress: Progress, meters: MetricLogger) -> None: ...
 
     def write_evaluation(self, iteration: int, scalars: Mapping[str, float]) -> None: ...
@@ -40,7 +47,7 @@ class Writer(Protocol):
 
 
 class ConsoleWriter:
-    """maskrcnn-benchmark's log line: each meter as median of the latest values and, in brackets, the mean of all."""
+    """Writes the log lines of maskrcnn-benchmark: for each meter the median of recent values and (the mean of all)."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
@@ -65,11 +72,11 @@ class ConsoleWriter:
 
 
 class JsonLinesWriter:
-    """One JSON object a line in metrics.jsonl. A resumed run drops the lines of iterations that it will do again.
+    """Writes one JSON object per line to metrics.jsonl. A resumed run drops the lines of iterations it will repeat.
 
     Args:
-        folder: where the file is.
-        start_iter: the iteration that the run starts behind; 0 begins a new file.
+        folder: the folder of the file.
+        start_iter: number of iterations already done; 0 starts a new file.
     """
 
     def __init__(self, folder: Path, start_iter: int = 0) -> None:
@@ -101,10 +108,10 @@ class JsonLinesWriter:
 
 
 class TensorBoardWriter:
-    """Event files in the output folder: `tensorboard --logdir OUTPUT_DIR` shows them."""
+    """Writes event files to the output folder, for `tensorboard --logdir OUTPUT_DIR`."""
 
     def __init__(self, folder: Path, start_iter: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second, and needs the tensorboard package
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; needs the tensorboard package
 
         self._events = SummaryWriter(str(folder), purge_step=start_iter or None)
 
@@ -125,7 +132,7 @@ class TensorBoardWriter:
 
 
 def build_writers(folder: str | Path, start_iter: int, logger: logging.Logger) -> list[Writer]:
-    """The three writers; TensorBoard is left out, and that is said, where its package is not installed."""
+    """Return the three writers; without the tensorboard package only two of them, with a warning."""
     folder = Path(folder)
     writers: list[Writer] = [ConsoleWriter(logger), JsonLinesWriter(folder, start_iter)]
     try:
