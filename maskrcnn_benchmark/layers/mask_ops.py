@@ -21,7 +21,7 @@ _CHUNK_ELEMENTS = 1 << 24
 # Areas are sums of rounded products. The tolerance keeps rounding from deciding whether a cell is half covered.
 _AREA_TOLERANCE = 1e-9
 # Clearing used pages takes a third of the time of mapping new ones.
-_pasted_memory = RecycledMemory(most_bytes=256 << 20)
+_pasted_memory = RecycledMemory(max_bytes=256 << 20)
 
 
 def rasterize_polygons(polygons: Sequence[Sequence[np.ndarray]], extents: Tensor, size: int) -> Tensor:

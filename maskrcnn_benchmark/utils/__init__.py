@@ -1,1 +1,1 @@
-"""What has nothing to do with images: processes, logs, meters, files, checkpoints."""
+"""Helpers that do not depend on images or models: processes, logs, meters, registries, files, checkpoints."""

@@ -1,4 +1,4 @@
-"""What becomes of memory that a program frees: kept by the C library, or for results of one kind."""
+"""Reuse of freed memory: by the C library, or for large results of one kind."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import weakref
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
+_USER_CHOICES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"}  # environment
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory for the next allocation instead of handing it back to the system. Returns: whether it will.
+    """Make the C library keep freed memory for the next allocation, instead of returning it to the system.
 
-    A tensor of more than 32 MB otherwise gets new pages at every allocation, which the system maps and clears one by
-    one: on a virtual machine writing to them took ten times as long as writing to memory that was used before. The
-    process stays as large as it has ever been, and a little larger where free memory lies in pieces.
-    MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_ in the environment is the user's own choice and stays; so does
-    another allocator.
+    Otherwise every tensor of more than 32 MB gets new pages, which the system maps and clears one by one. On a virtual
+    machine, writing to them took ten times as long as writing to reused memory. The process stays as large as it was at
+    its peak, or slightly larger if free memory is fragmented. Nothing is changed if the user has chosen another
+    allocator, or has set MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_ in the environment.
+
+    Returns: is freed memory kept?
     """
-    own_choice = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"} & set(os.environ)
-    if own_choice or not sys.platform.startswith("linux"):
+    if _USER_CHOICES & set(os.environ) or not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 class RecycledMemory:
-    """Bytes for large results of one kind; those of results that are gone are lent again.
+    """Memory for large results of one kind, which is reused after a result is deleted.
 
     Args:
-        most_bytes: how much memory, that nobody uses, is kept at most.
+        max_bytes: how much unused memory to keep.
     """
 
-    SMALLEST = 1 << 22  # below this the C library has memory at hand
-    STEP = (
-        1 << 25
-    )  # sizes are rounded up to this, so that results of varying size fit; what is not touched costs nothing
+    SMALLEST = 1 << 22  # bytes; for less, the C library reuses memory itself
+    STEP = 1 << 25  # bytes; sizes are rounded up, so that results of varying size fit. Untouched pages cost nothing.
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        # By identity, oldest first. Single operations of a dictionary need no lock; to look at all, a copy: memory may
-        # be given back at any moment, in a loop over the dictionary too.
-        self._free: dict[int, np.ndarray] = {}
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        # {id: block}, oldest first. Single operations on a dictionary need no lock. Loops need a copy, because a block
+        # may be returned at any moment.
+        self._free: dict[int, NDArray[np.uint8]] = {}
 
-    def take(self, shape: Sequence[int]) -> tuple[np.ndarray, bool]:
-        """Memory until the array, and every tensor and array that shares its memory, is gone.
+    def take(self, shape: Sequence[int]) -> tuple[NDArray[np.uint8], bool]:
+        """Get memory that is yours until the array, and every array or tensor that shares its memory, is deleted.
 
-        Returns: uint8 of that shape, and whether all of it is known to be zero.
+        Returns: uint8 array of that shape; is it known to be all zero?
         """
         size = math.prod(shape)
         if size < self.SMALLEST:
@@ -62,15 +62,15 @@ class RecycledMemory:
         for key, block in self._free.copy().items():
             if len(block) >= size and self._free.pop(key, None) is not None:
                 return self._lend(block, shape), False
-        # NumPy's zeros are pages that the system clears when they are touched; PyTorch's would be written
+        # the system clears pages of NumPy's zeros when they are first touched; PyTorch would write all of them
         return self._lend(np.zeros(-(-size // self.STEP) * self.STEP, dtype=np.uint8), shape), True
 
-    def _lend(self, block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    def _lend(self, block: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
         lent = block[: math.prod(shape)].reshape(shape)
-        weakref.finalize(lent, self._give_back, block).atexit = False
+        weakref.finalize(lent, self._take_back, block).atexit = False
         return lent
 
-    def _give_back(self, block: np.ndarray) -> None:
+    def _take_back(self, block: NDArray[np.uint8]) -> None:
         self._free[id(block)] = block
-        while sum(len(free) for free in self._free.copy().values()) > self.most_bytes:
+        while sum(len(free) for free in self._free.copy().values()) > self.max_bytes:
             self._free.pop(next(iter(self._free), 0), None)

@@ -1,4 +1,4 @@
-"""The machine and its software, for logs and bug reports: `python -m maskrcnn_benchmark.utils.collect_env`."""
+"""Describe the machine and its software for bug reports: `python -m maskrcnn_benchmark.utils.collect_env`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPS = ("roi_align", "nms")
 
 
 def collect_env_info() -> str:
-    """Versions, devices, threads and the state of the compiled ops, one "name: value" a line."""
+    """Versions, devices, threads and the state of the compiled ops, one "name: value" per line."""
     facts = {
         "maskrcnn_benchmark": _version("maskrcnn_benchmark") or "not installed, run from its folder",
         "compiled ops": _compiled_ops(),
@@ -41,12 +41,12 @@ def _version(package: str) -> str | None:
 
 
 def _compiled_ops() -> str:
-    # the ops alone prove nothing: torchvision's stand in under the same names
+    # the ops exist without the extension, too: torchvision's replace them under the same names
     if "maskrcnn_benchmark._C" in sys.modules and all(hasattr(torch.ops.maskrcnn_benchmark, op) for op in _OPS):
         return "loaded"
     if importlib.util.find_spec("maskrcnn_benchmark._C") is not None:
         return "built (loaded by maskrcnn_benchmark.layers)"
-    return "not built: torchvision's ops stand in; `pip install -e .` builds them"
+    return "not built, torchvision's are used instead; `pip install -e .` builds them"
 
 
 def _gpus() -> str:

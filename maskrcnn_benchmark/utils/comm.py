@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other. Everything here also works in a run of one process, without a group.
+"""Communication between the processes of a run. All functions also work in a run of one process.
 
-Objects travel through CPU memory over gloo, whatever backend the gradients take: predictions of a whole dataset do not
-fit beside the model on a GPU.
+Objects are sent through CPU memory with gloo, even if gradients use NCCL: the predictions for a whole data set do not
+fit into GPU memory beside the model.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_cpu_groups: dict[Any, Any] = {}  # the default group -> a gloo group of the same processes
+_cpu_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -> gloo group of the same processes
 
 
-def _grouped() -> bool:
+def _is_in_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def get_world_size() -> int:
     """Number of processes in the run."""
-    return dist.get_world_size() if _grouped() else 1
+    return dist.get_world_size() if _is_in_group() else 1
 
 
 def get_rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if _grouped() else 0
+    return dist.get_rank() if _is_in_group() else 0
 
 
 def is_main_process() -> bool:
-    """The process that logs and writes files."""
+    """Is this the process that logs and writes files?"""
     return get_rank() == 0
 
 
 def synchronize() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if get_world_size() > 1:
         dist.barrier(group=_cpu_group())
 
 
 def all_gather(value: T) -> list[T]:
-    """Values of all processes, by rank, in every process. `value` is anything that can be pickled. Collective."""
+    """Collect the values of all processes, by rank, in every process. Values must be picklable. Collective."""
     if get_world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * get_world_size()
@@ -53,7 +53,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def gather(value: T, destination: int = 0) -> list[T]:
-    """Values of all processes, by rank, in process `destination`; an empty list in the others. Collective."""
+    """Collect the values of all processes, by rank, in process `destination`; others get an empty list. Collective."""
     if get_world_size() == 1:
         return [value]
     gathered: list[Any] | None = [None] * get_world_size() if get_rank() == destination else None
@@ -62,7 +62,7 @@ def gather(value: T, destination: int = 0) -> list[T]:
 
 
 def broadcast(value: T, source: int = 0) -> T:
-    """The value of process `source`, in every process. Collective."""
+    """Send the value of process `source` to all processes. Collective."""
     if get_world_size() == 1:
         return value
     box = [value]
@@ -71,10 +71,10 @@ def broadcast(value: T, source: int = 0) -> T:
 
 
 def reduce_dict(values: Mapping[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Mean (or sum) over the processes of each scalar tensor, in every process; one message for all. Collective.
+    """Average (or sum) each scalar tensor over all processes, with one message. Collective.
 
     Args:
-        values: the same keys in every process.
+        values: must have the same keys in every process.
     """
     if get_world_size() == 1 or not values:
         return dict(values)
@@ -88,12 +88,15 @@ def reduce_dict(values: Mapping[str, Tensor], average: bool = True) -> dict[str,
     return {name: reduced[name] for name in values}
 
 
-def _cpu_group() -> Any:
-    """The gloo group of all processes; the first call of a run is collective, as is every caller."""
+def _cpu_group() -> dist.ProcessGroup:
+    """The gloo group of all processes. The first call creates it, which is collective, as all callers are."""
     world = dist.group.WORLD
+    assert world is not None
     if dist.get_backend() == "gloo":
         return world
     if world not in _cpu_groups:
-        _cpu_groups.clear()  # groups of an earlier run in this process are gone with it
-        _cpu_groups[world] = dist.new_group(backend="gloo")
+        _cpu_groups.clear()  # groups of an earlier run in this process do not exist any more
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "this process is in the group"
+        _cpu_groups[world] = group
     return _cpu_groups[world]

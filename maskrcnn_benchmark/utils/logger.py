@@ -1,4 +1,4 @@
-"""Where log lines go: the screen and log.txt for the main process, the screen for warnings of the others."""
+"""Logging: the main process logs to the screen and to log.txt, the others log warnings to the screen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_FILE = "log.txt"
 
 
 class _Screen(_TextHandler):
-    """Standard output as it is when a line is written, not when logging was set up: redirections are followed."""
+    """Writes to `sys.stdout` as it is at each message, so that redirections after the setup work."""
 
     def __init__(self, level: int) -> None:
         logging.Handler.__init__(self, level)
@@ -29,20 +29,20 @@ class _Screen(_TextHandler):
 def setup_logger(
     name: str, save_dir: str | os.PathLike[str] | None = None, distributed_rank: int = 0, filename: str = LOG_FILE
 ) -> logging.Logger:
-    """Give the logger `name`, and the loggers below it, their handlers; called again, it replaces them.
+    """Set the handlers of the logger `name`, which loggers below it use as well. Existing handlers are replaced.
 
     Args:
         name: "maskrcnn_benchmark" for everything in the package.
-        save_dir: folder of the log file, which is appended to; None or "" for the screen alone.
-        distributed_rank: above 0, only warnings and errors are shown, with the rank before them.
-    Raises: OSError when the file cannot be written.
+        save_dir: folder of the log file, which is appended to; None or "" logs to the screen only.
+        distributed_rank: if above 0, only warnings and errors are shown, with the rank in front.
+    Raises: OSError if the file cannot be written.
     """
     logger = logging.getLogger(name)
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # else a root logger that somebody configured would repeat every line
+    logger.propagate = False  # a configured root logger would otherwise repeat every line
 
     rank = f" rank {distributed_rank}" if distributed_rank else ""
     layout = logging.Formatter(f"%(asctime)s{rank} %(name)s %(levelname)s: %(message)s")

@@ -1,4 +1,4 @@
-"""Meters of a training loop. Tensors on a GPU are kept as they are and fetched, all at once, when somebody looks."""
+"""Meters of a training loop. Tensors stay on the GPU until a statistic is read, and are then fetched together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MOST_PENDING = 1000  # values kept unread per meter; more are fetched, so that a loop that never looks stays small
+_MAX_PENDING = 1000  # unread values per meter; more are fetched, so that memory stays small if nobody reads them
 
 
 class SmoothedValue:
-    """A series of numbers: statistics over the latest `window_size` of them, and over all.
+    """Statistics of a series of numbers, over the latest `window_size` numbers and over all.
 
-    A tensor given to `update` must not be changed in place afterwards: it is read later.
+    Do not change a tensor in place after `update`: it is read later.
     """
 
     def __init__(self, window_size: int = 20) -> None:
@@ -25,8 +25,9 @@ class SmoothedValue:
         self._pending: list[Tensor | float] = []
 
     def update(self, value: Tensor | float) -> None:
+        """Add a number, or a tensor with one element."""
         self._pending.append(value.detach() if isinstance(value, Tensor) else float(value))
-        if len(self._pending) >= _MOST_PENDING:
+        if len(self._pending) >= _MAX_PENDING:
             fetch([self])
 
     @property
@@ -37,17 +38,18 @@ class SmoothedValue:
 
     @property
     def total(self) -> float:
+        """Sum of all values."""
         fetch([self])
         return self._total
 
     @property
     def count(self) -> int:
-        """Number of values so far; needs no look at them."""
+        """Number of values; does not fetch them."""
         return self._count + len(self._pending)
 
     @property
     def median(self) -> float:
-        """Of the window; the lower of two middle values. NaN before the first value."""
+        """Median of the window; the lower of two middle values. NaN before the first value."""
         values = sorted(self.deque)
         return values[(len(values) - 1) // 2] if values else float("nan")
 
@@ -75,7 +77,7 @@ class SmoothedValue:
 
 
 def fetch(meters: Iterable[SmoothedValue]) -> None:
-    """Bring what the meters hold on devices to the host: one wait per device, however many meters and values."""
+    """Copy all values of these meters to the host, with one synchronisation per device."""
     meters = list(meters)
     by_device: dict[torch.device, list[Tensor]] = {}
     for meter in meters:
@@ -88,14 +90,14 @@ def fetch(meters: Iterable[SmoothedValue]) -> None:
 
 
 class MetricLogger:
-    """Named meters; `str()` gives "name: median (mean of all)" for each, joined by the delimiter."""
+    """Named meters. `str()` gives "name: median (mean of all)" for each, joined by the delimiter."""
 
     def __init__(self, delimiter: str = "\t") -> None:
         self.meters: dict[str, SmoothedValue] = {}
         self.delimiter = delimiter
 
     def update(self, **values: Tensor | float) -> None:
-        """Add one value to each named meter. Raises: TypeError for what is not one number."""
+        """Add one value to each named meter. Raises: TypeError if a value is not one number."""
         for name, value in values.items():
             if isinstance(value, Tensor):
                 if value.numel() != 1:
@@ -105,7 +107,7 @@ class MetricLogger:
             self.meters.setdefault(name, SmoothedValue()).update(value)
 
     def fetch(self) -> None:
-        """Bring all values to the host, with one wait per device."""
+        """Copy all values to the host, with one synchronisation per device."""
         fetch(self.meters.values())
 
     def __getattr__(self, name: str) -> Any:

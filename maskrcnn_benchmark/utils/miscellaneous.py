@@ -1,4 +1,4 @@
-"""Folders and the small files that a run leaves in them."""
+"""Output folders, and small files that a run writes into them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .comm import is_main_process
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -17,15 +20,15 @@ LABELS_FILE = "labels.json"
 
 
 def mkdir(path: str | os.PathLike[str]) -> None:
-    """Make a folder and those above it; one that exists is fine."""
+    """Create a folder and its parents, if they do not exist."""
     os.makedirs(path, exist_ok=True)
 
 
 def ensure_writable(path: str | os.PathLike[str], named_by: str = "OUTPUT_DIR") -> None:
-    """Make the folder and write a file into it, so that a run learns at its start that it cannot save.
+    """Create the folder and write a file into it, so that a run that cannot save fails at its start.
 
     Args:
-        named_by: the config key that gave the path, for the message.
+        named_by: the config key that the path comes from, for the message.
     Raises: OSError.
     """
     try:
@@ -36,19 +39,19 @@ def ensure_writable(path: str | os.PathLike[str], named_by: str = "OUTPUT_DIR") 
         raise OSError(
             error.errno,
             f"cannot write into {os.fspath(path)!r} ({named_by}): {error.strerror}. "
-            f"Give {named_by} a folder that you may write to, on a disk that has room.",
+            f"Set {named_by} to a folder that you may write to, on a disk with free space.",
         ) from error
 
 
-def save_config(cfg: Any, path: str | os.PathLike[str]) -> None:
-    """Write the whole config as YAML, in the main process."""
+def save_config(cfg: CfgNode, path: str | os.PathLike[str]) -> None:
+    """Write the whole config as YAML. Only the main process writes."""
     if is_main_process():
         with open(path, "w", encoding="utf-8") as file:
             file.write(cfg.dump())
 
 
 def save_labels(dataset_list: Iterable[Any], output_dir: str | os.PathLike[str]) -> None:
-    """Write {category id: name} of all datasets to labels.json, in the main process.
+    """Write {category id: name} of all data sets to labels.json. Only the main process writes.
 
     Args:
         dataset_list: each with `categories`, {category id: name}; an empty one gives a warning.
@@ -59,7 +62,7 @@ def save_labels(dataset_list: Iterable[Any], output_dir: str | os.PathLike[str])
     for dataset in dataset_list:
         names.update(dataset.categories)
         if not dataset.categories:
-            logger.warning("%s has no `categories`, so that %s lacks its names", type(dataset).__name__, LABELS_FILE)
+            logger.warning("%s has no `categories`, so %s lacks their names", type(dataset).__name__, LABELS_FILE)
     if names:
         with open(os.path.join(output_dir, LABELS_FILE), "w", encoding="utf-8") as file:
             json.dump(names, file, indent=2)

@@ -1,4 +1,4 @@
-"""An optimiser's state into another optimiser of the same model, parameter by parameter."""
+"""Restore the state of an optimizer parameter by parameter, so that parameter groups may differ."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ logger = logging.getLogger(__name__)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], model: nn.Module) -> None:
-    """Load `state` into `optimizer`, whose groups carry names (`torch.optim.Optimizer` of named parameters).
+    """Load `state` into `optimizer`, which was made from named parameters.
 
-    Momenta follow their parameter's name, so groups may have been cut differently; files of maskrcnn-benchmark, which
-    has a group per parameter and no names, are read by the order of the model's parameters. Learning rate, decay and
-    the like are this optimiser's: a setting changed in the config holds, and differences are logged.
+    Each momentum goes to the parameter of the same name, so the parameter groups may differ. Files of
+    maskrcnn-benchmark have no names and one group per parameter; they are read in the order of the model's parameters.
+    Settings such as weight decay stay those of `optimizer`, so a changed config takes effect; differences are logged.
 
-    Raises: ValueError when neither names nor order say which parameter a state belongs to.
+    Raises: ValueError if neither names nor order tell which parameter a state belongs to.
     """
     names_in_state = _names(state, model)
     if names_in_state is None or not all("param_names" in group for group in optimizer.param_groups):
-        optimizer.load_state_dict(dict(state))  # by position; PyTorch compares the sizes of the groups
+        optimizer.load_state_dict(dict(state))  # in order; PyTorch checks the sizes of the groups
         return
 
-    by_name = {
-        names_in_state[index]: values for index, values in state["state"].items() if index in names_in_state
-    }  # an index is a parameter's place in all groups, one behind the other
+    # states have the parameter's index, counted over all groups
+    by_name = {names_in_state[index]: values for index, values in state["state"].items() if index in names_in_state}
     own = optimizer.state_dict()
     own_names = [name for group in own["param_groups"] for name in group["param_names"]]
     lost = [name for name in own_names if name not in by_name]
     if lost and by_name:
         logger.warning(
-            "%d parameters have no optimiser state in the checkpoint and start afresh: %s", len(lost), _some(lost)
+            "%d parameters have no optimizer state in the checkpoint and start without one: %s", len(lost), _some(lost)
         )
     _log_changed_settings(own["param_groups"], state["param_groups"])
     own["state"] = {index: by_name[name] for index, name in enumerate(own_names) if name in by_name}
@@ -42,7 +41,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 def _names(state: Mapping[str, Any], model: nn.Module) -> dict[int, str] | None:
-    """Place in the groups of a saved state -> name of the parameter."""
+    """{index in a saved state: name of the parameter}; None if neither names nor order tell."""
     groups = state["param_groups"]
     if all("param_names" in group for group in groups):
         pairs = [pair for group in groups for pair in zip(group["params"], group["param_names"], strict=True)]
@@ -54,7 +53,7 @@ def _names(state: Mapping[str, Any], model: nn.Module) -> dict[int, str] | None:
 
 
 def _log_changed_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> None:
-    """Compares groups of one kind; learning rates follow the schedule and are its business."""
+    """Compare groups of the same kind, except for learning rates, which the schedule sets."""
     then_by_kind = {group.get("kind"): group for group in then}
     changed = []
     for group in now:
@@ -65,7 +64,7 @@ def _log_changed_settings(now: list[dict[str, Any]], then: list[dict[str, Any]])
                 changed.append(f"{key} of the {group.get('kind')} {value} -> {group[key]}")
     if changed:
         logger.warning(
-            "settings of the optimiser differ from the checkpoint's, and this config's are used: %s", _some(changed)
+            "optimizer settings differ from those in the checkpoint; the config's are used: %s", _some(changed)
         )
 
 

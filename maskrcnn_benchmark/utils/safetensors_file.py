@@ -1,4 +1,4 @@
-"""Reading `.safetensors`: a length, a JSON table of names, types, shapes and places, then numbers. Nothing to run."""
+"""Read `.safetensors` files: a length, a JSON table of names, types, shapes and offsets, then the numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of the file, on the CPU. Raises: ValueError for a file that is damaged or of another format."""
+    """Read all tensors to the CPU. Raises: ValueError for a file that is damaged or of another format."""
     with open(path, "rb") as file:
         content = file.read()
     try:

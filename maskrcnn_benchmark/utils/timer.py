@@ -1,4 +1,4 @@
-"""Wall-clock time, added up over many calls."""
+"""Measure wall-clock time over many calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 
 
 class Timer:
-    """tic() ... toc(), any number of times.
+    """Measures the time between `tic()` and `toc()`, any number of times.
 
-    total_time: seconds between all tics and tocs. calls: number of tocs. average_time: seconds per toc.
+    Attributes:
+        total_time: seconds, summed over all calls.
+        calls: number of calls.
     """
 
     def __init__(self) -> None:
@@ -22,19 +24,20 @@ class Timer:
 
     @property
     def average_time(self) -> float:
+        """Seconds per call."""
         return self.total_time / self.calls if self.calls else 0.0
 
     def tic(self) -> None:
         self._started = time.perf_counter()
 
     def toc(self, average: bool = True) -> float:
-        """Seconds per call so far, or with average=False those since the last tic."""
+        """Count a call. Returns: mean seconds per call, or with average=False the seconds since the last tic."""
         elapsed = time.perf_counter() - self._started
         self.add(elapsed)
         return self.average_time if average else elapsed
 
     def add(self, seconds: float) -> None:
-        """Count one call that somebody else has timed."""
+        """Count a call that was timed elsewhere."""
         self.total_time += seconds
         self.calls += 1
 

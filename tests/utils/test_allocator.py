@@ -49,7 +49,7 @@ def test_freed_memory_is_used_again():
 
 
 def test_memory_is_lent_again_when_nothing_shares_it_any_more():
-    memory = RecycledMemory(most_bytes=3 * RecycledMemory.STEP)
+    memory = RecycledMemory(max_bytes=3 * RecycledMemory.STEP)
     first, zeroed = memory.take((3, 2**21))
     assert zeroed and first.shape == (3, 2**21) and first.dtype == np.uint8
     address, tensor = first.ctypes.data, torch.from_numpy(first)
@@ -64,7 +64,7 @@ def test_memory_is_lent_again_when_nothing_shares_it_any_more():
 
 
 def test_no_more_memory_is_kept_than_was_agreed():
-    memory = RecycledMemory(most_bytes=2 * RecycledMemory.STEP)
+    memory = RecycledMemory(max_bytes=2 * RecycledMemory.STEP)
     lent = [memory.take((2**22,))[0] for _ in range(4)]
     addresses = [block.ctypes.data for block in lent]
     while lent:

@@ -348,7 +348,9 @@ def test_parameters_without_state_start_afresh_with_a_word(tmp_path, caplog):
     thawed = Run(tmp_path)
     with caplog.at_level(logging.WARNING):
         thawed.checkpointer.load(resume=True)
-    assert "2 parameters have no optimiser state in the checkpoint and start afresh: 0.weight, 0.bias" in caplog.text
+    assert (
+        "2 parameters have no optimizer state in the checkpoint and start without one: 0.weight, 0.bias" in caplog.text
+    )
     assert len(thawed.optimizer.state) == 4
 
 

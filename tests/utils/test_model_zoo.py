@@ -41,7 +41,7 @@ def test_a_file_is_downloaded_once_and_its_hash_logged(server, tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         path = cache_url(f"{server.address}/w.pth", tmp_path / "cache", progress=False)
     assert Path(path).read_bytes() == CONTENT
-    assert f"to pin it, write {server.address}/w.pth#sha256={HASH}" in caplog.text
+    assert f"to pin it, use {server.address}/w.pth#sha256={HASH}" in caplog.text
     requests = len(server.requests)
     assert cache_url(f"{server.address}/w.pth", tmp_path / "cache") == path
     assert len(server.requests) == requests
@@ -64,7 +64,7 @@ def test_a_file_that_changed_in_the_cache_is_noticed(server, tmp_path):
     url = f"{server.address}/w.pth#sha256={HASH}"
     with open(cache_url(url, tmp_path, progress=False), "ab") as file:
         file.write(b"!")
-    with pytest.raises(ValueError, match="damaged or not the one that was meant"):
+    with pytest.raises(ValueError, match="damaged or not the expected one"):
         cache_url(url, tmp_path)
 
 

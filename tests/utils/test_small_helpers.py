@@ -42,7 +42,7 @@ def test_mkdir_and_a_folder_that_can_be_written(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named_with_its_key(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write into '.*file/out' \(OUTPUT_DIR\).*Give OUTPUT_DIR a folder"):
+    with pytest.raises(OSError, match=r"cannot write into '.*file/out' \(OUTPUT_DIR\).*Set OUTPUT_DIR to a folder"):
         ensure_writable(tmp_path / "file" / "out")
 
 
