@@ -135,7 +135,8 @@ class ROIHead(nn.Module):
     ) -> Tensor:
         if self.feature_extractor is not None:
             boxes = rois.rois if isinstance(rois, SampledProposals) else rois_from_boxlists(rois)
-            return self.feature_extractor(features, boxes)
+            x: Tensor = self.feature_extractor(features, boxes)
+            return x
         if box_features is None:
             raise ValueError(
                 f"the {self.NAME} head shares the box head's features and needs `box_features`; for features of its "

@@ -108,7 +108,8 @@ class CombinedROIHeads(nn.ModuleDict):
             return box_features[: len(rois)]  # the foreground comes first in the sample
         box_head = self[BOX]
         assert isinstance(box_head, BoxHead)
-        return box_head.feature_extractor(features, rois_from_boxlists(rois))
+        shared: Tensor = box_head.feature_extractor(features, rois_from_boxlists(rois))
+        return shared
 
 
 def _build_head(

@@ -47,7 +47,8 @@ class ResNet50Conv5ROIFeatureExtractor(nn.Module):
         return cls(Pooler.from_cfg(cfg, "ROI_BOX_HEAD"), head)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
-        return self.head(self.pooler(features, rois))
+        x: Tensor = self.head(self.pooler(features, rois))
+        return x
 
 
 class FPN2MLPFeatureExtractor(nn.Module):

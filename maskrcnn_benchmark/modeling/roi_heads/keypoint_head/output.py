@@ -138,4 +138,5 @@ class KeypointKind(MapKind[Tensor]):
         return self.loss_weight * keypoint_loss(logits, matched, frames)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
-        return self.post_processor(logits, detections, frames)
+        results: list[BoxList] = self.post_processor(logits, detections, frames)
+        return results

@@ -47,7 +47,7 @@ class KeypointRCNNFeatureExtractor(nn.Module):
         return cls(in_channels, pooler=Pooler.from_cfg(cfg, "ROI_KEYPOINT_HEAD"), widths=node.CONV_LAYERS)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        x = self.pooler(features, rois)
+        x: Tensor = self.pooler(features, rois)
         for name in self.layer_names:
             x = F.relu(getattr(self, name)(x))
         return x

@@ -133,4 +133,5 @@ class MaskKind(MapKind[MaskTargets]):
         return self.loss_weight * mask_loss(logits, matched.drawn, matched.weights)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
-        return self.post_processor(logits, detections, frames)
+        results: list[BoxList] = self.post_processor(logits, detections, frames)
+        return results

@@ -64,7 +64,7 @@ class MaskRCNNFPNFeatureExtractor(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        x = self.pooler(features, rois)
+        x: Tensor = self.pooler(features, rois)
         for name in self.layer_names:
             x = F.relu(getattr(self, name)(x))
         return x

@@ -43,7 +43,8 @@ class MaskRCNNC4Predictor(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mask_fcn_logits(F.relu(self.conv5_mask(x)))
+        logits: Tensor = self.mask_fcn_logits(F.relu(self.conv5_mask(x)))
+        return logits
 
 
 class MaskRCNNConv1x1Predictor(nn.Module):
@@ -61,7 +62,8 @@ class MaskRCNNConv1x1Predictor(nn.Module):
         return cls(in_channels, num_classes=cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mask_fcn_logits(x)
+        logits: Tensor = self.mask_fcn_logits(x)
+        return logits
 
 
 registry.ROI_MASK_PREDICTOR.register("MaskRCNNC4Predictor", MaskRCNNC4Predictor.from_cfg)

@@ -81,7 +81,8 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         coarse = self.inner(self.down(F.max_pool2d(x, 2, ceil_mode=True)))
-        return self.across(x) + _resize_like(coarse, x)
+        fine: Tensor = self.across(x)
+        return fine + _resize_like(coarse, x)
 
 
 class HourglassRefineFeatureExtractor(nn.Module):

@@ -31,7 +31,8 @@ class RefineOutput(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(x)
+        logits: Tensor = self.logits(x)
+        return logits
 
 
 class RefinePredictor(nn.Module):
