@@ -11,6 +11,7 @@ from typing import ParamSpec
 from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.utils.checkpoint import CheckpointError
 from maskrcnn_benchmark.utils.logger import setup_logger
+from maskrcnn_benchmark.utils.registry import UnknownNameError
 
 from ..hooks import NonFiniteLossError
 
@@ -29,11 +30,14 @@ class StartupError(RuntimeError):
 def startup_errors() -> Iterator[None]:
     """Turn a ValueError or KeyError that this package raises inside the block into a StartupError.
 
-    Wrap the building of what a config describes: such an error says what is wrong with the config or the data. An
-    error of other code, such as a user's own dataset, is left alone because its traceback is needed.
+    Wrap the building of what a config describes: such an error says what is wrong with the config or the data. So do
+    ConfigError and UnknownNameError, whoever raises them. Other errors of other code, such as a user's own dataset, are
+    left alone because their traceback is needed.
     """
     try:
         yield
+    except (ConfigError, UnknownNameError) as error:
+        raise StartupError(str(error)) from error
     except (ValueError, KeyError) as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:

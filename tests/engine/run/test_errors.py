@@ -11,6 +11,7 @@ from maskrcnn_benchmark.engine.run.processes import LaunchError
 from maskrcnn_benchmark.engine.run.resume import ResumeError
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.utils.checkpoint import CheckpointError
+from maskrcnn_benchmark.utils.registry import UnknownNameError
 
 
 def test_only_errors_of_this_package_are_taken_for_explanations():
@@ -19,6 +20,9 @@ def test_only_errors_of_this_package_are_taken_for_explanations():
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(ValueError, match="invalid literal"), startup_errors():
         int("x")
+    for kind in (ConfigError, UnknownNameError):  # as a catalog of the user's own may raise
+        with pytest.raises(StartupError, match="^do this instead$"), startup_errors():
+            raise kind("do this instead")
 
 
 @pytest.fixture
