@@ -118,6 +118,8 @@ def do_train(
         clip_gradients=make_gradient_clipper(cfg),
         hooks=all_hooks,
     )
+    for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate  # in a resumed run, PyTorch's schedules set it only at their next step
     if arguments.get("scaler"):
         trainer.scaler.load_state_dict(arguments["scaler"])
     logger.info("Start training at iteration %d of %d", start_iter, trainer.max_iter)
