@@ -1,4 +1,4 @@
-"""`COCODemo`: pictures of what a model finds in an image; maskrcnn-benchmark's class on this project's `Predictor`.
+"""`COCODemo` draws the detections of a model; the class of maskrcnn-benchmark, based on this project's `Predictor`.
 
 from maskrcnn_benchmark.config import load_config
 from predictor import COCODemo
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,37 +25,44 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 BGRImage = NDArray[np.uint8]  # (H, W, 3), as OpenCV reads them
 
 
 class COCODemo:
-    """Finds and draws the instances in an image.
+    """Detects and draws the instances in an image.
 
-    The `overlay_*` methods return a copy of the image with one kind of thing drawn on it; `draw` calls them in turn, so
-    a subclass changes a picture by overriding them. It may also have its own `build_transform`,
-    `compute_prediction` and `compute_colors_for_labels`.
+    Each `overlay_*` method returns a copy of the image with boxes, masks, keypoints or names drawn on it; `draw` calls
+    them in turn. A subclass can override them, and `build_transform`, `compute_prediction` and
+    `compute_colors_for_labels`.
 
     Args:
-        cfg: the model's config; it stays as it is.
-        confidence_threshold: detections that score lower are not shown.
+        cfg: the model's config; it is not changed.
+        confidence_threshold: detections with a lower score are not shown.
         show_mask_heatmaps: draw the probabilities of the best masks instead of the instances.
-        masks_per_dim: heat maps in a row and in a column.
-        min_image_size: length in pixels that the image's short side is scaled to, in place of INPUT.MIN_SIZE_TEST;
-            what the model was trained with gives the best results.
-        weight_loading: weights to load; None takes the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
+        masks_per_dim: heat maps per row and per column.
+        min_image_size: short side of the image in the model, in pixels, instead of INPUT.MIN_SIZE_TEST. The size of the
+            training images gives the best results.
+        weight_loading: weights to load; None for the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
     Attributes:
-        predictor: runs the model; model, device: its own. categories: {label: name}: CATEGORIES where a subclass has
-        its own, else the checkpoint's or the dataset's. transforms: what `build_transform` gave. masker: pastes masks
-        into the image. keypoint_threshold: keypoints whose logit is lower are not shown.
-    Raises: ValueError for heat maps of a model without masks, and for a model of proposals alone; what `Predictor`
-        raises.
+        predictor: runs the model.
+        model: the predictor's model.
+        device: the model's device.
+        categories: {label: name}; the subclass's CATEGORIES if it has any, else those of the checkpoint or data set.
+        transforms: the result of `build_transform`.
+        masker: pastes masks into the image.
+        keypoint_threshold: keypoints with a lower logit are not shown.
+    Raises: ValueError for heat maps of a model without masks, and for a model that only makes proposals; and what
+        `Predictor` raises.
     """
 
     CATEGORIES: Sequence[str] = (BACKGROUND, *COCO_CATEGORIES)
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: CfgNode,
         confidence_threshold: float = 0.7,
         show_mask_heatmaps: bool = False,
         masks_per_dim: int = 2,
@@ -63,11 +70,11 @@ class COCODemo:
         weight_loading: str | os.PathLike[str] | None = None,
     ) -> None:
         if cfg.MODEL.RPN_ONLY:
-            raise ValueError("MODEL.RPN_ONLY is True: the demo shows detections, and the model makes proposals alone")
+            raise ValueError("MODEL.RPN_ONLY is True: the model makes only proposals, but the demo shows detections")
         if show_mask_heatmaps and (not cfg.MODEL.MASK_ON or masks_per_dim < 1):
             raise ValueError(
-                f"heat maps of masks need a model with masks and at least one per row; MODEL.MASK_ON is "
-                f"{cfg.MODEL.MASK_ON}, masks per row {masks_per_dim}"
+                "heat maps of masks need a model with masks and masks_per_dim of at least 1; MODEL.MASK_ON is "
+                f"{cfg.MODEL.MASK_ON}, masks_per_dim is {masks_per_dim}"
             )
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -86,16 +93,18 @@ class COCODemo:
         self.keypoint_threshold = 0.0
 
     def run_on_opencv_image(self, image: BGRImage) -> BGRImage:
-        """(H, W, 3) uint8, BGR -> a picture of the same size with what is found in it."""
+        """(H, W, 3) uint8, BGR -> the same with the detections drawn on it."""
         return self.draw(image, self.select_top_predictions(self.compute_prediction(image)))
 
     def build_transform(self) -> Callable[[BGRImage], Tensor]:
-        """What makes of a BGR image the network's input (3, h, w): scaled, normalised, channels as the config says."""
+        """A function: BGR image -> network input (3, h, w), scaled and normalised, in the config's channel order."""
         return lambda image: self.predictor.prepare(image, "BGR").pixels
 
     def compute_prediction(self, original_image: BGRImage) -> BoxList:
-        """All detections in a BGR image, in its pixels, on the CPU. The field `mask` is (R, 1, H, W) uint8, drawn over
-        the image: 0 or 1, or the probability * 255 where heat maps are shown."""
+        """All detections in a BGR image, in its pixels, on the CPU.
+
+        The field `mask` is (R, 1, H, W) uint8: 0 or 1, or the probability * 255 if heat maps are shown.
+        """
         height, width = original_image.shape[:2]
         prepared = PreparedImage(self.transforms(original_image), (width, height))
         predictions = self.predictor.start([prepared]).wait()[0]
@@ -107,13 +116,13 @@ class COCODemo:
         return kept
 
     def select_top_predictions(self, predictions: BoxList) -> BoxList:
-        """Those that score above the threshold, best first."""
+        """The detections that score above the threshold, best first."""
         scores = predictions.get_field(fields.SCORES)
         order = scores.argsort(descending=True, stable=True)
         return predictions[order[scores[order] > self.confidence_threshold]]
 
     def draw(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """The picture of an image with these detections, all of them."""
+        """Draw all these detections on a copy of the image."""
         if self.show_mask_heatmaps:
             return self.create_mask_montage(image, predictions)
         if predictions.has_field(fields.MASK):
@@ -124,8 +133,11 @@ class COCODemo:
         return self.overlay_class_names(image, predictions)
 
     def compute_colors_for_labels(self, labels: Tensor) -> NDArray[np.uint8]:
-        """A colour for each category: (R,) labels -> (R, 3) BGR. Only a subclass's own has an effect: by default each
-        instance has a colour, so that people who overlap can be told apart."""
+        """A colour for each category: (R,) labels -> (R, 3) BGR.
+
+        It is used only if a subclass overrides it. By default each instance has its own colour, so that overlapping
+        people can be told apart.
+        """
         return np.array(drawing.numbered_colours(labels.tolist(), "BGR"), dtype=np.uint8).reshape(-1, 3)
 
     def overlay_boxes(self, image: BGRImage, predictions: BoxList) -> BGRImage:
@@ -134,30 +146,30 @@ class COCODemo:
         return canvas
 
     def overlay_mask(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """Masks as a tint with an outline."""
+        """Draw masks as a tint with an outline."""
         canvas, ordered, colours = self._prepare(image, predictions)
         drawing.draw_masks(canvas, ordered, colours)
         return canvas
 
     def overlay_keypoints(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """Skeletons; what the model is unsure of is grey and thin."""
+        """Draw skeletons; uncertain limbs and points are grey and thin."""
         canvas, ordered, _ = self._prepare(image, predictions)
         keypoints = ordered.get_field(fields.KEYPOINTS)
         drawing.draw_skeletons(canvas, keypoints, threshold=self.keypoint_threshold, channel_order="BGR")
         return canvas
 
     def overlay_class_names(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """Category and score of each detection."""
+        """Write category and score of each detection."""
         canvas, ordered, colours = self._prepare(image, predictions)
         drawing.draw_labels(canvas, ordered, drawing.label_texts(ordered, self.categories), colours)
         return canvas
 
     def create_mask_montage(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """The probabilities of the best masks, each over the dimmed image, in a picture of the image's size."""
+        """Heat maps of the best masks, each over the dimmed image, in a picture of the size of the image."""
         return drawing.mask_montage(image, predictions, self.masks_per_dim, self.categories, channel_order="BGR")
 
     def _prepare(self, image: BGRImage, predictions: BoxList) -> tuple[BGRImage, BoxList, list[drawing.Colour]]:
-        """A canvas, the detections in drawing order, and their colours."""
+        """A copy of the image, the detections in drawing order, and their colours."""
         ordered = drawing.best_last(predictions.convert("xyxy"))
         return drawing.as_canvas(image, predictions), ordered, self._colours(ordered)
 

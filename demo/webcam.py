@@ -1,15 +1,14 @@
-"""Run a model live from a camera, or on a video, images, or a folder of images.
+"""Run a model on a camera, a video, images or a folder of images.
 
     python demo/webcam.py --config-file FILE [--weights FILE] [--source 0] [--output out.mp4] [--no-display]
 
-In the window, q or Escape ends it. Without a screen, Ctrl-C does; the output is whole then.
+In the window, q or Escape ends it; without a screen, Ctrl-C does, and the output is still complete.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,25 +36,29 @@ from maskrcnn_benchmark.streams.sinks import JsonSink, Sink
 from maskrcnn_benchmark.streams.sources import Source
 from maskrcnn_benchmark.streams.window import WindowSink, why_no_window
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.argument_types import fraction, positive_float, positive_int
 from maskrcnn_benchmark.utils.logger import setup_logger
 
 logger = logging.getLogger("maskrcnn_benchmark.demo")
 
-_LOG_PERIOD = 10.0  # seconds between lines about a live source
-_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status of a shell's command that the signal ended
+_LOG_PERIOD = 10.0  # seconds between log lines of a live source
+_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # signal -> exit status, as in a shell
 
 
 @friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0; 1 after an error, or where parts of the source could not be read; 130 or 143 when
-    Ctrl-C or SIGTERM ended a source that would have ended by itself."""
+    """Returns the exit status.
+
+    0; 1 after an error, or if parts of the source could not be read; 130 or 143 if Ctrl-C or SIGTERM stopped a source
+    that is not live.
+    """
     args = parse_arguments(argv)
     setup_logger("maskrcnn_benchmark")
     try:
         return run(args)
     except KeyboardInterrupt:
         return _SIGNALS["SIGINT"]
-    except ValueError as error:  # a config that does not go with the demo
+    except ValueError as error:  # a config that the demo cannot show
         raise StartupError(str(error)) from error
 
 
@@ -65,15 +68,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="a file, a URL or a catalog:// name; without it the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT",
+        help="a file, a URL or a catalog:// name (default: the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT)",
     )
     parser.add_argument(
         "--source",
         nargs="+",
         default=["0"],
         metavar="SOURCE",
-        help="number of a camera (default 0), a stream's URL, a video, a folder of images, a .txt file that lists "
-        "images, or one or more images",
+        help="number of a camera (default: 0), URL of a stream, video, folder of images, .txt file that lists images, "
+        "or one or more images",
     )
     parser.add_argument(
         "--output", metavar="PATH", help="video (.mp4, .mkv, .mov, .avi, .webm), folder of images, or image to write"
@@ -81,20 +84,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the detections of each frame")
     parser.add_argument("--no-display", action="store_true", help="open no window")
     parser.add_argument(
-        "--confidence-threshold", type=score, default=0.7, metavar="SCORE", help="least score shown (default 0.7)"
+        "--confidence-threshold", type=fraction, default=0.7, metavar="SCORE", help="minimum score (%(default)s)"
     )
     parser.add_argument(
         "--min-image-size",
-        type=count,
+        type=positive_int,
         metavar="PIXELS",
-        help="what a frame's short side is scaled to; less is faster (default: INPUT.MIN_SIZE_TEST of the config)",
+        help="short side of the frames in the model; smaller is faster (default: INPUT.MIN_SIZE_TEST of the config)",
     )
     parser.add_argument("--show-mask-heatmaps", action="store_true", help="show the probabilities of masks")
-    parser.add_argument("--masks-per-dim", type=count, default=2, metavar="N", help="heat maps per row (default 2)")
-    parser.add_argument("--fps", type=positive, help="frames per second of the output video (default: as the source)")
+    parser.add_argument(
+        "--masks-per-dim", type=positive_int, default=2, metavar="N", help="heat maps per row (%(default)s)"
+    )
+    parser.add_argument("--fps", type=positive_float, help="frames per second of the output (default: the source's)")
     parser.add_argument("--codec", metavar="FOURCC", help="codec of the output video (default: by its suffix)")
     parser.add_argument(
-        "--timeout", type=positive, default=5.0, metavar="SECONDS", help="wait for a camera so long (default 5)"
+        "--timeout", type=positive_float, default=5.0, metavar="SECONDS", help="time to wait for a camera (%(default)s)"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
     args = parser.parse_args(argv)
@@ -104,36 +109,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.source, extra = split_sources(args.source)
     args.opts = [*extra, *args.opts]
     return args
-
-
-def count(text: str) -> int:
-    """A whole number from 1. Raises: argparse.ArgumentTypeError."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A number above 0. Raises: argparse.ArgumentTypeError."""
-    number = _number(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
-def score(text: str) -> float:
-    """A number from 0 to 1. Raises: argparse.ArgumentTypeError."""
-    number = _number(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a score; scores go from 0 to 1")
-    return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def split_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -176,18 +151,18 @@ def run(args: argparse.Namespace) -> int:
         for sink in sinks:
             sink.close()
         raise
-    choose = chooser(demo, source)
+    choose = make_chooser(demo, source)
     pipeline = Pipeline(source, demo.predictor, demo.draw, sinks, window=window, choose=choose, on_result=monitor)
     with monitor:
         report = pipeline.run()
-    return conclude(report, source, args)
+    return summarize(report, source, args)
 
 
 def wants_window(args: argparse.Namespace) -> bool:
-    """Is a window to be opened? Raises: StreamError where nothing would be seen of the results."""
+    """Should a window be opened? Raises: StreamError if there would be no output at all."""
     if args.no_display:
         if not (args.output or args.json):
-            raise StreamError("--no-display without --output or --json: nothing would be seen of the results")
+            raise StreamError("--no-display without --output or --json: there would be no output; add one of them")
         return False
     missing = why_no_window()
     if missing and not (args.output or args.json):
@@ -197,8 +172,8 @@ def wants_window(args: argparse.Namespace) -> bool:
     return not missing
 
 
-def chooser(demo: COCODemo, source: Source) -> Callable[[BoxList], BoxList]:
-    """Selects what is shown; in moving pictures everyone keeps their colour."""
+def make_chooser(demo: COCODemo, source: Source) -> Callable[[BoxList], BoxList]:
+    """Select the detections to show; in a video, instances keep their numbers and colours."""
     if not source.moving:
         return demo.select_top_predictions
     identities = Identities()
@@ -206,10 +181,11 @@ def chooser(demo: COCODemo, source: Source) -> Callable[[BoxList], BoxList]:
 
 
 class Monitor:
-    """Shows the rate and the latency: on the frames of a live source, and on a bar or in the log.
+    """Shows rate and latency: on the frames and in the log for a live source, on a progress bar for others.
 
     Args:
-        quiet: a window shows it, no lines are logged.
+        source: source of the frames.
+        quiet: do not log, because a window shows them.
     """
 
     def __init__(self, source: Source, quiet: bool) -> None:
@@ -244,8 +220,8 @@ class Monitor:
         return str(self._rate or "")
 
 
-def conclude(report: PipelineReport, source: Source, args: argparse.Namespace) -> int:
-    """Say what was done; the exit status."""
+def summarize(report: PipelineReport, source: Source, args: argparse.Namespace) -> int:
+    """Log a summary. Returns: the exit status."""
     facts = [f"{report.frames} frame{'' if report.frames == 1 else 's'}"]
     facts += [f"{report.dropped} dropped to keep up"] if source.live else []
     facts += [f"{report.rate:.1f} frames/s"] if report.rate else []

@@ -1,4 +1,4 @@
-"""Look at data, results and training: pictures, and a page that opens in a browser without a network.
+"""Visualise data, results and training: pictures, and a page that opens in a browser without a network.
 
 python tools/visualize.py dataset --config-file FILE [KEY VALUE ...]
 python tools/visualize.py predictions --results OUTPUT_DIR/inference/<dataset>
@@ -11,27 +11,31 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark import reporting
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.catalog import check_names, dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
-from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
 from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.reporting.overlaps import MEASURES
 from maskrcnn_benchmark.reporting.refinement_report import REFINED_TASKS
+from maskrcnn_benchmark.utils.argument_types import fraction, non_negative_int, positive_int
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.registry import UnknownNameError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger("maskrcnn_benchmark")
 
 
 @friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 after an error that was explained."""
+    """Returns the exit status: 0, or 1 after an error."""
     args = parse_arguments(argv)
     setup_logger("maskrcnn_benchmark")
     try:
@@ -47,20 +51,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    dataset = commands.add_parser("dataset", help="a dataset after augmentation, as the model sees it")
+    dataset = commands.add_parser("dataset", help="a data set after augmentation, as the model sees it")
     _add_output(dataset, "dataset", count=24)
     dataset.add_argument(
         "--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or DATASETS.TEST (%(default)s)"
     )
     dataset.add_argument(
-        "--start-iter", type=_count, default=0, metavar="N", help="show what comes after N training iterations"
+        "--start-iter",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="skip N training iterations (%(default)s)",
     )
     _add_config(dataset)
     dataset.set_defaults(run=run_dataset)
 
     for name, text, run, tasks in (
-        ("predictions", "what a test found beside ground truth", run_predictions, tuple(MEASURES)),
-        ("refine", "coarse beside refined beside ground truth", run_refine, REFINED_TASKS),
+        ("predictions", "predictions beside ground truth", run_predictions, tuple(MEASURES)),
+        ("refine", "ground truth, coarse and refined predictions side by side", run_refine, REFINED_TASKS),
     ):
         results = commands.add_parser(name, help=text)
         _add_output(results, name, count=40)
@@ -99,8 +107,8 @@ def run_curves(args: argparse.Namespace) -> Path:
     return reporting.report_curves(args.runs, args.output)
 
 
-def load_dataset(cfg: Any, name: str, annotations: str, images: str) -> Any:
-    """The annotated images that were tested: of two paths, or by its name in the catalog."""
+def load_dataset(cfg: CfgNode, name: str, annotations: str, images: str) -> DetectionDataset:
+    """The data set that was tested: from its annotation file, or by its name in the catalog."""
     if annotations:
         return COCODataset(annotations, images)
     catalog = dataset_catalog(cfg)
@@ -112,9 +120,9 @@ def load_dataset(cfg: Any, name: str, annotations: str, images: str) -> Any:
     return dataset
 
 
-def _report_results(args: argparse.Namespace, report: Any) -> Path:
+def _report_results(args: argparse.Namespace, report: Callable[..., Path]) -> Path:
     cfg = load_config(args.config_file, args.opts)
-    reporting.read_results(args.results)  # says what is wrong with the folder before its name is taken for a dataset
+    reporting.read_results(args.results)  # reports errors of the folder before its name is used as that of a data set
     name = args.dataset or Path(args.results).resolve().name
     dataset = load_dataset(cfg, name, args.annotations, args.images)
     options = reporting.Options(
@@ -133,18 +141,20 @@ def _add_output(parser: argparse.ArgumentParser, name: str, count: int) -> None:
     parser.add_argument(
         "--output", default=f"output/visualize/{name}", metavar="DIR", help="folder of the report (%(default)s)"
     )
-    parser.add_argument("--count", type=_positive, default=count, metavar="N", help="images to show (%(default)s)")
+    parser.add_argument("--count", type=positive_int, default=count, metavar="N", help="images to show (%(default)s)")
     parser.add_argument(
         "--thumbnail",
-        type=_positive,
+        type=positive_int,
         default=640,
         metavar="PIXELS",
-        help="longest side of an image in the page (%(default)s); the PNG files have every pixel",
+        help="longest side of the images in the page (%(default)s); the PNG files have full size",
     )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config of the run; none: the defaults")
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="YAML config of the run (default: the default config)"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
 
 
@@ -153,53 +163,38 @@ def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
         "--results", required=True, metavar="DIR", help="folder of bbox.json, ...: OUTPUT_DIR/inference/<dataset>"
     )
     parser.add_argument(
-        "--dataset", default="", metavar="NAME", help="what was tested, in the catalog; none: the folder's name"
+        "--dataset", default="", metavar="NAME", help="name of the data set in the catalog (default: the folder's name)"
     )
-    parser.add_argument("--annotations", default="", metavar="FILE", help="instead of --dataset: its annotation file")
-    parser.add_argument("--images", default="", metavar="DIR", help="... and the folder of its images")
-    first = f"the first that is there of {', '.join(tasks)}"
-    parser.add_argument("--task", choices=tasks, default="", help=f"what is compared; none: {first}")
+    parser.add_argument("--annotations", default="", metavar="FILE", help="annotation file, instead of --dataset")
+    parser.add_argument("--images", default="", metavar="DIR", help="folder of the images of --annotations")
+    parser.add_argument("--task", choices=tasks, default="", help="what is compared (default: the first with results)")
     parser.add_argument(
-        "--overlap", type=_share, default=0.5, metavar="X", help="least IoU or OKS of a match (%(default)s)"
+        "--overlap", type=fraction, default=0.5, metavar="X", help="minimum IoU or OKS of a match (%(default)s)"
     )
     parser.add_argument(
         "--score-threshold",
         type=_hundredths,
         default=0.5,
         metavar="X",
-        help="where the page's slider starts; decides the order and the PNG files (%(default)s)",
+        help="minimum score in the PNG files and for the order; initial value of the page's slider (%(default)s)",
     )
     parser.add_argument(
-        "--lowest-score", type=_hundredths, default=0.05, metavar="X", help="leave out what scores lower (%(default)s)"
+        "--lowest-score",
+        type=_hundredths,
+        default=0.05,
+        metavar="X",
+        help="leave out detections with a lower score (%(default)s)",
     )
     parser.add_argument(
-        "--order", choices=("worst", "best"), default="worst", help="images to show, and first (%(default)s)"
+        "--order",
+        choices=("worst", "best"),
+        default="worst",
+        help="which images to show, and to show first (%(default)s)",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def _hundredths(text: str) -> float:
-    return round(_share(text), 2)  # the steps of the page's slider
+    return round(fraction(text), 2)  # the step of the page's slider
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def test_heat_maps(cfg, image):
     with pytest.raises(ValueError, match="heat maps of masks need a model with masks.*MODEL.MASK_ON is False"):
         COCODemo(other, show_mask_heatmaps=True)
     other.MODEL.RPN_ONLY = True
-    with pytest.raises(ValueError, match="the model makes proposals alone"):
+    with pytest.raises(ValueError, match="the model makes only proposals"):
         COCODemo(other)
 
 

@@ -262,7 +262,7 @@ FAILURES = {
     "place": (["--source", "{video}", "--output", "{}/text.mp4/a.mp4"], "cannot write"),
     "json": (["--source", "{video}", "--json", "{}/text.mp4/a.json"], "cannot write"),
     "itself": (["--source", "{video}", "--output", "{video}"], "would overwrite its own source"),
-    "nothing": (["--source", "{video}"], "nothing would be seen of the results"),
+    "nothing": (["--source", "{video}"], "there would be no output"),
     "weights": (["--source", "{video}", "--output", "{}/a.mp4", "--weights", "{}/none.pth"], "no weights file"),
     "key": (["--source", "{video}", "--output", "{}/a.mp4", "MODEL.WIGHT", "a"], "MODEL.WIGHT"),
 }
@@ -314,8 +314,8 @@ def test_arguments(capsys):
         webcam.parse_arguments([*base, "MODEL.DEVICE", "cpu", "--no-display"])
     assert "--no-display: flags go before the first KEY VALUE pair" in capsys.readouterr().err
     for flag, value, message in (
-        ("--confidence-threshold", "1.5", "'1.5' is not a score; scores go from 0 to 1"),
-        ("--confidence-threshold", "high", "'high' is not a score"),
+        ("--confidence-threshold", "1.5", "'1.5' is not a number from 0 to 1"),
+        ("--confidence-threshold", "high", "'high' is not a number from 0 to 1"),
         ("--min-image-size", "0", "'0' is not a whole number from 1"),
         ("--masks-per-dim", "2.5", "'2.5' is not a whole number from 1"),
         ("--fps", "0", "'0' is not a number above 0"),

@@ -315,4 +315,4 @@ def test_errors_are_explained(case, tmp_path, capsys, monkeypatch):
     assert "gone.json" in message("predictions", "--results", results, *missing)
     with pytest.raises(SystemExit):
         run("predictions", *case[2], "--overlap", "1.5")
-    assert "1.5 is not between 0 and 1" in capsys.readouterr().err
+    assert "'1.5' is not a number from 0 to 1" in capsys.readouterr().err
