@@ -1,4 +1,4 @@
-"""A random choice of foreground and background, in a fixed proportion, for all images at once."""
+"""Sample foreground and background at random, in a fixed proportion, for all images at once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """Up to B entries of each of N images: positives, then negatives, then places that found no entry."""
+    """Up to B entries of each of N images: positives, then negatives, then padding.
 
-    idxs: Tensor  # (N, B) int64 into the images' entries; any entry where not filled
-    is_positive: Tensor  # (N, B) bool; false where not filled
-    is_negative: Tensor  # (N, B) bool; false where not filled
+    Attributes:
+        idxs: (N, B) int64 indices of entries; arbitrary in the padding.
+        is_positive: (N, B) bool; False in the padding.
+        is_negative: (N, B) bool; False in the padding.
+    """
+
+    idxs: Tensor
+    is_positive: Tensor
+    is_negative: Tensor
 
     @property
     def filled(self) -> Tensor:
-        """(N, B) bool."""
+        """(N, B) bool; False in the padding."""
         return self.is_positive | self.is_negative
 
 
 class BalancedPositiveNegativeSampler:
-    """Up to `batch_size_per_image` entries per image: as many positives as there are up to a share, then negatives.
+    """Sample up to `batch_size_per_image` entries per image: positives up to a maximum share, then negatives.
 
     Args:
         batch_size_per_image: B.
-        positive_fraction: largest share of positives among B. Where they are fewer, negatives take their places; where
-            negatives are fewer, their places stay empty.
+        positive_fraction: maximum share of positives among B. Negatives fill the places of missing positives; places of
+            missing negatives stay empty.
     Raises: ValueError for a size below 1 or a fraction outside [0, 1].
     """
 
@@ -43,18 +49,18 @@ class BalancedPositiveNegativeSampler:
     def __call__(self, labels: Tensor) -> Sample:
         """
         Args:
-            labels: (N, A) integer: >= 1 positive, 0 negative, < 0 never taken.
-        Returns: B places per image, A where that is less. Every choice is equally likely, by torch's generator of the
-            labels' device; nothing waits for a GPU.
+            labels: (N, A) integer: >= 1 positive, 0 negative, < 0 ignored.
+        Returns: min(A, B) places per image. Every choice is equally likely, by the default generator of the labels'
+            device. Does not synchronise with a GPU.
         """
-        # each kind is shuffled by keys of its own, and the largest keys win; what is not of the kind has a negative key
+        # sample the largest of random keys; entries that must not be sampled get a negative key
         keys = torch.rand(labels.shape, device=labels.device)
         positive_idxs, is_positive = _largest(torch.where(labels >= 1, keys, -1.0), self.max_positives)
         negative_idxs, is_negative = _largest(torch.where(labels == 0, keys, -1.0), self.batch_size_per_image)
         places_left = self.batch_size_per_image - is_positive.sum(dim=1, keepdim=True)
         is_negative &= torch.arange(is_negative.shape[1], device=labels.device) < places_left
 
-        # the filled places to the front: there are no more than B of them, nor than entries
+        # move the filled places to the front: there are at most min(A, B)
         idxs = torch.cat([positive_idxs, negative_idxs], dim=1)
         kinds = torch.cat([2 * is_positive.to(torch.int8), is_negative.to(torch.int8)], dim=1)
         kinds, order = kinds.sort(dim=1, descending=True, stable=True)
@@ -64,6 +70,6 @@ class BalancedPositiveNegativeSampler:
 
 
 def _largest(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices (N, K) of the `count` largest keys of each row (N, A), or of all A, and whether each is not negative."""
+    """Indices (N, K) of the largest keys of each row (N, A), K = min(count, A); and (N, K) bool: is the key >= 0?"""
     values, idxs = keys.topk(min(count, keys.shape[1]), dim=1)
     return idxs, values >= 0

@@ -1,7 +1,7 @@
-"""Between `BoxList`s, one per image and of any length, and tensors of the whole batch.
+"""Convert between `BoxList`s, one per image, and tensors of the whole batch.
 
-On a GPU nothing here makes the host wait: what only the host knows (counts, image sizes) is copied without blocking,
-and what only the device knows stays there.
+Nothing here synchronises with a GPU, except `HostCopy.wait`: counts and image sizes are copied to the device without
+blocking, and values of the device stay there.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
 def to_device(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
-    """Numbers of the host as a tensor on the device, in a copy that does not wait."""
+    """Copy numbers of the host to the device, without blocking."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 class HostCopy:
-    """Numbers of the device that the host wants later.
+    """A copy of device values that the host reads later.
 
-    The copy starts now, and `wait` is for what the device was given until now, not for what it is given since. On the
-    CPU it is the tensor itself.
+    The copy starts in the constructor. `wait` synchronises with the work that was queued before it, not with later
+    work. For values on the CPU nothing is copied.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -35,14 +35,14 @@ class HostCopy:
             self._copied.record(torch.cuda.current_stream(values.device))
 
     def wait(self) -> Tensor:
-        """The values, on the CPU."""
+        """Return the values, on the CPU."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values
 
 
 def image_ids_of(counts: Sequence[int], device: torch.device) -> Tensor:
-    """Rows per image, N counts -> (sum,) int64: the image that each row belongs to."""
+    """N numbers of rows per image -> (sum,) int64, the image of each row."""
     repeats = torch.tensor(counts, dtype=torch.int64)
     ids = torch.arange(len(counts)).repeat_interleave(repeats, output_size=sum(counts))
     return ids.to(device, non_blocking=True)
@@ -54,16 +54,15 @@ def image_sizes_wh(sizes: Sequence[tuple[float, float]], like: Tensor) -> Tensor
 
 
 def cat_boxes(boxlists: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
-    """Boxes of all images in order (R, 4) xyxy, and the image of each (R,) int64."""
+    """Concatenate the boxes of all images: (R, 4) xyxy, and (R,) int64, the image of each box."""
     boxes = torch.cat([boxes_per_image.convert("xyxy").bbox for boxes_per_image in boxlists])
     return boxes, image_ids_of([len(boxes_per_image) for boxes_per_image in boxlists], boxes.device)
 
 
 def pad_boxes(boxlists: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
-    """Boxes of all images at one length.
+    """Pad the boxes of all images to the same length P, the largest count and at least 1.
 
-    Returns: (N, P, 4) xyxy, zeros behind an image's last box, and (N, P) bool: is there a box? P is the largest
-        count, at least 1, so that an index always has something to point at.
+    Returns: (N, P, 4) xyxy, zeros in the padding; and (N, P) bool, False in the padding.
     """
     boxes = pad_sequence([boxes_per_image.convert("xyxy").bbox for boxes_per_image in boxlists], batch_first=True)
     if boxes.shape[1] == 0:
@@ -72,11 +71,11 @@ def pad_boxes(boxlists: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
 
 
 def pad_labels(labels: Sequence[Tensor], length: int) -> Tensor:
-    """N tensors (P_n,) -> (N, length), zeros behind the last entry of each."""
+    """N tensors (P_n,) -> (N, length), padded with zeros."""
     padded = pad_sequence(list(labels), batch_first=True)
     return torch.nn.functional.pad(padded, (0, length - padded.shape[1]))
 
 
 def is_filled(counts: Sequence[int], length: int, device: torch.device) -> Tensor:
-    """(N, length) bool: the first counts[n] of row n."""
+    """(N, length) bool: True for the first counts[n] entries of row n."""
     return torch.arange(length, device=device) < to_device(counts, device)[:, None]

@@ -1,4 +1,4 @@
-"""Boxes as offsets from anchors or proposals."""
+"""Encode boxes as offsets from anchors or proposals, and decode them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from maskrcnn_benchmark.layers.boxes import DELTA_CLAMP, INCLUSIVE, decode_boxes
 
 
 class BoxCoder:
-    """`layers.boxes.encode_boxes` and `decode_boxes` with their weights and convention bound.
+    """`layers.boxes.encode_boxes` and `decode_boxes` with fixed weights and box convention.
 
     Args:
         weights: factors of the shifts dx, dy and the log sizes dw, dh.
-        bbox_xform_clip: upper bound of the unweighted log sizes that are decoded.
+        bbox_xform_clip: largest log size that is decoded, without its weight.
         offset: box convention.
     """
 
@@ -26,9 +26,9 @@ class BoxCoder:
         self.offset = offset
 
     def encode(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
-        """Deltas (..., 4) that lead from `proposals` (..., 4) to `reference_boxes` (..., 4), the ground truth."""
+        """Deltas (..., 4) from `proposals` (..., 4) to `reference_boxes` (..., 4), the ground truth."""
         return encode_boxes(reference_boxes, proposals, self.weights, self.offset)
 
     def decode(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4 * J) that the deltas (..., 4 * J) lead to from `boxes` (..., 4), in the dtype of `boxes`."""
+        """Apply deltas (..., 4 * J) to `boxes` (..., 4): (..., 4 * J), in the dtype of `boxes`."""
         return decode_boxes(rel_codes, boxes, self.weights, self.offset, self.bbox_xform_clip)

@@ -1,4 +1,4 @@
-"""Keep the best boxes: suppression and top-n per group, for all groups of a batch at once."""
+"""Select the best boxes: NMS and top-n per group, for all groups of a batch at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, of
         boxes: (R, 4) xyxy.
         scores: (R,); an entry whose score is not finite is dropped.
         groups: (R,) int64.
-        threshold: IoU above which the lower score goes; <= 0 keeps every box, as upstream.
+        threshold: IoU above which the box with the lower score is dropped; <= 0 keeps every box, as upstream.
         offset: box convention.
-    Returns: (K,) int64 indices, best score first, equal scores in the order of their indices; and (K,) bool: which of
-        these places hold one. On a GPU K is R, so that the host need not wait for a number; elsewhere all hold one.
+    Returns: (K,) int64 indices, best score first, equal scores in the order of their indices; and (K,) bool, False for
+        padding. On a GPU K is R, which avoids a synchronisation; on a CPU there is no padding.
     """
     if threshold <= 0:
         order = torch.where(scores.isfinite(), scores, -torch.inf).argsort(descending=True, stable=True)
@@ -31,15 +31,15 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, of
 
 
 def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -> Tensor:
-    """Of the rows to `keep` (R,) bool, the first `count` of each group, as (R,) bool."""
+    """Keep only the first `count` rows of each group: `keep` (R,) bool -> (R,) bool."""
     if num_groups == 1:
         return keep & (keep.cumsum(0) <= count)
-    owner = torch.where(keep, groups, num_groups)  # what is dropped goes to a group behind the last
+    owner = torch.where(keep, groups, num_groups)  # dropped rows get a group of their own, the last
     return keep & (rank_in_group(owner, num_groups + 1) < count)
 
 
 def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:
-    """How many entries of the same group stand before each entry.
+    """Number of earlier entries of the same group, for each entry.
 
     Args:
         groups: (R,) int64 in [0, num_groups).
@@ -53,16 +53,16 @@ def rank_in_group(groups: Tensor, num_groups: int) -> Tensor:
 
 
 def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]:
-    """The rows to keep, image by image, in the order in which they come.
+    """Indices of the rows to keep, for each image, in their order.
 
     Args:
         keep: (R,) bool.
         image_ids: (R,) int64.
-    Returns: N index tensors. The one point at which the host waits, for N numbers.
+    Returns: N index tensors. Synchronises once, to copy N numbers to the host.
     """
     if num_images == 1:
         return [keep.nonzero().squeeze(1)]
-    owner = torch.where(keep, image_ids, num_images)  # what is dropped goes to an image behind the last
+    owner = torch.where(keep, image_ids, num_images)  # dropped rows get an image of their own, the last
     order = owner.argsort(stable=True)
     counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
     counts.scatter_add_(0, owner, torch.ones_like(owner))

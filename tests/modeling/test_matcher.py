@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.op_cases.matching import extra_kilobytes
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.modeling.matcher import Matcher
 from tests.devices import DEVICES
 from tests.modeling.box_reference import iou_reference, random_boxes
@@ -89,3 +90,12 @@ def test_memory_of_many_ground_truth_boxes_is_bounded():
 def test_thresholds_are_checked():
     with pytest.raises(ValueError, match="background ends at an IoU of 0.7 and foreground begins at 0.3"):
         Matcher(0.3, 0.7)
+
+
+def test_thresholds_of_a_config():
+    cfg = get_cfg()
+    matcher = Matcher.from_cfg(cfg, "RPN", allow_low_quality_matches=True)
+    assert (matcher.high_threshold, matcher.low_threshold, matcher.allow_low_quality_matches) == (0.7, 0.3, True)
+    cfg.MODEL.ROI_HEADS.BG_IOU_THRESHOLD = 0.6
+    with pytest.raises(ConfigError, match="MODEL.ROI_HEADS.BG_IOU_THRESHOLD is 0.6, above FG_IOU_THRESHOLD 0.5"):
+        Matcher.from_cfg(cfg, "ROI_HEADS", allow_low_quality_matches=False)

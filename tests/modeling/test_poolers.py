@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import roi_align
 
-from maskrcnn_benchmark.modeling.poolers import Pooler, rois_from_boxlists
+from maskrcnn_benchmark.config import ConfigError, get_cfg
+from maskrcnn_benchmark.modeling.poolers import Pooler, fit_poolers, rois_from_boxlists
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from tests.devices import DEVICES
 
@@ -52,3 +54,39 @@ def test_scales_are_checked(scales):
 def test_too_few_levels():
     with pytest.raises(ValueError, match="reads 3 levels .* the backbone gives 1"):
         Pooler(7, SCALES, 2)([torch.rand(1, 3, 8, 8)], torch.zeros(0, 5))
+
+
+def test_scales_that_are_left_out_are_those_of_the_backbone():
+    heads = nn.ModuleDict({"box": Pooler(7, (), 2), "mask": Pooler(7, (0.25, 0.125), 2)})
+    with pytest.raises(ValueError, match="the pooler has no scales"):
+        heads["box"]([torch.rand(1, 3, 8, 8)], torch.zeros(0, 5))
+    fit_poolers(heads, (4, 8, 16, 32, 64))
+    assert heads["box"].scales == (1 / 4, 1 / 8, 1 / 16, 1 / 32) and heads["mask"].scales == (1 / 4, 1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("strides", "scales"), [((8, 16, 32, 64), (1 / 8, 1 / 16, 1 / 32)), ((16,), (1 / 16,)), ((64, 128), (1 / 64,))]
+)
+def test_pooled_levels_by_default(strides, scales):
+    pooler = Pooler(7, (), 2)
+    fit_poolers(nn.ModuleDict({"box": pooler}), strides)
+    assert pooler.scales == scales
+
+
+def test_scales_that_do_not_fit_the_backbone_are_explained():
+    with pytest.raises(ConfigError, match=r"the box head's POOLER_SCALES are \(0.125,\), the backbone's levels have"):
+        fit_poolers(nn.ModuleDict({"box": Pooler(7, (0.125,), 2)}), (4, 8))
+    with pytest.raises(ConfigError, match=r"the box head's POOLER_SCALES is \(\), .* no attribute `strides`"):
+        fit_poolers(nn.ModuleDict({"box": Pooler(7, (), 2)}), None)
+    fit_poolers(nn.ModuleDict({"box": Pooler(7, (0.125,), 2)}), None)  # without strides there is nothing to compare
+
+
+def test_a_pooler_of_a_config_names_its_key():
+    cfg = get_cfg()
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.3,)
+    with pytest.raises(
+        ConfigError, match=r"^MODEL.ROI_BOX_HEAD.POOLER_SCALES is \(0.3,\); expected 1 / a power of two"
+    ):
+        Pooler.from_cfg(cfg, "ROI_BOX_HEAD")
+    pooler = Pooler.from_cfg(cfg, "ROI_REFINE_HEAD", offset=0)
+    assert (pooler.output_size, pooler.scales, pooler.aligned, pooler.offset) == ((28, 28), (0.25,), True, 0)

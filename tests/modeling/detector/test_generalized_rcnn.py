@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from maskrcnn_benchmark.config import ConfigError
+from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.detector import GeneralizedRCNN, build_detection_model
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
@@ -188,3 +190,41 @@ def test_built_from_its_parts_alone():
     model = GeneralizedRCNN(TinyBackbone(), RPNModule.from_cfg(cfg, CHANNELS), CombinedROIHeads.from_cfg(cfg, CHANNELS))
     assert [name for name, _ in model.named_children()] == ["backbone", "rpn", "roi_heads"]
     assert model.backbone.strides == STRIDES
+
+
+class OldBackbone(TinyBackbone):
+    """A backbone in upstream's style, which declares only `out_channels`."""
+
+    def __init__(self):
+        super().__init__()
+        del self.strides
+
+
+def test_a_backbone_without_strides_needs_a_config_that_names_them(monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "old", lambda cfg: OldBackbone())
+    body = ("MODEL.BACKBONE.CONV_BODY", "old")
+    images, targets = tiny_batch()
+    assert set(build_detection_model(tiny_cfg(*body))(images, targets)) == LOSSES
+    with pytest.raises(ConfigError, match=r"ANCHOR_STRIDE is \(\), .* the backbone has no attribute `strides`"):
+        build_detection_model(tiny_cfg(*body, "MODEL.RPN.ANCHOR_STRIDE", ()))
+    with pytest.raises(ConfigError, match=r"the box head's POOLER_SCALES is \(\)"):
+        build_detection_model(tiny_cfg(*body, "MODEL.ROI_BOX_HEAD.POOLER_SCALES", ()))
+
+
+def test_left_out_strides_and_scales_give_the_same_model(monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "tiny", lambda cfg: TinyBackbone())
+    cfg = tiny_cfg("MODEL.BACKBONE.CONV_BODY", "tiny")
+    left_out = tiny_cfg("MODEL.BACKBONE.CONV_BODY", "tiny", "MODEL.RPN.ANCHOR_STRIDE", ())
+    left_out.MODEL.ROI_BOX_HEAD.POOLER_SCALES = ()
+    results = []
+    for config in (cfg, left_out):
+        torch.manual_seed(3)
+        model, (images, targets) = build_detection_model(config), tiny_batch()
+        results.append({name: loss.item() for name, loss in model(images, targets).items()})
+    assert results[0] == results[1]
+
+
+def test_a_backbone_must_declare_one_width(monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "bare", lambda cfg: torch.nn.Flatten())
+    with pytest.raises(ConfigError, match="CONV_BODY bare has no attribute `out_channels`"):
+        build_detection_model(tiny_cfg("MODEL.BACKBONE.CONV_BODY", "bare"))
