@@ -162,8 +162,9 @@ class HRNet(nn.Module):
         return branches
 
     def _stem(self, images: Tensor) -> Tensor:
-        features = self.bn1(self.conv1(images)).relu_()
-        return self.bn2(self.conv2(features)).relu_()
+        features: Tensor = self.bn1(self.conv1(images)).relu_()
+        features = self.bn2(self.conv2(features)).relu_()
+        return features
 
     def _run(self, part: Callable[[Inputs], Any], modules: Sequence[nn.Module], inputs: Inputs) -> Any:
         """Run `part`, which consists of `modules`, with activation checkpointing if configured and useful."""

@@ -104,10 +104,14 @@ class GeneralizedRCNN(nn.Module):
             and for boxes without area.
         """
         images = to_image_list(images, self.size_divisible)
+        proposals: list[BoxList]
+        losses: dict[str, Tensor]
         if not self.training:
             features = self.backbone(images.tensors)
             proposals, _ = self.rpn(images, features)
-            return proposals if self.roi_heads is None else self.roi_heads(features, proposals).detections
+            if self.roi_heads is not None:
+                proposals = self.roi_heads(features, proposals).detections
+            return proposals
 
         targets = self._check_targets(images, targets)
         flawed = _flawed_boxes(targets)

@@ -181,7 +181,7 @@ class AnchorGenerator(nn.Module):
             return torch.ones((len(sizes_wh), len(anchors)), dtype=torch.bool, device=anchors.device)
         x1, y1, x2, y2 = anchors.unbind(1)
         inside = (x1 >= -self.straddle_thresh) & (y1 >= -self.straddle_thresh)
-        limit_x, limit_y = (sizes_wh + self.straddle_thresh).T[..., None]
+        limit_x, limit_y = (sizes_wh + self.straddle_thresh).T[..., None].unbind()
         if self.offset == INCLUSIVE:  # the last pixel has the coordinate width - 1
             return inside & (x2 < limit_x) & (y2 < limit_y)
         return inside & (x2 <= limit_x) & (y2 <= limit_y)

@@ -94,6 +94,6 @@ def flatten_predictions(maps: Sequence[Tensor], columns: int) -> Tensor:
     """Per level (N, A * columns, H, W) -> (N, sum of H * W * A, columns), in the order of the anchors."""
     flat = []
     for level in maps:
-        per_anchor: Tensor = level.unflatten(1, (-1, columns))  # type: ignore[no-untyped-call]
+        per_anchor: Tensor = level.unflatten(1, (-1, columns))
         flat.append(per_anchor.permute(0, 3, 4, 1, 2).reshape(level.shape[0], -1, columns))
     return torch.cat(flat, dim=1)
