@@ -32,7 +32,7 @@ _C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 
 _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall
 _C.MODEL.MASK_ON = False  # add the mask branch
 _C.MODEL.KEYPOINT_ON = False  # add the keypoint branch
-_C.MODEL.REFINE_ON = False  # new: add the refine head behind the mask and keypoint branches
+_C.MODEL.REFINE_ON = False  # new: add the refine head after the mask and keypoint branches
 _C.MODEL.RETINANET_ON = False  # a one-stage RetinaNet head in place of RPN and ROI heads
 _C.MODEL.CLS_AGNOSTIC_BBOX_REG = False  # one regressed box per RoI rather than one per class
 
@@ -57,8 +57,8 @@ _C.MODEL.RESNETS.WITH_MODULATED_DCN = False  # the modulated (v2) kind of it
 _C.MODEL.RESNETS.DEFORMABLE_GROUPS = 1
 
 _C.MODEL.FPN = CN()
-_C.MODEL.FPN.USE_GN = False  # group normalisation behind each convolution of the pyramid
-_C.MODEL.FPN.USE_RELU = False  # ReLU behind each convolution of the pyramid
+_C.MODEL.FPN.USE_GN = False  # group normalisation after each convolution of the pyramid
+_C.MODEL.FPN.USE_RELU = False  # ReLU after each convolution of the pyramid
 _C.MODEL.FPN.NORM = ""  # new: as RESNETS.NORM; "" = by USE_GN
 
 _C.MODEL.GROUP_NORM = CN()  # of every layer whose norm is GN
@@ -94,7 +94,7 @@ _C.MODEL.HRNET.STAGE1.BLOCK = "BottleneckWithFixedBatchNorm"  # or BasicBlockWit
 _C.MODEL.HRNET.STAGE1.FUSE_METHOD = "SUM"  # not read: nothing to fuse
 
 _C.MODEL.HRNET.STAGE2 = CN()  # fork
-_C.MODEL.HRNET.STAGE2.NUM_MODULES = 1  # multi-branch modules, one behind the other
+_C.MODEL.HRNET.STAGE2.NUM_MODULES = 1  # multi-branch modules, in sequence
 _C.MODEL.HRNET.STAGE2.NUM_BRANCHES = 2  # parallel resolutions
 _C.MODEL.HRNET.STAGE2.NUM_BLOCKS = [4, 4]  # residual blocks per branch
 _C.MODEL.HRNET.STAGE2.NUM_CHANNELS = [24, 48]  # width per branch, before expansion
@@ -116,7 +116,7 @@ _C.MODEL.HRNET.STAGE4.NUM_BLOCKS = [4, 4, 4, 4]
 _C.MODEL.HRNET.STAGE4.NUM_CHANNELS = [24, 48, 92, 192]
 _C.MODEL.HRNET.STAGE4.BLOCK = "BottleneckWithFixedBatchNorm"
 _C.MODEL.HRNET.STAGE4.FUSE_METHOD = "SUM"
-_C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: into the first alone
+_C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: into the first only
 
 _C.MODEL.NECK = CN()  # fork: HRFPN, the neck of HRNET-HR
 _C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first; () = take them from it
@@ -198,7 +198,7 @@ _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from whi
 _C.MODEL.ROI_MASK_HEAD.DILATION = 1
 _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
-_C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, not by the box score alone
+_C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, not by the box score
 
 _C.MODEL.ROI_KEYPOINT_HEAD = CN()
 _C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"
@@ -232,10 +232,10 @@ _C.MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR = "UNetRefineFeatureExtractor"
 _C.MODEL.ROI_REFINE_HEAD.PREDICTOR = "RefinePredictor"
 _C.MODEL.ROI_REFINE_HEAD.CONV_DIM = 64  # width of the trunk at its finest level
 _C.MODEL.ROI_REFINE_HEAD.NORM = "GN"  # as RESNETS.NORM; "" = none
-_C.MODEL.ROI_REFINE_HEAD.NUM_STACKS = 1  # hourglasses, one behind the other
+_C.MODEL.ROI_REFINE_HEAD.NUM_STACKS = 1  # hourglasses, in sequence
 _C.MODEL.ROI_REFINE_HEAD.DEPTH = 2  # halvings of the resolution inside an hourglass
 _C.MODEL.ROI_REFINE_HEAD.NUM_CONVS = 4  # 3x3 convolutions of the plain extractor
-_C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss behind every hourglass, not only the last
+_C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss after every hourglass, not only the last
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 6.0  # a keypoint's loss, over a whole map, is many times as large
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
 _C.MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT = 3.0  # by how much more a cell within 2 cells of a mask's outline weighs
