@@ -1,10 +1,10 @@
-"""Frames per second of the demo's pipeline, from video file to annotated video file, against the bare model's.
+"""Compare the frame rate of the demo's pipeline, from video file to annotated video file, with that of the bare model.
 
     python benchmarks/demo_pipeline.py --config-file FILE --weights FILE [--source video.mp4] [--rounds 5] [KEY VALUE]
 
-The bare model is its forward pass alone, on images that are ready in memory. Both run in turn in one process; the table
-gives the ratio of each round and the median. Where other work on the machine disturbs the clock, the processor's time
-per frame tells more: reading, preparing, drawing and writing are the difference between the two.
+The bare model is only its forward pass, on images in memory. Both run alternately in one process. The table has the
+ratio of each round and the median. On a busy machine, the processor time per frame is more reliable; the difference
+between the two is the time for reading, preparing, drawing and writing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from predictor import COCODemo  # noqa: E402 - demo/ is a folder of scripts, not
 
 
 def write_video(path: Path, frames: int, size_wh: tuple[int, int] = (320, 256)) -> Path:
-    """A camera that pans over drawn people, a new scene every fifty frames."""
+    """Write a video of a camera that pans over drawn people, with a new scene every fifty frames."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, size_wh)
     rng = np.random.default_rng(5)
     settings = SceneSettings(width=2 * size_wh[0], height=size_wh[1], max_people=5)
@@ -48,7 +48,7 @@ def write_video(path: Path, frames: int, size_wh: tuple[int, int] = (320, 256)) 
 
 
 def prepared_batches(demo: COCODemo, video: str) -> list[ImageList]:
-    """The frames of a video as the model takes them, on its device."""
+    """The frames of a video as input of the model, on its device."""
     source, batches = open_source([video]), []
     while (frame := source.read()) is not None:
         image = demo.predictor.prepare(frame.image, "BGR")
@@ -59,14 +59,19 @@ def prepared_batches(demo: COCODemo, video: str) -> list[ImageList]:
 
 @dataclass(frozen=True)
 class Speed:
-    """rate: frames per second. cpu: milliseconds of all processors together, per frame."""
+    """Speed of a pipeline or model.
+
+    Attributes:
+        rate: frames per second.
+        cpu: milliseconds per frame, summed over all processors.
+    """
 
     rate: float
     cpu: float
 
 
 def bare_speed(model: torch.nn.Module, batches: Sequence[ImageList]) -> Speed:
-    """Of the forward pass."""
+    """Speed of the forward pass."""
     start, cpu = time.perf_counter(), time.process_time()
     with torch.no_grad():
         for batch in batches:
@@ -78,7 +83,7 @@ def bare_speed(model: torch.nn.Module, batches: Sequence[ImageList]) -> Speed:
 
 
 def pipeline_speed(demo: COCODemo, video: str, output: str) -> Speed:
-    """The rate is that from the first frame in the output to the last."""
+    """Speed of the pipeline, from the first to the last frame of the output."""
     cpu = time.process_time()
     source, identities = open_source([video]), Identities()
     pipeline = Pipeline(
@@ -96,9 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare the demo's pipeline with the bare model.")
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--weights", metavar="FILE")
-    parser.add_argument("--source", metavar="VIDEO", help="default: drawn people, 320 x 256")
+    parser.add_argument("--source", metavar="VIDEO", help="(default: drawn people, 320 x 256)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=100, help="of the drawn video")
+    parser.add_argument("--frames", type=int, default=100, help="frames of the drawn video (%(default)s)")
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(argv)
@@ -115,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{'frames/s: bare':>14}{names}   {'CPU ms/frame: bare':>18}{names}")
         ratios: list[tuple[float, float]] = []
         for number in range(args.rounds):
-            # The bare model runs on both sides of the pipeline: load that comes or goes favours neither.
+            # The bare model runs before and after the pipeline, so that a changing load favours neither.
             before = bare_speed(demo.model, batches)
             through = pipeline_speed(demo, video, str(Path(folder) / f"out{number}.mp4"))
             after = bare_speed(demo.model, batches)

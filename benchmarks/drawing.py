@@ -1,4 +1,4 @@
-"""Time of drawing: boxes, masks with outlines, skeletons and labels of 20 people on a 1920 x 1080 frame, on one core.
+"""Time the drawing of boxes, masks, skeletons and labels of 20 people on a 1920 x 1080 frame, on one core.
 
 python benchmarks/drawing.py [--people 20] [--width 1920] [--height 1080] [--picture drawn.png]
 """
@@ -27,7 +27,7 @@ NAMES = ["__background__", "person"]
 
 
 def make_scene(people: int, size_wh: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, BoxList]:
-    """A drawn frame (H, W, 3) RGB, and as many "detections" of 0.35 to 0.75 of its height, spread over it."""
+    """A drawn frame (H, W, 3) RGB and detections of its people, who are 0.35 to 0.75 times as high as the frame."""
     rng = np.random.default_rng(seed)
     width, height = size_wh
     frame = np.full((height, width, 3), 90, dtype=np.uint8)
@@ -71,7 +71,7 @@ def make_scene(people: int, size_wh: tuple[int, int], seed: int = 0) -> tuple[np
 def _paste(
     frame: np.ndarray, image: np.ndarray, mask: np.ndarray, source: Sequence[float], box: Sequence[float]
 ) -> None:
-    """Put the person of a small scene where its box is on the frame."""
+    """Paste the person of a small scene into a box of the frame."""
     x, y, w, h = (int(value) for value in source)
     left, top, right, bottom = (int(value) for value in box)
     person = cv2.resize(image[y : y + h + 1, x : x + w + 1], (right - left, bottom - top))
@@ -83,7 +83,7 @@ def _paste(
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median and fastest time of this thread on the processor, which others' work on the machine does not count in."""
+    """Median and minimum processor time of this thread; not affected by other processes."""
     work()
     times = []
     for _ in range(repeats):
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=1920)
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--picture", metavar="FILE", help="write what was drawn")
+    parser.add_argument("--picture", metavar="FILE", help="write the drawn frame")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

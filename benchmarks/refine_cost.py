@@ -1,9 +1,9 @@
-"""What the refine head costs at inference: each part's share of the time, and the model with it against without it.
+"""Time the refine head at inference: the share of each part of the model, and the model with and without the head.
 
-Weights are random, and a random box head finds anything or nothing, so what it returns is replaced by a fixed number of
-boxes: both models then see the same detections. One model serves as both, its refine head taken out and put back, and
-the two take turns, so that a change in the machine's speed meets both. Drawing masks at the image's size ("results") is
-outside the model, and is timed for the refined detections and for the coarse ones.
+Weights are random. The output of the box head is replaced by a fixed number of boxes, so that both models have the same
+detections. The two models are one model whose refine head is removed and put back in turn, so that changes of the
+machine's speed affect both. Pasting the masks into the image ("results") is not part of the model and is timed for
+refined and for coarse detections.
 
     python benchmarks/refine_cost.py                             100 and 20 detections on the CPU
     python benchmarks/refine_cost.py --device cuda --dtype bfloat16 --repetitions 50
@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,6 +28,10 @@ from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
+from maskrcnn_benchmark.utils.argument_types import int_list
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "hrnet_refine.yaml"
 DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,12 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What the refine head costs at inference.")
+    parser = argparse.ArgumentParser(description="Time the refine head at inference.")
     parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--detections", type=lambda text: [int(n) for n in text.split(",")], default=[100, 20],
-                        metavar="N,...", help="100,20 without it")  # fmt: skip
+    parser.add_argument("--detections", type=int_list, default=[100, 20], metavar="N,...", help="(default: 100,20)")
     parser.add_argument("--repetitions", type=int, default=9, metavar="N")
     parser.add_argument("--size", nargs=2, type=int, default=[800, 1088], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
@@ -62,14 +65,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def wake_refine(model: Any) -> None:
-    """Corrections of a trained head are not zero; give those of this one numbers too."""
+    """Initialise the last layers, which are zero in a new head, with small numbers as in a trained one."""
     for name, parameter in model.roi_heads[REFINE].named_parameters():
         if ".logits." in name:
             nn.init.normal_(parameter, std=0.01)
 
 
-def fixed_detections(count: int, size_hw: Sequence[int], cfg: Any, device: str) -> BoxList:
-    """Boxes of persons' proportions, a twentieth to almost all of the image high."""
+def fixed_detections(count: int, size_hw: Sequence[int], cfg: CfgNode, device: str) -> BoxList:
+    """Boxes with the proportions of people, from a twentieth of the image's height to almost all of it."""
     height, width = size_hw
     generator = torch.Generator().manual_seed(1)
     box_heights = height * torch.exp(torch.empty(count).uniform_(-3.0, -0.1, generator=generator))
@@ -85,8 +88,8 @@ class Bench:
     """Times a model and its parts with fixed detections.
 
     Args:
-        model: with a refine head.
-        detections: what the box head is made to return, of the one image.
+        model: a model with a refine head.
+        detections: replaces the output of the box head, for a single image.
         args: `device`, `dtype`, `repetitions`, `size`.
     """
 
@@ -98,7 +101,7 @@ class Bench:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[bool, list[dict[str, float]]]:
-        """With the refine head (True) and without (False): seconds by part of every repetition, and their "total"."""
+        """Seconds of each part and their "total" in every repetition, with (True) and without the refine head."""
         heads = self.model.roi_heads
         parts = {"backbone": self.model.backbone, "rpn": self.model.rpn, **dict(heads.items())}
         handles = [hook for name, module in parts.items() for hook in self._time(name, module)]
@@ -153,7 +156,7 @@ class Bench:
 
 
 def format_table(times: dict[bool, list[dict[str, float]]], count: int, args: argparse.Namespace) -> str:
-    """Milliseconds of each part with and without the refine head, and the slowdown."""
+    """A table of milliseconds of each part with and without the refine head, and the slowdown."""
     with_refine, without = ({name: _median(runs, name) for name in runs[0]} for runs in (times[True], times[False]))
     pairs = zip(times[True], times[False], strict=True)
     paired = statistics.median(on["total"] / off["total"] for on, off in pairs)
@@ -169,7 +172,7 @@ def format_table(times: dict[bool, list[dict[str, float]]], count: int, args: ar
     added = statistics.median(run[REFINE] / (run["total"] - run[REFINE]) for run in times[True])
     lines += [
         f"slowdown of the model by the refine head: {paired - 1:+.1%} (median of pairs)",
-        f"the refine head over the rest of the same pass: {added:+.1%} (median; the steadier one on a busy machine)",
+        f"the refine head over the rest of the same pass: {added:+.1%} (median; more reliable on a busy machine)",
     ]
     return "\n".join(lines) + "\n"
 

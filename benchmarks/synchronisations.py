@@ -1,10 +1,10 @@
-"""Where a training step makes the host wait for the GPU: every place, and how often.
+"""Find every place where a training step synchronises with the GPU, and count how often.
 
     python benchmarks/synchronisations.py [--config-file FILE] [--images 16] [KEY VALUE ...]
 
-PyTorch reports each synchronising call (`torch.cuda.set_sync_debug_mode`); the table names the line of this package
-that made it, forward and backward apart. Images and targets are random; the optimizer's step is left out.
-docs/GPU_STATUS.md has the list to expect, counted without a GPU on the simulated device of tests/simulated_cuda.py.
+PyTorch reports each synchronising call (`torch.cuda.set_sync_debug_mode`); the tables for the forward and the backward
+pass name the line of this package that made it. Images and targets are random; the optimiser's step is left out.
+docs/GPU_STATUS.md has the expected list, which was counted on the simulated device of tests/simulated_cuda.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,9 +24,12 @@ from maskrcnn_benchmark.engine.run import StartupError, friendly_errors
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
-from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = ROOT / "configs" / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
@@ -37,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table. Returns the exit status."""
     args = parse_arguments(argv)
     if not torch.cuda.is_available():
-        raise StartupError("PyTorch sees no CUDA device here, and only there a host waits for one.")
+        raise StartupError("PyTorch finds no CUDA device; this benchmark needs one.")
     cfg = load_config(args.config_file, ["MODEL.DEVICE", "cuda", "MODEL.WEIGHT", "", *args.opts])
     model = build_detection_model(cfg).cuda().train()
     images, targets = random_batch(cfg, args.images, args.size)
-    sum(model(images, targets).values()).backward()  # what the first step alone does does not count
+    sum(model(images, targets).values()).backward()  # warm-up: the first step synchronises more
     torch.cuda.synchronize()
     losses: dict[str, Any] = {}
     places = {"forward": synchronisations(lambda: losses.update(model(images, targets)))}
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Count where a training step waits for the GPU.")
+    parser = argparse.ArgumentParser(description="Count where a training step synchronises with the GPU.")
     parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE")
     parser.add_argument("--images", type=int, default=16, metavar="N")
     parser.add_argument("--size", nargs=2, type=int, default=[800, 1088], metavar=("HEIGHT", "WIDTH"))
@@ -62,8 +65,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def random_batch(cfg: Any, images: int, size_hw: Sequence[int]) -> tuple[Any, list[BoxList]]:
-    """Noise, and eight objects on each image, with what the model's heads learn from."""
+def random_batch(cfg: CfgNode, images: int, size_hw: Sequence[int]) -> tuple[ImageList, list[BoxList]]:
+    """Images of noise and targets with eight objects each, which have all fields that the heads need."""
     height, width = size_hw
     generator = torch.Generator().manual_seed(0)
     targets = []
@@ -84,7 +87,7 @@ def random_batch(cfg: Any, images: int, size_hw: Sequence[int]) -> tuple[Any, li
 
 
 def synchronisations(work: Callable[[], Any]) -> Counter[str]:
-    """Run `work`; how often each line of this package, or what else calls, made the host wait."""
+    """Run `work` and count the synchronisations by line of this package, or of the caller outside of it."""
     counts: Counter[str] = Counter()
 
     def note(*_: Any, **__: Any) -> None:

@@ -1,11 +1,11 @@
-"""Pick a few images of a COCO dataset whose people all have masks and keypoints, to see whether a model can fit them.
+"""Select a few images of a COCO data set, to check that a model can overfit them.
 
     python tools/make_coco_subset.py --coco datasets/coco --output datasets/ten --count 10
     MASKRCNN_BENCHMARK_DATASETS=datasets/ten \
         python tools/train_net.py --config-file configs/quick/fit_ten_coco_images.yaml
 
-The first images by id are taken in which there are people, each with a mask and at least one labelled keypoint, and no
-crowd. The output has COCO's layout below `coco/`, with links to the images, so that the catalog's names lead there.
+Takes the first images by id that show people, each with a mask and at least one labelled keypoint, and no crowd. The
+output has COCO's layout in `coco/`, with links to the images, so that the names of the catalog find it.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse flags, write the subset, return the exit status."""
+    """Returns the exit status: 0, or 1 if no subset could be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco", type=Path, default=Path("datasets/coco"), help="COCO's folder (%(default)s)")
-    parser.add_argument("--split", default="train2017", help="split to pick from (%(default)s)")
-    parser.add_argument("--count", type=int, default=10, help="images to pick (%(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; coco/ is made below it")
+    parser.add_argument("--split", default="train2017", help="split to select from (%(default)s)")
+    parser.add_argument("--count", type=int, default=10, help="number of images (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; the subset is in coco/ below it")
     args = parser.parse_args(argv)
     source = args.coco / "annotations" / f"person_keypoints_{args.split}.json"
     try:
@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         subset = pick(content, args.count)
         write(subset, args.coco, args.split, args.output / "coco")
     except (OSError, ValueError) as error:
-        print(f"No subset of {source} was made: {error}", file=sys.stderr)
+        print(f"Cannot make a subset of {source}: {error}", file=sys.stderr)
         return 1
     print(f"{len(subset['images'])} images with {len(subset['annotations'])} people are in {args.output / 'coco'}")
     return 0
 
 
 def pick(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """The annotation file's content, restricted to `count` images. Raises: ValueError where there are not so many."""
+    """The content of the annotation file for `count` images. Raises: ValueError if there are too few."""
     people = defaultdict(list)
     for annotation in content["annotations"]:
         people[annotation["image_id"]].append(annotation)
@@ -47,7 +47,7 @@ def pick(content: dict[str, Any], count: int) -> dict[str, Any]:
     if not 0 < count <= len(suitable):
         raise ValueError(
             f"--count is {count}; {len(suitable)} of {len(content['images'])} images have people who all have a mask "
-            "and keypoints. Ask for so many at most, or name a larger dataset."
+            "and keypoints. Give a smaller --count or a larger data set."
         )
     chosen = set(suitable[:count])
     images = [image for image in content["images"] if image["id"] in chosen]
@@ -60,7 +60,7 @@ def _is_complete(annotation: dict[str, Any]) -> bool:
 
 
 def write(subset: dict[str, Any], coco: Path, split: str, output: Path) -> None:
-    """Write the annotation file and link the images; what was there of an earlier run is replaced."""
+    """Write the annotation file and link the images; replaces the files of an earlier run."""
     folder = output / split
     folder.mkdir(parents=True, exist_ok=True)
     (output / "annotations").mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 """Parameters and operations of a model by part: `python tools/summarize_model.py --config-file FILE [KEY VALUE ...]`.
 
-Operations are those of one image at inference, with as many proposals and detections as the config allows at most. A
-multiply-add counts as two, as in PyTorch's counter; tables that count it as one show half of these numbers.
+Operations are those of one image at inference, with the maximum number of proposals and detections of the config. A
+multiply-add counts as two operations, as in PyTorch's counter; papers that count it as one report half of that.
 Element-wise operations, norms, pooling and box selection are not counted.
 """
 
@@ -25,24 +25,32 @@ from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
-# What a head costs per region does not depend on the image, so one region in a small one is enough.
+# The cost of a head per RoI does not depend on the image, so one RoI in a small image is enough.
 SMALL_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Part:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        name: name of the module.
+        parameters: number of parameters.
+        learning: number of trainable parameters.
+        operations: operations per image.
+        regions: number of RoIs per image; 0 for parts that process the whole image.
+    """
 
     name: str
     parameters: int
-    learning: int  # of these, what the optimiser sees
-    operations: int  # per image
-    regions: int = 0  # how many regions of interest `operations` are for; 0 for parts that see the whole image
+    learning: int
+    operations: int
+    regions: int = 0
 
 
 @friendly_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table. Returns the exit status: 0, or 1 after an error that was explained."""
+    """Prints the table. Returns the exit status: 0, or 1 after an error."""
     args = parse_arguments(argv)
     cfg = load_config(args.config_file, args.opts)
     size_hw = (args.size[0], args.size[1]) if args.size else usual_size(cfg)
@@ -52,20 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Parameters and operations of a config's model, part by part.")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to a YAML config; none: the defaults")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config (default: the default config)")
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the image after resizing; without it, a 4:3 image as INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST resize it",
+        help="size of the resized image (default: a 4:3 image resized by INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST)",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
     return parser.parse_args(argv)
 
 
 def usual_size(cfg: Any) -> tuple[int, int]:
-    """(height, width) of a landscape 4:3 image after the resizing and padding that the config asks for at test time."""
+    """(height, width) of a landscape 4:3 image after the resizing and padding of a test."""
     height = min(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST * 3 // 4)
     divisor = max(1, cfg.DATALOADER.SIZE_DIVISIBILITY)
     height, width = (-(-side // divisor) * divisor for side in (height, round(height * 4 / 3)))
@@ -73,10 +81,10 @@ def usual_size(cfg: Any) -> tuple[int, int]:
 
 
 def summarize(cfg: Any, size_hw: tuple[int, int]) -> list[Part]:
-    """The parts of the config's model in the order of computation, for one image of (height, width) pixels."""
+    """The parts of the config's model in the order of computation, for one image of this size."""
     model: Any = build_detection_model(cfg)
     with torch.device("meta"):
-        on_paper: Any = build_detection_model(cfg).eval()  # shapes alone: no memory, no time, at any size
+        on_paper: Any = build_detection_model(cfg).eval()  # shapes only: takes no memory and no time
     operations: dict[str, int] = {}
 
     features: Any = torch.empty(1, 3, *size_hw, device="meta")
@@ -97,7 +105,7 @@ def summarize(cfg: Any, size_hw: tuple[int, int]) -> list[Part]:
 
 
 def count(function: Callable[..., Any], *inputs: Any) -> tuple[int, Any]:
-    """Operations of one call, and what it returned."""
+    """Call a function. Returns: its operations and its result."""
     formulas = {torch.ops.torchvision.deform_conv2d: _deform_conv_operations}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         outputs = function(*inputs)
@@ -105,10 +113,10 @@ def count(function: Callable[..., Any], *inputs: Any) -> tuple[int, Any]:
 
 
 def count_heads_per_region(cfg: Any, model: Any) -> dict[str, int]:
-    """Operations of each head for a single region.
+    """Operations of each head for a single RoI.
 
-    A training step with one labelled box, which is also the only proposal, sends exactly one region through all heads;
-    at inference their number would depend on what random weights happen to detect.
+    A training step with one target box, which is also the only proposal, sends exactly one RoI through all heads. At
+    inference the number of RoIs would depend on the detections of random weights.
     """
     heads = model.roi_heads.train()
     box, target = _labelled_box(cfg)
@@ -128,12 +136,12 @@ def count_heads_per_region(cfg: Any, model: Any) -> dict[str, int]:
         head.forward = counting(name)
     heads(features, [box], [target])
     for head in heads.values():
-        del head.forward  # the class's own again
+        del head.forward  # restores the method of the class
     return counts
 
 
 def format_table(parts: Sequence[Part], size_hw: tuple[int, int]) -> str:
-    """Rows of aligned columns, with a sum."""
+    """The table with aligned columns and a row of totals."""
     total = Part(
         "total",
         sum(part.parameters for part in parts),
@@ -175,7 +183,7 @@ def _regions_at_test(cfg: Any, head: str) -> int:
 
 
 def _labelled_box(cfg: Any) -> tuple[BoxList, BoxList]:
-    """A box in the middle of a small image: as a proposal, and as a target with all that the heads learn from."""
+    """A box in the middle of a small image: as a proposal, and as a target with all fields that the heads need."""
     low, high = SMALL_SIDE // 4, SMALL_SIDE * 3 // 4
     size = (SMALL_SIDE, SMALL_SIDE)
     proposal = BoxList([[low, low, high, high]], size, mode="xyxy", offset=cfg.MODEL.BOX_OFFSET)
@@ -190,7 +198,7 @@ def _labelled_box(cfg: Any) -> tuple[BoxList, BoxList]:
 def _deform_conv_operations(
     features: Sequence[int], weight: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
 ) -> int:
-    """A formula that PyTorch's counter lacks; it hands over shapes."""
+    """Operations of deformable convolution, which PyTorch's counter does not know. The arguments are shapes."""
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
