@@ -20,9 +20,9 @@ from maskrcnn_benchmark.solver import ModelEMA
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger
 from maskrcnn_benchmark.utils.problems import collect_config_problems, config_problem
+from maskrcnn_benchmark.utils.random_state import random_state, restore_random_state
 from maskrcnn_benchmark.utils.registry import Registry
 
-from .random_state import random_state, restore_random_state
 from .train_loop import Hook, Trainer
 from .writers import Progress, Writer
 

@@ -17,6 +17,7 @@ from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import EvaluationResults
 from maskrcnn_benchmark.solver import ModelEMA, make_ema, make_gradient_clipper
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.random_state import preserve_random_state
 from maskrcnn_benchmark.utils.timer import get_time_str
 
 from .hooks import (
@@ -31,7 +32,6 @@ from .hooks import (
     build_hooks,
 )
 from .inference import run_tests
-from .random_state import preserve_random_state
 from .train_loop import Hook, Trainer, bare_model
 from .writers import ConsoleWriter, Writer, build_writers
 

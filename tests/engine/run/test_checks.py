@@ -17,6 +17,12 @@ def test_expected_results_are_checked_before_the_work():
     cfg.TEST.EXPECTED_RESULTS = [["box", "AP", [0.3, 0.01]]]
     with pytest.raises(StartupError, match="names 'box' 'AP'; there are bbox: AP, "):
         checks.check_evaluation(cfg)
+    cfg.TEST.EVALUATORS = ("COCO", "Age")
+    cfg.TEST.EXPECTED_RESULTS = [["age", "MAE", [3.0, 0.1]]]
+    checks.check_evaluation(cfg)
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "MAE", [3.0, 0.1]]]
+    with pytest.raises(StartupError, match="names 'bbox' 'MAE'"):
+        checks.check_evaluation(cfg)
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 0.3]]
     with pytest.raises(StartupError, match=r"expected \[task, metric, \[mean, standard deviation\]\]"):
         checks.check_evaluation(cfg)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.engine.random_state import preserve_random_state, random_state, restore_random_state
 from maskrcnn_benchmark.engine.run.seed import seed_everything
+from maskrcnn_benchmark.utils.random_state import preserve_random_state, random_state, restore_random_state
 from tests.devices import DEVICES
 from tests.engine.toy import draws
 
