@@ -49,8 +49,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--ckpt",
         default=None,
         metavar="FILE",
-        help="weights to test: a file, a URL or a catalog:// name; without it the last checkpoint in OUTPUT_DIR, "
-        "or where there is none MODEL.WEIGHT",
+        help="weights to test: a file, a URL or a catalog:// name; by default the last checkpoint in OUTPUT_DIR, "
+        "or MODEL.WEIGHT if there is none",
     )
     return parser.parse_args(argv)
 

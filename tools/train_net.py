@@ -62,8 +62,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         default=None,
         help="continue from the last checkpoint in OUTPUT_DIR, whatever the config says about the model; start anew "
-        "where there is none. Without either flag a run continues, and says so, when the MODEL keys (MODEL.WEIGHT "
-        "among them) are those of the run that wrote the checkpoint, and refuses to start when they are not",
+        "if there is none. Without either flag, a run continues if its MODEL keys (including MODEL.WEIGHT) are those "
+        "of the run that wrote the checkpoint, and refuses to start if they differ",
     )
     resume.add_argument(
         "--no-resume",

@@ -1,8 +1,8 @@
 """Every config key with its default.
 
-Keys and defaults are maskrcnn-benchmark's and, where marked "fork", those of its HRNet fork, so that the YAML files of
-both load unchanged and mean what they meant; keys marked "new" are this project's. Sizes are in pixels of the resized
-image unless said otherwise; a level is one map of the feature pyramid.
+Keys and defaults are those of maskrcnn-benchmark; keys marked "fork" are from its HRNet fork, keys marked "new" from
+this project. YAML files of both load unchanged and keep their meaning. Sizes are in pixels of the resized image, unless
+noted. A level is one map of the feature pyramid.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _C.MODEL.HRNET.NORM = "FrozenBN"  # new: as RESNETS.NORM, but not ""
 _C.MODEL.HRNET.STEM_CHANNELS = 64  # new: of both convolutions of the stem; 64 in every released model
 _C.MODEL.HRNET.FREEZE_AT = 0  # new: stem (1) and stages up to this one (2 = STAGE1, ...) do not learn; 0 = all do
 _C.MODEL.HRNET.CHECKPOINT_ACTIVATIONS = False  # new: recompute stages in the backward pass, less memory for more time
-# fork: the next seven and DECODER were never read by it and are not read here; they let its files load
+# fork: it never read the next seven keys and DECODER, and they are not read here; with them its files load
 _C.MODEL.HRNET.BASE_CHANNEL = [96, 96, 96, 96]
 _C.MODEL.HRNET.CHANNEL_GROWTH = 2
 _C.MODEL.HRNET.BLOCK_TYPE = "BottleneckWithFixedBatchNorm"
@@ -91,7 +91,7 @@ _C.MODEL.HRNET.STAGE1.NUM_BRANCHES = 1  # not read: stage 1 has one branch
 _C.MODEL.HRNET.STAGE1.NUM_BLOCKS = [3]  # residual blocks (4 in every released model)
 _C.MODEL.HRNET.STAGE1.NUM_CHANNELS = [64]  # width, before a bottleneck's expansion by 4
 _C.MODEL.HRNET.STAGE1.BLOCK = "BottleneckWithFixedBatchNorm"  # or BasicBlockWithFixedBatchNorm
-_C.MODEL.HRNET.STAGE1.FUSE_METHOD = "SUM"  # not read: nothing to fuse
+_C.MODEL.HRNET.STAGE1.FUSE_METHOD = "SUM"  # not read: there is nothing to fuse
 
 _C.MODEL.HRNET.STAGE2 = CN()  # fork
 _C.MODEL.HRNET.STAGE2.NUM_MODULES = 1  # multi-branch modules, in sequence
@@ -116,7 +116,7 @@ _C.MODEL.HRNET.STAGE4.NUM_BLOCKS = [4, 4, 4, 4]
 _C.MODEL.HRNET.STAGE4.NUM_CHANNELS = [24, 48, 92, 192]
 _C.MODEL.HRNET.STAGE4.BLOCK = "BottleneckWithFixedBatchNorm"
 _C.MODEL.HRNET.STAGE4.FUSE_METHOD = "SUM"
-_C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: into the first only
+_C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: only into the first
 
 _C.MODEL.NECK = CN()  # fork: HRFPN, the neck of HRNET-HR
 _C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first; () = take them from it
@@ -124,8 +124,8 @@ _C.MODEL.NECK.OUT_CHANNELS = 256  # channels of every level
 _C.MODEL.NECK.NUM_OUTS = 5  # levels; strides 4, 8, 16, 32, 64
 _C.MODEL.NECK.POOLING = "AVG"  # how the coarser levels are made: AVG or MAX
 _C.MODEL.NECK.NORM = ""  # new: norm after each convolution, as RESNETS.NORM; "" = none
-_C.MODEL.NECK.ACTIVATION = False  # not read, by the fork neither
-_C.MODEL.NECK.SHARING_CONV = False  # not read, by the fork neither
+_C.MODEL.NECK.ACTIVATION = False  # not read, nor does the fork read it
+_C.MODEL.NECK.SHARING_CONV = False  # not read, nor does the fork read it
 
 _C.MODEL.TIMM = CN()  # new: the body of CONV_BODY "timm-FPN"; `pip install timm`
 _C.MODEL.TIMM.NAME = "resnet50"  # a convolutional model of timm
@@ -153,7 +153,7 @@ _C.MODEL.RPN.NMS_THRESH = 0.7
 _C.MODEL.RPN.MIN_SIZE = 0  # proposals with a shorter side are dropped
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN = 2000  # proposals left after all levels are merged
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TEST = 2000
-_C.MODEL.RPN.FPN_POST_NMS_PER_BATCH = True  # in training that number is for the batch of a process, else per image
+_C.MODEL.RPN.FPN_POST_NMS_PER_BATCH = True  # in training that number is per batch of a process, else per image
 
 _C.MODEL.ROI_HEADS = CN()
 _C.MODEL.ROI_HEADS.USE_FPN = False  # pool from several levels
@@ -189,7 +189,7 @@ _C.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
 _C.MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO = 0
 _C.MODEL.ROI_MASK_HEAD.POOLER_SCALES = (0.0625,)
 _C.MODEL.ROI_MASK_HEAD.POOLER_ALIGNED = False  # new
-_C.MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM = 1024  # not read, upstream neither
+_C.MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM = 1024  # not read, nor does upstream read it
 _C.MODEL.ROI_MASK_HEAD.CONV_LAYERS = (256,) * 4  # widths of the 3x3 convolutions; the last is the deconvolution's too
 _C.MODEL.ROI_MASK_HEAD.RESOLUTION = 14  # cells per side of the predicted mask and of its target
 _C.MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True  # reuse the box branch's features; for single-level bodies
@@ -198,7 +198,7 @@ _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from whi
 _C.MODEL.ROI_MASK_HEAD.DILATION = 1
 _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
-_C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, not by the box score
+_C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, instead of the box score
 
 _C.MODEL.ROI_KEYPOINT_HEAD = CN()
 _C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"
@@ -207,7 +207,7 @@ _C.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 14
 _C.MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO = 0
 _C.MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES = (0.0625,)
 _C.MODEL.ROI_KEYPOINT_HEAD.POOLER_ALIGNED = False  # new
-_C.MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM = 1024  # not read, upstream neither
+_C.MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM = 1024  # not read, nor does upstream read it
 _C.MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS = (512,) * 8  # widths of the 3x3 convolutions
 _C.MODEL.ROI_KEYPOINT_HEAD.RESOLUTION = 14  # cells per side of the heatmap; 4 * POOLER_RESOLUTION, 56 in every recipe
 _C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
@@ -216,16 +216,16 @@ _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
 _C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic (upstream's), argmax, quarter or dark
 _C.MODEL.ROI_KEYPOINT_HEAD.RESCORE = False  # new: rank skeletons by box score times expected OKS
 
-# new: one network, shared by the mask and the keypoint branch, that looks again at a larger region around each RoI
+# new: one network, shared by the mask and keypoint branches, that refines their results in a larger RoI
 _C.MODEL.ROI_REFINE_HEAD = CN()
-_C.MODEL.ROI_REFINE_HEAD.INDICATORS = ("mask", "keypoint")  # coarse predictions that it is shown; any subset
-_C.MODEL.ROI_REFINE_HEAD.OUTPUTS = ("mask", "keypoint")  # predictions that it refines; any subset but the empty one
-_C.MODEL.ROI_REFINE_HEAD.SHARED = True  # one trunk for all outputs; False: one each, shown its own kind of indicator
-_C.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM = "features"  # of the branch's predictor; or its maps: probability, logit
-_C.MODEL.ROI_REFINE_HEAD.DETACH_INDICATORS = True  # its losses do not teach the coarse branches through the indicators
+_C.MODEL.ROI_REFINE_HEAD.INDICATORS = ("mask", "keypoint")  # coarse predictions that are inputs; any subset
+_C.MODEL.ROI_REFINE_HEAD.OUTPUTS = ("mask", "keypoint")  # predictions that it refines; at least one
+_C.MODEL.ROI_REFINE_HEAD.SHARED = True  # one trunk for all outputs; False: one each, with its own indicator
+_C.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM = "features"  # or maps of the predictor: probability, logit
+_C.MODEL.ROI_REFINE_HEAD.DETACH_INDICATORS = True  # no gradient flows through the indicators into the coarse branches
 _C.MODEL.ROI_REFINE_HEAD.ROI_EXPAND = 1.5  # factor on width and height of a RoI, about its centre
 _C.MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION = 28  # bins per side of the pooled region; outputs have twice as many cells
-_C.MODEL.ROI_REFINE_HEAD.POOLER_SCALES = (0.25,)  # the finest level only: large regions have detail, too
+_C.MODEL.ROI_REFINE_HEAD.POOLER_SCALES = (0.25,)  # the finest level only: large RoIs have fine details too
 _C.MODEL.ROI_REFINE_HEAD.POOLER_SAMPLING_RATIO = 2
 _C.MODEL.ROI_REFINE_HEAD.POOLER_ALIGNED = True
 _C.MODEL.ROI_REFINE_HEAD.FEATURE_EXTRACTOR = "UNetRefineFeatureExtractor"
@@ -235,14 +235,14 @@ _C.MODEL.ROI_REFINE_HEAD.NORM = "GN"  # as RESNETS.NORM; "" = none
 _C.MODEL.ROI_REFINE_HEAD.NUM_STACKS = 1  # hourglasses, in sequence
 _C.MODEL.ROI_REFINE_HEAD.DEPTH = 2  # halvings of the resolution inside an hourglass
 _C.MODEL.ROI_REFINE_HEAD.NUM_CONVS = 4  # 3x3 convolutions of the plain extractor
-_C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss after every hourglass, not only the last
-_C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 6.0  # a keypoint's loss, over a whole map, is many times as large
+_C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss after every hourglass, not only after the last
+_C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 6.0  # the keypoint loss is a cross-entropy over a map, much larger
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
-_C.MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT = 3.0  # by how much more a cell within 2 cells of a mask's outline weighs
+_C.MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT = 3.0  # extra weight of cells within 2 cells of the outline of a mask
 _C.MODEL.ROI_REFINE_HEAD.DECODE = "dark"  # as ROI_KEYPOINT_HEAD.DECODE
-_C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by how good they probably are, as above
-_C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # everything but the refine head keeps its weights
-_C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # detections carry the coarse predictions too, so that both are scored
+_C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by their expected quality, as above
+_C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # only the refine head learns
+_C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # keep the coarse predictions in detections, so that both are evaluated
 
 _C.MODEL.RETINANET = CN()
 _C.MODEL.RETINANET.NUM_CLASSES = 81  # with the background
@@ -265,7 +265,7 @@ _C.MODEL.RETINANET.PRIOR_PROB = 0.01  # foreground probability at the start
 _C.MODEL.RETINANET.INFERENCE_TH = 0.05
 _C.MODEL.RETINANET.NMS_TH = 0.4
 
-_C.MODEL.FBNET = CN()  # mobile architectures; kept so that their files can be read
+_C.MODEL.FBNET = CN()  # mobile architectures; not read, kept so that their files load
 _C.MODEL.FBNET.ARCH = "default"
 _C.MODEL.FBNET.ARCH_DEF = ""
 _C.MODEL.FBNET.BN_TYPE = "bn"
@@ -290,7 +290,7 @@ _C.MODEL.FBNET.RPN_BN_TYPE = ""
 # ---------------------------------------------------------------------------------------------------------------------
 _C.INPUT = CN()
 _C.INPUT.MIN_SIZE_TRAIN = (800,)  # lengths of the shorter side; one is drawn per image
-_C.INPUT.MAX_SIZE_TRAIN = 1333  # cap on the longer side; fork: a tuple with one cap per entry of MIN_SIZE_TRAIN
+_C.INPUT.MAX_SIZE_TRAIN = 1333  # limit of the longer side; fork: a tuple with one limit per entry of MIN_SIZE_TRAIN
 _C.INPUT.MIN_SIZE_TEST = 800
 _C.INPUT.MAX_SIZE_TEST = 1333
 _C.INPUT.ALIGN_IMAGE_FACTOR = 0  # fork: pad each image to a multiple of this many pixels; 0 = off
@@ -301,7 +301,7 @@ _C.INPUT.PIXEL_STD = [1.0, 1.0, 1.0]
 _C.INPUT.BRIGHTNESS = 0.0  # colour jitter in training: largest relative change; 0 = none
 _C.INPUT.CONTRAST = 0.0
 _C.INPUT.SATURATION = 0.0
-_C.INPUT.HUE = 0.0  # largest turn of the hue, as a share of the colour circle, at most 0.5
+_C.INPUT.HUE = 0.0  # largest change of the hue, as a fraction of the colour circle, at most 0.5
 _C.INPUT.HORIZONTAL_FLIP_PROB_TRAIN = 0.5  # probability of a left-right flip
 _C.INPUT.VERTICAL_FLIP_PROB_TRAIN = 0.0  # probability of an up-down flip
 # new: names in the registry TRANSFORMS; run in this order in training, after the flips and before the image becomes a
@@ -329,17 +329,17 @@ _C.DATALOADER.ASPECT_RATIO_GROUPING = True  # landscape and portrait images in b
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
 _C.SOLVER = CN()
-_C.SOLVER.MAX_ITER = 40000  # optimiser steps
+_C.SOLVER.MAX_ITER = 40000  # optimizer steps
 _C.SOLVER.IMS_PER_BATCH = 16  # images per iteration, over all processes
-_C.SOLVER.ACCUMULATE = 1  # new: batches whose mean gradient makes one optimiser step
-_C.SOLVER.OPTIMIZER = "SGD"  # new: SGD or AdamW
+_C.SOLVER.ACCUMULATE = 1  # new: batches whose gradients are averaged for one optimizer step
+_C.SOLVER.OPTIMIZER = "SGD"  # new: name in the registry OPTIMIZERS, such as AdamW
 _C.SOLVER.BASE_LR = 0.001  # learning rate for the whole batch
 _C.SOLVER.BIAS_LR_FACTOR = 2  # factor on it for biases
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.WEIGHT_DECAY = 0.0005
 _C.SOLVER.WEIGHT_DECAY_BIAS = 0
 _C.SOLVER.WEIGHT_DECAY_NORM = -1.0  # new: of the scale of norm layers; -1 = as WEIGHT_DECAY
-_C.SOLVER.LR_SCHEDULER = "WarmupMultiStepLR"  # new: WarmupMultiStepLR or WarmupCosineLR
+_C.SOLVER.LR_SCHEDULER = "WarmupMultiStepLR"  # new: name in the registry LR_SCHEDULERS, such as WarmupCosineLR
 _C.SOLVER.GAMMA = 0.1  # factor at each step of WarmupMultiStepLR
 _C.SOLVER.STEPS = (30000,)  # iterations at which it applies
 _C.SOLVER.WARMUP_FACTOR = 1.0 / 3  # factor on the learning rate at iteration 0
@@ -350,7 +350,7 @@ _C.SOLVER.CLIP_GRADIENTS.ENABLED = False
 _C.SOLVER.CLIP_GRADIENTS.TYPE = "norm"  # norm: the length of all gradients together; value: each entry
 _C.SOLVER.CLIP_GRADIENTS.VALUE = 10.0  # largest length or entry
 _C.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
-_C.SOLVER.EMA_DECAY = 0.0  # new: share of the old value in a running mean of the weights, per step; 0 = no such mean
+_C.SOLVER.EMA_DECAY = 0.0  # new: decay of a running mean of the weights, per step; 0 = no mean
 _C.SOLVER.ENABLE_FP16 = False  # fork: its name for DTYPE float16; setting it sets DTYPE
 _C.SOLVER.CHECKPOINT_PERIOD = 2500  # iterations between checkpoints
 _C.SOLVER.KEEP_LAST = 0  # new: checkpoints kept, the newest; 0 = all
@@ -376,7 +376,7 @@ _C.TEST.BBOX_AUG = CN()  # test-time augmentation
 _C.TEST.BBOX_AUG.ENABLED = False
 _C.TEST.BBOX_AUG.H_FLIP = False  # flip the image at INPUT.MIN_SIZE_TEST
 _C.TEST.BBOX_AUG.SCALES = ()  # more lengths of the shorter side
-_C.TEST.BBOX_AUG.MAX_SIZE = 4000  # cap on the longer side at these
+_C.TEST.BBOX_AUG.MAX_SIZE = 4000  # limit of the longer side at these
 _C.TEST.BBOX_AUG.SCALE_H_FLIP = False  # flip at each of these too
 _C.TEST.MULTI_SCALE = False  # fork: evaluate at MULTI_SIZES and vote
 _C.TEST.MULTI_SIZES = [(480, 800), (600, 1000), (800, 1333), (1000, 1667), (1200, 2000)]  # fork: (shorter, longer side)
@@ -385,7 +385,7 @@ _C.TEST.MULTI_SIZES = [(480, 800), (600, 1000), (800, 1333), (1000, 1667), (1200
 # The run
 # ---------------------------------------------------------------------------------------------------------------------
 _C.OUTPUT_DIR = "."  # checkpoints, logs and results
-# Python file that defines DatasetCatalog and ModelCatalog; yours may take its place
+# Python file that defines DatasetCatalog and ModelCatalog; replace it by one of your own
 _C.PATHS_CATALOG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "paths_catalog.py")
 _C.SEED = -1  # new: of all random numbers; -1 = draw one and log it
 _C.DETERMINISTIC = False  # new: only operations whose result does not vary from run to run
@@ -393,7 +393,7 @@ _C.DTYPE = "float32"  # of the forward pass: float32, float16 or bfloat16 (the l
 _C.AMP_VERBOSE = False  # not read: was a switch of NVIDIA's Apex
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What these keys take besides values of their default's type
+# Values that keys accept besides those of their default's type
 # ---------------------------------------------------------------------------------------------------------------------
 _C.MODEL.RPN.also_accept("STRADDLE_THRESH", float)
 _C.MODEL.RPN.also_accept("MIN_SIZE", float)

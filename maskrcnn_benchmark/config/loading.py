@@ -23,7 +23,7 @@ def load_config(
     The modules of IMPORTS are imported first, so this runs their code: load only files that you trust.
 
     Args:
-        config_file: YAML; None or "" for the defaults alone.
+        config_file: YAML; None or "" for the defaults only.
         opts: KEY, VALUE, KEY, VALUE, ... as left over on a command line.
         lenient: warn about unknown keys instead of refusing them, for files of other forks.
         checks: more checks than those of `check_config`, whose problems are reported together with its own.
