@@ -141,9 +141,9 @@ def build_dataset(
 def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
     """Raise ValueError if the categories or keypoints of a data set do not fit the model, as far as they are known."""
     named = zip(names, datasets, strict=True)
-    told = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
+    known = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
     if not cfg.MODEL.RPN_ONLY:
-        groups = [told] if is_train else [[entry] for entry in told]  # trained on as one set, tested one by one
+        groups = [known] if is_train else [[entry] for entry in known]  # trained on as one set, tested one by one
         for group in filter(None, groups):
             _check_categories(group, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
     flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
@@ -157,9 +157,9 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
         )
 
 
-def _check_categories(told: Sequence[tuple[str, Sequence[str]]], num_classes: int) -> None:
-    largest_name, largest = max(told, key=lambda entry: len(entry[1]))
-    for name, class_names in told:
+def _check_categories(known: Sequence[tuple[str, Sequence[str]]], num_classes: int) -> None:
+    largest_name, largest = max(known, key=lambda entry: len(entry[1]))
+    for name, class_names in known:
         for label, (ours, theirs) in enumerate(zip(class_names, largest, strict=False)):
             if ours != theirs:
                 raise ValueError(

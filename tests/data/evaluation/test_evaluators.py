@@ -19,7 +19,7 @@ from maskrcnn_benchmark.data.evaluation import (
 )
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.data.evaluation.coco.measures import run_cocoeval
-from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, Stage, Task, task_of
+from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, MaskTask, Stage, Task, task_of
 from maskrcnn_benchmark.data.evaluation.group import EvaluatorGroup
 from maskrcnn_benchmark.data.evaluation.results import merge_results
 from maskrcnn_benchmark.structures import fields
@@ -120,7 +120,7 @@ def test_unknown_names_are_told(count):
 class AreaTask(Task):
     """Writes a number per detection; scored by its boxes."""
 
-    name, entry_key, group = "area", "area", "numbers"
+    name, iou_type, entry_key, group = "area", "bbox", "area", "numbers"
     stages = (Stage("area", "areas"),)
 
     def pack(self, stage, detections, resized):
@@ -130,7 +130,7 @@ class AreaTask(Task):
         return packed.tolist()
 
     def measures(self, settings):
-        return ()
+        return {}
 
 
 def test_a_task_of_ones_own_is_packed_and_written(monkeypatch, tmp_path):
@@ -144,6 +144,32 @@ def test_a_task_of_ones_own_is_packed_and_written(monkeypatch, tmp_path):
     assert [set(entry) for entry in entries] == [{"image_id", "category_id", "area", "score"}] * 5
     saved = torch.load(tmp_path / "predictions.pth", weights_only=True)
     assert saved[0]["numbers"]["area"].tolist() == detections[0].get_field("areas").tolist()
+
+
+def test_further_masks_are_one_class(monkeypatch, tmp_path):
+    class SkinTask(MaskTask):
+        name = "segm_skin"
+        stages = (Stage("segm_skin", "skin"), Stage("segm_skin_coarse", "coarse_skin"))
+
+    monkeypatch.setitem(TASKS, "segm_skin", SkinTask())
+    detections = ground_truth_as_detections()
+    for found in detections:
+        found.add_field("skin", found.get_field(fields.MASK))
+        found.add_field("coarse_skin", torch.zeros_like(found.get_field(fields.MASK)))
+    options = {"iou_types": ("segm", "segm_skin"), "boundary_ap": True}
+    results = evaluate(FakeDataset(ANNOTATIONS), detections, tmp_path, **options)
+    assert list(results.metrics) == [
+        "segm",
+        "boundary",
+        "segm_skin_coarse",
+        "boundary_skin_coarse",
+        "segm_skin",
+        "boundary_skin",
+    ]
+    assert results.metrics["segm_skin"] == results.metrics["segm"] and results.metrics["segm_skin_coarse"]["AP"] == 0
+    assert "segm_skin (refined)" in results.table() and (tmp_path / "segm_skin.json").is_file()
+    saved = torch.load(tmp_path / "predictions.pth", weights_only=True)
+    assert set(saved[0]["masks"]) == {"segm", "segm_skin", "segm_skin_coarse"}
 
 
 def test_a_stage_without_pack_is_told():

@@ -123,8 +123,8 @@ class CocoEvaluator(Evaluator):
                 (folder / f"{stage.name}.json").write_text(json.dumps(entries), encoding="utf-8")
             if not entries:
                 logger.warning("No detections at all for %s on %d images: its AP is 0", stage.name, len(image_ids))
-            for measure in task.measures(self.settings):
-                row = stage.name.replace(task.name, measure)
+            for final_row, measure in task.measures(self.settings).items():
+                row = final_row + stage.name.removeprefix(task.name)
                 evaluation = run_cocoeval(ground_truth, entries, measure, image_ids, self.settings.keypoint_oks_sigmas)
                 results.metrics[row] = headline_metrics(evaluation, measure)
                 if len(ground_truth.getCatIds()) > 1:

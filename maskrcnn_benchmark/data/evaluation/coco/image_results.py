@@ -16,7 +16,7 @@ from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
 from .run_lengths import RLE
-from .tasks import TASKS, Task, task_of, to_numpy
+from .tasks import TASKS, task_of, to_numpy
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class ImageResult:
     @property
     def masks(self) -> dict[str, list[RLE]]:
         """Run lengths of R masks by stage."""
-        return self._packed_of(TASKS["segm"])
+        return self._group("masks")
 
     @property
     def keypoints(self) -> dict[str, NDArray[np.float32]]:
         """(R, K, 3) by stage."""
-        return self._packed_of(TASKS["keypoints"])
+        return self._group("keypoints")
 
     def scores_of(self, name: str) -> NDArray[np.float32]:
         """(R,), what the results of a stage are ranked by."""
@@ -137,20 +137,21 @@ class ImageResult:
 
     def plain(self) -> dict[str, Any]:
         """The same as tensors, strings and numbers, which `torch.load(..., weights_only=True)` reads."""
-        groups: dict[str, dict[str, Any]] = {}
-        for task in TASKS.values():
-            if task.group is not None:
-                groups.setdefault(task.group, {}).update(
-                    {name: task.plain(packed) for name, packed in self._packed_of(task).items()}
-                )
+        groups = {task.group: self._group(task.group) for task in TASKS.values() if task.group is not None}
+        plain = {
+            group: {name: task_of(name).plain(packed) for name, packed in results.items()}
+            for group, results in groups.items()
+        }
         return {
             "size_wh": self.size_wh,
             "boxes_xywh": torch.from_numpy(self.boxes),
             "scores": torch.from_numpy(self.scores),
             "labels": torch.from_numpy(self.labels),
-            **groups,
+            **plain,
             "own_scores": {name: torch.from_numpy(values) for name, values in self.own_scores.items()},
         }
 
-    def _packed_of(self, task: Task) -> dict[str, Any]:
-        return {stage.name: self.packed[stage.name] for stage in task.stages if stage.name in self.packed}
+    def _group(self, group: str) -> dict[str, Any]:
+        """The results of the tasks of one group, by stage."""
+        stages = [stage.name for task in TASKS.values() if task.group == group for stage in task.stages]
+        return {name: self.packed[name] for name in stages if name in self.packed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,14 @@ class Task(ABC):
     Attributes:
         name: "bbox", "segm", ...
         stages: the final one, whose name is that of the task, and the one before refinement, if there may be one.
+        iou_type: name in `MEASURES` of how it is scored; "segm" and "keypoints" also need complete annotations.
         entry_key: key of the result in an entry of the result file.
         group: key of the results in predictions.pth; None if they are not kept there.
     """
 
     name: str
     stages: Sequence[Stage]
+    iou_type: str
     entry_key: str
     group: str | None
 
@@ -86,17 +88,17 @@ class Task(ABC):
 
     def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
         """The annotations of these images, complete enough for pycocotools."""
-        return build_ground_truth(coco, image_ids, self.name, len(settings.keypoint_oks_sigmas) or COCO_KEYPOINTS)
+        return build_ground_truth(coco, image_ids, self.iou_type, len(settings.keypoint_oks_sigmas) or COCO_KEYPOINTS)
 
-    def measures(self, settings: EvaluationSettings) -> Sequence[str]:
-        """Names in `MEASURES`; each makes a row of the table."""
-        return (self.name,)
+    def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
+        """Row of the table -> name in `MEASURES`, for the final stage; other stages add their ending to the row."""
+        return {self.name: self.iou_type}
 
 
 class BoxTask(Task):
     """Boxes. Every detection has one, and `ImageResult.boxes` holds them."""
 
-    name, entry_key, group = "bbox", "bbox", None
+    name, iou_type, entry_key, group = "bbox", "bbox", "bbox", None
     stages = (Stage("bbox"),)
 
     def entries(self, packed: NDArray[np.float32]) -> Sequence[Any]:
@@ -108,9 +110,12 @@ class BoxTask(Task):
 
 
 class MaskTask(Task):
-    """Masks, pasted into the image on the detections' device and kept as run lengths."""
+    """Masks, pasted into the image on the detections' device and kept as run lengths.
 
-    name, entry_key, group = "segm", "segmentation", "masks"
+    A subclass with its own `name` and `stages` scores other masks of the detections.
+    """
+
+    name, iou_type, entry_key, group = "segm", "segm", "segmentation", "masks"
     stages = (
         Stage("segm", fields.MASK, fields.MASK_SCORES, fields.MASK_BOXES),
         Stage(f"segm{COARSE}", fields.COARSE_MASK, fields.COARSE_MASK_SCORES),
@@ -130,14 +135,17 @@ class MaskTask(Task):
     def plain(self, packed: list[RLE]) -> list[RLE]:
         return packed
 
-    def measures(self, settings: EvaluationSettings) -> Sequence[str]:
-        return (self.name, BOUNDARY) if settings.boundary_ap else (self.name,)
+    def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
+        rows = {self.name: self.iou_type}
+        if settings.boundary_ap:
+            rows[self.name.replace(self.iou_type, BOUNDARY)] = BOUNDARY
+        return rows
 
 
 class KeypointTask(Task):
     """Keypoints, (R, K, 3) float32: x, y and visibility."""
 
-    name, entry_key, group = "keypoints", "keypoints", "keypoints"
+    name, iou_type, entry_key, group = "keypoints", "keypoints", "keypoints", "keypoints"
     stages = (
         Stage("keypoints", fields.KEYPOINTS, fields.KEYPOINT_SCORES),
         Stage(f"keypoints{COARSE}", fields.COARSE_KEYPOINTS, fields.COARSE_KEYPOINT_SCORES),
