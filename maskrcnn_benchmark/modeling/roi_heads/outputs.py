@@ -74,11 +74,13 @@ class MapKind(OutputKind, Generic[Matched]):
     Attributes:
         num_maps: maps that a predictor yields per RoI: J for one per class, K for one per keypoint.
         num_own_maps: maps per RoI after `select_own`.
+        resolution: cells per side that MODEL.ROI_<name>_HEAD.RESOLUTION asks of the predictor; None for any.
         refined_fields: fields of detections that refinement replaces, each with the field for the coarse value.
     """
 
     num_maps: int
     num_own_maps: int
+    resolution: int | None
     refined_fields: ClassVar[tuple[tuple[str, str], ...]]
 
     @abstractmethod
@@ -100,6 +102,15 @@ class MapKind(OutputKind, Generic[Matched]):
     @abstractmethod
     def outside_logit(self, logits: Tensor) -> Tensor | float:
         """The logit to continue (R, num_own_maps, S, S) with outside the coarse frame; broadcasts over the cells."""
+
+    def check_resolution(self, logits: Tensor) -> None:
+        """Raises: ValueError if the logits' resolution is not the configured one."""
+        if self.resolution is not None and logits.shape[-1] != self.resolution:
+            section = f"MODEL.ROI_{self.name.upper()}_HEAD"
+            raise ValueError(
+                f"the {self.name} predictor yields {logits.shape[-1]} cells per side, {section}.RESOLUTION is "
+                f"{self.resolution}; set it to {logits.shape[-1]} or change {section}.POOLER_RESOLUTION"
+            )
 
     @abstractmethod
     def match_targets(

@@ -111,12 +111,7 @@ class KeypointKind(MapKind[Tensor]):
 
         Raises: ValueError if the logits' resolution is not the configured one.
         """
-        if self.resolution is not None and logits.shape[-1] != self.resolution:
-            raise ValueError(
-                f"the keypoint predictor yields {logits.shape[-1]} cells per side, "
-                f"MODEL.ROI_KEYPOINT_HEAD.RESOLUTION is {self.resolution}; set it to {logits.shape[-1]} or change "
-                "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"
-            )
+        self.check_resolution(logits)
         return self.frame_loss(logits, matched_keypoints(positives, targets), positives.boxes)
 
     def match_targets(

@@ -113,11 +113,7 @@ class MaskKind(MapKind[MaskTargets]):
 
         Raises: ValueError if the logits' resolution is not the configured one.
         """
-        if self.resolution is not None and logits.shape[-1] != self.resolution:
-            raise ValueError(
-                f"the mask predictor yields {logits.shape[-1]} cells per side, MODEL.ROI_MASK_HEAD.RESOLUTION is "
-                f"{self.resolution}; set it to {logits.shape[-1]} or change MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"
-            )
+        self.check_resolution(logits)
         host_frames = self.frames(positives.on_host().boxes)
         matched = self.match_targets(positives, targets, host_frames, logits.shape[-1])
         return self.frame_loss(logits, matched, positives.boxes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +258,7 @@ class RefineHead(nn.Module):
 class PrivateRefineHeads(nn.ModuleDict):
     """A refine head for each output, without shared weights: the baseline that shows what a shared trunk is worth.
 
-    Each head sees only the indicator of its own kind. State-dict keys start with the output's name.
+    Each head gets only the indicator of its own kind. State-dict keys start with the output's name.
 
     Args:
         heads: name -> a head with this single output.
@@ -272,23 +272,6 @@ class PrivateRefineHeads(nn.ModuleDict):
                 "MODEL.ROI_REFINE_HEAD.OUTPUTS"
             )
         super().__init__(heads)
-
-    @classmethod
-    def from_cfg(
-        cls,
-        cfg: CfgNode,
-        in_channels: int,
-        branch_channels: Mapping[str, int],
-        *,
-        outputs: Mapping[str, MapKind[Any]],
-        indicators: Mapping[str, MapKind[Any]],
-    ) -> PrivateRefineHeads:
-        """As `RefineHead.from_cfg`."""
-        heads = {}
-        for name, kind in outputs.items():
-            own = {name: indicators[name]} if name in indicators else {}
-            heads[name] = RefineHead.from_cfg(cfg, in_channels, branch_channels, outputs={name: kind}, indicators=own)
-        return cls(heads)
 
     def forward(
         self,
@@ -349,14 +332,21 @@ def build_roi_refine_head(
             "MODEL.REFINE_ON is True, but no head is on whose output can be refined; switch one on "
             f"({', '.join(switches)}), or REFINE_ON off."
         )
-    kind = RefineHead if node.SHARED else PrivateRefineHeads
-    return kind.from_cfg(
-        cfg,
-        in_channels,
-        branch_channels or {},
-        outputs={name: known[name].refined(cfg) for name in node.OUTPUTS if name in known},
-        indicators={name: known[name] for name in node.INDICATORS if name in known},
-    )
+    outputs = {name: known[name].refined(cfg) for name in node.OUTPUTS if name in known}
+    indicators = {name: known[name] for name in node.INDICATORS if name in known}
+
+    def build(names: Iterable[str], shown: Iterable[str]) -> RefineHead:
+        return RefineHead.from_cfg(
+            cfg,
+            in_channels,
+            branch_channels or {},
+            outputs={name: outputs[name] for name in names},
+            indicators={name: indicators[name] for name in shown},
+        )
+
+    if node.SHARED:
+        return build(outputs, indicators)
+    return PrivateRefineHeads({name: build([name], indicators.keys() & {name}) for name in outputs})
 
 
 def _check_cfg(cfg: CfgNode) -> None:
