@@ -169,7 +169,7 @@ NORMS = Registry()
 
 @dataclass(frozen=True)
 class NormSettings:
-    """What a norm layer needs besides its channels. An entry of NORMS reads what it has a use for.
+    """What a norm layer needs besides its channels. An entry of NORMS reads the settings that it needs.
 
     Attributes:
         eps: added to the variance.

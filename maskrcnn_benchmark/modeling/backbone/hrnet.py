@@ -289,11 +289,11 @@ def _recompute_contexts(
     modules: Sequence[nn.Module],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the first and of the second forward pass of checkpointed modules."""
-    return nullcontext(), _running_statistics_kept(modules)
+    return nullcontext(), _keep_running_statistics(modules)
 
 
 @contextmanager
-def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
+def _keep_running_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Keep the running statistics of batch norms: the first forward pass has updated them already."""
     norms = [
         (module, module.num_batches_tracked, module.momentum)
