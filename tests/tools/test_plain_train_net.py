@@ -23,6 +23,7 @@ def test_it_stays_short():
     assert len((ROOT / "tools" / "plain_train_net.py").read_text().splitlines()) < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.VALUE", "0.5")])
 def test_its_losses_and_weights_equal_those_of_train_net(datasets, tmp_path, monkeypatch, capsys, more):
     monkeypatch.setenv("MASKRCNN_BENCHMARK_DATASETS", str(datasets))
