@@ -10,24 +10,13 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
-from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, MISS, TRUE_POSITIVE, Mark, Panel
-from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, MISS, TRUE_POSITIVE, Mark, Panel
 
 from .matching import Counts, ImageMatches, match_dataset
 from .overlaps import MEASURES
 from .page import Card, Kind, table
-from .results_files import Results, read_results
-from .results_report import (
-    BEST,
-    WORST,
-    Options,
-    annotation_positions,
-    detected_boxes,
-    image_size_wh,
-    image_title,
-    write_results_report,
-)
+from .results_files import read_results
+from .results_report import BEST, WORST, Options, ReportedImage, write_results_report
 
 KINDS = {
     TRUE_POSITIVE: Kind("found", "✓"),
@@ -74,7 +63,7 @@ def report_predictions(
         "Predictions",
         dataset,
         rank(counts, options.order),
-        lambda index: _card(dataset, index, results, matches[index], counts[index], names),
+        lambda index: _card(ReportedImage(dataset, index, results, matches[index]), counts[index], names),
         options,
         kinds=KINDS,
         order_titles={WORST: "worst first", BEST: "best first"},
@@ -93,42 +82,21 @@ def rank(counts: Sequence[Counts], order: str) -> list[int]:
     return sorted(range(len(counts)), key=keys[order])
 
 
-def _card(
-    dataset: DetectionDataset,
-    index: int,
-    results: Results,
-    matches: ImageMatches,
-    counts: Counts,
-    names: Mapping[Any, str],
-) -> Card:
-    truth = dataset.get_groundtruth(index)
-    found = detected_boxes(dataset, index, results, matches, truth)
-    size_wh = image_size_wh(truth)
-    return Card(
-        title=image_title(dataset, index),
-        measure=f"F1 {counts.f1:.2f}: {counts.tp} found, {counts.fp} wrong, {counts.miss} missed",
-        image=np.asarray(dataset.read_image(index)),
-        panels=[
-            Panel("ground truth", truth, _truth_marks(truth, matches, dataset.class_names), size_wh),
-            Panel("prediction", found, _detection_marks(matches, names)[::-1], size_wh),
-        ],
-        index=index,
-    )
+def _card(image: ReportedImage, counts: Counts, names: Mapping[Any, str]) -> Card:
+    found = image.matches.found_scores()
 
-
-def _truth_marks(truth: BoxList, matches: ImageMatches, class_names: Sequence[str]) -> list[Mark]:
-    found = matches.found_scores()
-    labels = truth.get_field(fields.LABELS).tolist()
-    marks = []
-    for label, position in zip(labels, annotation_positions(truth, matches), strict=True):
-        name = class_names[label]
-        if position < 0 or matches.ignored[position]:
-            marks.append(Mark(IGNORED, name, name, f"{name}: not compared"))
-            continue
+    def truth_mark(name: str, position: int) -> Mark:
         score = float(found[position])
         details = f"{name}: found with score {score:.2f}" if np.isfinite(score) else f"{name}: missed at any score"
-        marks.append(Mark(TRUE_POSITIVE, name, name, details, found=score))
-    return marks
+        return Mark(TRUE_POSITIVE, name, name, details, found=score)
+
+    return image.card(
+        f"F1 {counts.f1:.2f}: {counts.tp} found, {counts.fp} wrong, {counts.miss} missed",
+        [
+            Panel("ground truth", image.truth, image.truth_marks(truth_mark), image.size_wh),
+            Panel("prediction", image.detections(), _detection_marks(image.matches, names)[::-1], image.size_wh),
+        ],
+    )
 
 
 def _detection_marks(matches: ImageMatches, names: Mapping[Any, str]) -> list[Mark]:

@@ -14,24 +14,13 @@ from numpy.typing import NDArray
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.data.evaluation.coco.tasks import COARSE, TASKS
 from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark, Panel
-from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .files import ReportError
 from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps
 from .overlaps import MEASURES
 from .page import Card, Kind, table
 from .results_files import Results, read_results
-from .results_report import (
-    BEST,
-    WORST,
-    Options,
-    annotation_positions,
-    detected_boxes,
-    image_size_wh,
-    image_title,
-    write_results_report,
-)
+from .results_report import BEST, WORST, Options, ReportedImage, write_results_report
 
 REFINED_TASKS = tuple(name for name in MEASURES if len(TASKS[name].stages) > 1)
 KINDS = {
@@ -103,12 +92,16 @@ def report_refinement(
             f"least {options.overlap:g}.",
         ]
 
+    def make_card(index: int) -> Card:
+        image = ReportedImage(dataset, index, results, matches[index])
+        return _card(image, refinements[task][index], dataset.categories, measure.name, options.score_threshold)
+
     return write_results_report(
         output,
         "Refinement",
         dataset,
         rank(changes, options.order),
-        lambda index: _card(dataset, index, results, matches[index], refinements[task][index], task, options),
+        make_card,
         options,
         kinds=KINDS,
         order_titles={WORST: "lost most first", BEST: "gained most first"},
@@ -156,31 +149,27 @@ def _compare(
 
 
 def _card(
-    dataset: DetectionDataset,
-    index: int,
-    results: Results,
-    matches: ImageMatches,
-    refinement: Refinement,
-    task: str,
-    options: Options,
+    image: ReportedImage, refinement: Refinement, names: Mapping[Any, str], measure: str, score_threshold: float
 ) -> Card:
-    truth = dataset.get_groundtruth(index)
-    size_wh = image_size_wh(truth)
-    names, measure = dict(dataset.categories), MEASURES[task].name
-    changes = refinement.change[refinement.comparable(matches, options.score_threshold)]
+    matches = image.matches
+    changes = refinement.change[refinement.comparable(matches, score_threshold)]
     mean = _mean(changes) or 0.0
-    panels = [Panel("ground truth", truth, _truth_marks(truth, matches, refinement, dataset.class_names), size_wh)]
+    found = matches.found_scores()
+    kinds = dict(zip(matches.partners.tolist(), map(kind_of_change, refinement.change.tolist()), strict=True))
+
+    def truth_mark(name: str, position: int) -> Mark:
+        kind = kinds.get(position, MISS)
+        # Found, but there is no overlap: the annotation has no mask, or no labelled keypoints.
+        kind = IGNORED if kind == FALSE_POSITIVE else kind
+        return Mark(kind, name, name, found=float(found[position]))
+
+    panels = [Panel("ground truth", image.truth, image.truth_marks(truth_mark), image.size_wh)]
     for title, overlaps, suffix in (("coarse", refinement.coarse, COARSE), ("refined", refinement.refined, "")):
         marks = _detection_marks(matches, refinement, overlaps, names, measure, is_refined=not suffix)
-        boxes = detected_boxes(dataset, index, results, matches, truth, suffix)
-        panels.append(Panel(f"{title}, {measure} with ground truth", boxes, marks[::-1], size_wh))
-    return Card(
-        title=image_title(dataset, index),
-        measure=f"mean change {signed(mean)} over {len(changes)} {'instance' if len(changes) == 1 else 'instances'}",
-        image=np.asarray(dataset.read_image(index)),
-        panels=panels,
-        index=index,
-    )
+        boxes = image.detections(suffix)
+        panels.append(Panel(f"{title}, {measure} with ground truth", boxes, marks[::-1], image.size_wh))
+    instances = f"{len(changes)} {'instance' if len(changes) == 1 else 'instances'}"
+    return image.card(f"mean change {signed(mean)} over {instances}", panels)
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -189,25 +178,6 @@ def signed(value: float, digits: int = 3) -> str:
 
 def _mean(changes: NDArray[np.float64]) -> float | None:
     return float(changes.mean()) if len(changes) else None
-
-
-def _truth_marks(
-    truth: BoxList, matches: ImageMatches, refinement: Refinement, class_names: Sequence[str]
-) -> list[Mark]:
-    found = matches.found_scores()
-    kinds = dict(zip(matches.partners.tolist(), map(kind_of_change, refinement.change.tolist()), strict=True))
-    labels = truth.get_field(fields.LABELS).tolist()
-    marks = []
-    for label, position in zip(labels, annotation_positions(truth, matches), strict=True):
-        name = class_names[label]
-        if position < 0 or matches.ignored[position]:
-            marks.append(Mark(IGNORED, name, name, f"{name}: not compared"))
-            continue
-        kind = kinds.get(position, MISS)
-        # Found, but there is no overlap: the annotation has no mask, or no labelled keypoints.
-        kind = IGNORED if kind == FALSE_POSITIVE else kind
-        marks.append(Mark(kind, name, name, found=float(found[position])))
-    return marks
 
 
 def _detection_marks(

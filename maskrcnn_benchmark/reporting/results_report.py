@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.drawing import draw_panels
+from maskrcnn_benchmark.drawing.marks import IGNORED, Mark, Panel
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -95,31 +98,58 @@ def write_results_report(
     return folder.write_page(page)
 
 
-def image_title(dataset: DetectionDataset, index: int) -> str:
-    info = dataset.get_img_info(index)
-    return f"{info['file_name']} (id {info['id']})"
+class ReportedImage:
+    """One image of a report: its annotations and matched detections.
 
-
-def image_size_wh(boxes: BoxList) -> tuple[int, int]:
-    return int(boxes.size[0]), int(boxes.size[1])
-
-
-def detected_boxes(
-    dataset: DetectionDataset, index: int, results: Results, matches: ImageMatches, truth: BoxList, suffix: str = ""
-) -> BoxList:
-    """The matched detections of an image, lowest score first, so that the best are drawn on top.
-
-    Args:
-        suffix: "_coarse" for masks and keypoints from before refinement, see `ImageResult.to_boxlist`.
+    Attributes:
+        index: index of the image in the data set.
+        matches: how its detections were matched.
+        truth: its annotations, in pixels of the image file.
+        size_wh: width and height of the image file.
     """
-    info = dataset.get_img_info(index)
-    label_of = {category: label for label, category in dataset.contiguous_category_id_to_json_id.items()}
-    found = results.image_result(matches.rows, (info["width"], info["height"]), label_of)
-    keypoints_class = type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
-    return found.to_boxlist(range(len(found) - 1, -1, -1), keypoints_class, suffix)
 
+    def __init__(self, dataset: DetectionDataset, index: int, results: Results, matches: ImageMatches) -> None:
+        self.index, self.matches = index, matches
+        self.truth = dataset.get_groundtruth(index)
+        self.size_wh = (int(self.truth.size[0]), int(self.truth.size[1]))
+        self._dataset, self._results = dataset, results
 
-def annotation_positions(truth: BoxList, matches: ImageMatches) -> list[int]:
-    """The position of each target among the annotations that were matched; -1 if it was left out."""
-    positions = {int(identity): position for position, identity in enumerate(matches.annotation_ids)}
-    return [positions.get(int(identity), -1) for identity in truth.get_field(fields.ANNOTATION_IDS)]
+    def detections(self, suffix: str = "") -> BoxList:
+        """The matched detections, lowest score first, so that the best are drawn on top.
+
+        Args:
+            suffix: "_coarse" for masks and keypoints from before refinement, see `ImageResult.to_boxlist`.
+        """
+        info = self._dataset.get_img_info(self.index)
+        label_of = {category: label for label, category in self._dataset.contiguous_category_id_to_json_id.items()}
+        found = self._results.image_result(self.matches.rows, (info["width"], info["height"]), label_of)
+        has_keypoints = self.truth.has_field(fields.KEYPOINTS)
+        keypoints_class = type(self.truth.get_field(fields.KEYPOINTS)) if has_keypoints else None
+        return found.to_boxlist(range(len(found) - 1, -1, -1), keypoints_class, suffix)
+
+    def truth_marks(self, make_mark: Callable[[str, int], Mark]) -> list[Mark]:
+        """A mark for each annotation; IGNORED for those that were not compared.
+
+        Args:
+            make_mark: (name of the class, position among the matched annotations) -> mark of a compared annotation.
+        """
+        positions = {int(identity): position for position, identity in enumerate(self.matches.annotation_ids)}
+        labels, identities = (self.truth.get_field(name) for name in (fields.LABELS, fields.ANNOTATION_IDS))
+        marks = []
+        for label, identity in zip(labels.tolist(), identities.tolist(), strict=True):
+            name, position = self._dataset.class_names[label], positions.get(int(identity), -1)
+            if position < 0 or self.matches.ignored[position]:
+                marks.append(Mark(IGNORED, name, name, f"{name}: not compared"))
+            else:
+                marks.append(make_mark(name, position))
+        return marks
+
+    def card(self, measure: str, panels: Sequence[Panel]) -> Card:
+        info = self._dataset.get_img_info(self.index)
+        return Card(
+            title=f"{info['file_name']} (id {info['id']})",
+            measure=measure,
+            image=np.asarray(self._dataset.read_image(self.index)),
+            panels=panels,
+            index=self.index,
+        )
