@@ -40,6 +40,8 @@ layers: nms Conv2d DFConv2d ConvTranspose2d BatchNorm2d interpolate roi_align RO
     FrozenBatchNorm2d deform_conv
 layers.batch_norm: FrozenBatchNorm2d
 layers.misc: Conv2d ConvTranspose2d BatchNorm2d interpolate DFConv2d
+layers.batch_norm: FrozenBatchNorm2d
+layers.misc: Conv2d DFConv2d ConvTranspose2d BatchNorm2d interpolate
 layers.nms: nms
 layers.roi_align: ROIAlign roi_align
 layers.smooth_l1_loss: smooth_l1_loss
