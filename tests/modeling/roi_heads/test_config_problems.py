@@ -1,4 +1,4 @@
-"""What is wrong with the keys of the RoI heads is found before they are built for real, and all at once."""
+"""All problems in the keys of the RoI heads are found together, before the model is built."""
 
 import pytest
 from torch import nn

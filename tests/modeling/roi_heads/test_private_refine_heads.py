@@ -1,4 +1,4 @@
-"""A refine head of its own for each output: nothing is shared, and to the outside it is one head."""
+"""Private refine heads, one per output: they share nothing and are used like a single head."""
 
 import pytest
 import torch

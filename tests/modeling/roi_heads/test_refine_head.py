@@ -1,4 +1,4 @@
-"""The refine head at work: combinations train, gradients stop where they should, an untrained one changes nothing."""
+"""Refine head: every combination trains, gradients stop at the coarse heads, an untrained head changes nothing."""
 
 import itertools
 
@@ -39,7 +39,7 @@ REFINE = "MODEL.ROI_REFINE_HEAD."
 
 
 class Heads(nn.Module):
-    """Mask, keypoint and refine heads one behind the other, as in the detector, for given RoIs."""
+    """Mask, keypoint and refine heads in a row, as in the detector, for given RoIs."""
 
     def __init__(self, *opts: object) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ def test_roi_without_keypoints_trains_the_mask_alone():
 
 
 def coarse_gradients(detach: bool, indicators, outputs, form: str = "probability") -> dict[str, bool]:
-    """Do the refine losses alone reach any parameter of each coarse branch?"""
+    """Does any parameter of each coarse branch get a gradient from the refine losses?"""
     opts = (REFINE + "INDICATORS", indicators, REFINE + "OUTPUTS", outputs, REFINE + "INDICATOR_FORM", form)
     heads = Heads(*opts, REFINE + "DETACH_INDICATORS", detach)
     wake(heads.refine)

@@ -1,4 +1,4 @@
-"""Masks and keypoints that are ranked by how good they probably are: which fields a model's detections then have."""
+"""Scores of masks and keypoints: which fields a model's detections have, with which values."""
 
 import pytest
 import torch
