@@ -118,7 +118,12 @@ def check_step(model, pixels, targets, waits):
 
 
 @pytest.mark.parametrize(
-    ("name", "masks"), [*((name, "poly") for name in MODELS), (MASK_MODEL, "mask"), ("hrnet_refine.yaml", "mask")]
+    ("name", "masks"),
+    [
+        *((name, "poly") for name in MODELS),
+        (MASK_MODEL, "mask"),
+        pytest.param("hrnet_refine.yaml", "mask", marks=pytest.mark.slow),
+    ],
 )
 def test_training_step(name, masks):
     cfg, model = small_model(name)
