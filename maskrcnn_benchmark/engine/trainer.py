@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -174,27 +175,19 @@ def restore_ema(cfg: CfgNode, model: nn.Module, arguments: MutableMapping[str, A
     return ema
 
 
+@dataclass(frozen=True)
 class Evaluation:
     """Evaluates on DATASETS.TEST during a training and saves the best weights as "model_best".
 
     The best have the largest mean AP over tasks and datasets; predictions before refinement do not count.
     """
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        data_loaders: Sequence[DataLoader[Any]],
-        ema: ModelEMA | None,
-        writers: Sequence[Writer],
-        checkpoints: CheckpointHook,
-        arguments: MutableMapping[str, Any],
-    ) -> None:
-        self.cfg = cfg
-        self.data_loaders = data_loaders
-        self.ema = ema
-        self.writers = writers
-        self.checkpoints = checkpoints
-        self.arguments = arguments
+    cfg: CfgNode
+    data_loaders: Sequence[DataLoader[Any]]
+    ema: ModelEMA | None
+    writers: Sequence[Writer]
+    checkpoints: CheckpointHook
+    arguments: MutableMapping[str, Any]
 
     def __call__(self, trainer: Trainer) -> None:
         model = trainer.bare_model

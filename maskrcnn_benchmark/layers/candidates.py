@@ -6,7 +6,7 @@ Only the deltas of the candidates are read and decoded. Results are not differen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,18 +142,7 @@ def _rpn_candidates_fake(
 
 
 @fake_kernel("class_candidates")
-def _class_candidates_fake(
-    scores: Tensor,
-    box_regression: Tensor,
-    references: Tensor,
-    images: Tensor,
-    sizes: Tensor,
-    threshold: float,
-    weights: Sequence[float],
-    clamp: float,
-    offset: int,
-    class_agnostic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _class_candidates_fake(scores: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kept = scores.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.float32)
     labels = torch.empty_like(kept, dtype=torch.int64)
     return kept.new_empty((kept.shape[0], 4)), kept, labels, torch.empty_like(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,11 +33,12 @@ def keypoint_frames(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + _MIN_SIDE)], dim=1)
 
 
+@dataclass(eq=False)
 class KeypointKind(MapKind[Tensor]):
     """K keypoints, each with a heat map of logits.
 
     Args:
-        num_keypoints: K.
+        num_maps: K.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
         post_processor: writes keypoints to detections.
@@ -50,20 +52,15 @@ class KeypointKind(MapKind[Tensor]):
         (fields.KEYPOINT_SCORES, fields.COARSE_KEYPOINT_SCORES),
     )
 
-    def __init__(
-        self,
-        num_keypoints: int,
-        *,
-        resolution: int | None = None,
-        loss_name: str = "loss_kp",
-        loss_weight: float = 1.0,
-        post_processor: KeypointPostProcessor | None = None,
-    ) -> None:
-        self.num_maps = self.num_own_maps = num_keypoints
-        self.resolution = resolution
-        self.loss_name = loss_name
-        self.loss_weight = loss_weight
-        self.post_processor = post_processor or KeypointPostProcessor()
+    num_maps: int
+    _: KW_ONLY
+    resolution: int | None = None
+    loss_name: str = "loss_kp"
+    loss_weight: float = 1.0
+    post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
+
+    def __post_init__(self) -> None:
+        self.num_own_maps = self.num_maps
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> KeypointKind:

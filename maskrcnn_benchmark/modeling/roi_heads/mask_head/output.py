@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -17,8 +18,8 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
 )
 from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
-from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.fields import COARSE_MASK, COARSE_MASK_SCORES, MASK, MASK_SCORES, MASKS
 from maskrcnn_benchmark.utils.problems import check_range
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ class MaskTargets(NamedTuple):
     weights: Tensor | None  # (R, S, S), of the cells in the mean; None for equal weights
 
 
+@dataclass(eq=False)
 class MaskKind(MapKind[MaskTargets]):
     """A mask per class, of which each RoI has the one of its own class.
 
     Args:
-        num_classes: J, with the background.
+        num_maps: J, the classes with the background.
         offset: box convention.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
@@ -50,28 +52,18 @@ class MaskKind(MapKind[MaskTargets]):
 
     name = "mask"
     task = "segm"
-    target_field = fields.MASKS
+    target_field = MASKS
     num_own_maps = 1
-    refined_fields = ((fields.MASK, fields.COARSE_MASK), (fields.MASK_SCORES, fields.COARSE_MASK_SCORES))
+    refined_fields = ((MASK, COARSE_MASK), (MASK_SCORES, COARSE_MASK_SCORES))
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        offset: int,
-        resolution: int | None = None,
-        loss_name: str = "loss_mask",
-        loss_weight: float = 1.0,
-        outline_weight: float | None = None,
-        post_processor: MaskPostProcessor | None = None,
-    ) -> None:
-        self.num_maps = num_classes
-        self.offset = offset
-        self.resolution = resolution
-        self.loss_name = loss_name
-        self.loss_weight = loss_weight
-        self.outline_weight = outline_weight
-        self.post_processor = post_processor or MaskPostProcessor()
+    num_maps: int
+    _: KW_ONLY
+    offset: int
+    resolution: int | None = None
+    loss_name: str = "loss_mask"
+    loss_weight: float = 1.0
+    outline_weight: float | None = None
+    post_processor: MaskPostProcessor = field(default_factory=MaskPostProcessor)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> MaskKind:
