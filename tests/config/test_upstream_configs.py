@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn_benchmark.config import ConfigError, load_config
-from maskrcnn_benchmark.modeling.detector import find_config_problems
-from maskrcnn_benchmark.solver import find_solver_problems
+from maskrcnn_benchmark.config import load_config
 from tests.config.test_defaults import UPSTREAM, as_lists, value_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -21,7 +19,6 @@ CLUSTER_FILES = {  # the fork's baselines name files of its authors' cluster; th
     for depth in (50, 101)
     for schedule in ("1x", "2x")
 }
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 
 def recorded_files() -> list[tuple[str, dict]]:
@@ -45,14 +42,3 @@ def test_all_files_of_both_projects_are_recorded():
     }
     for name, weight in CLUSTER_FILES.items():
         assert PROJECTS["HRNet-MaskRCNN-Benchmark"][name]["MODEL.WEIGHT"] == weight
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_passes_all_checks_at_full_size(name):
-    checks = [find_config_problems, find_solver_problems]
-    if "fbnet" in name:
-        with pytest.raises(ConfigError, match="FBNet"):
-            load_config(CONFIGS / name, checks=checks)
-    else:
-        load_config(CONFIGS / name, checks=checks)

@@ -14,6 +14,11 @@ from maskrcnn_benchmark.modeling.backbone.hrnet import HRNet
 from maskrcnn_benchmark.modeling.backbone.resnet import ResNet
 from maskrcnn_benchmark.utils.problems import ConfigError, config_problem
 
+NOT_HERE = {  # backbones of maskrcnn-benchmark that this package does not have: what to use instead
+    "FBNet": "This package does not have FBNet, the mobile architectures of maskrcnn-benchmark: neither their blocks nor "
+    'weights for them. For a small body set it to "timm-FPN" and MODEL.TIMM.NAME to a model such as '
+    '"mobilenetv3_large_100" (pip install timm); see docs/MIGRATION.md.',
+}
 DEFAULT_OUT_CHANNELS = 1024  # default of MODEL.BACKBONE.OUT_CHANNELS, which HRNET-HR does not read
 
 
@@ -38,9 +43,9 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
     """Build the backbone that MODEL.BACKBONE.CONV_BODY names. Raises: ConfigError for an unknown name."""
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in registry.BACKBONES:
+        reason = NOT_HERE.get(name, "A backbone of your own registers itself in a module that IMPORTS names.")
         raise ConfigError(
-            f"MODEL.BACKBONE.CONV_BODY is {name!r}; registered: {', '.join(sorted(registry.BACKBONES))}. "
-            "A backbone of your own registers itself in a module that IMPORTS names."
+            f"MODEL.BACKBONE.CONV_BODY is {name!r}; registered: {', '.join(sorted(registry.BACKBONES))}. {reason}"
         )
     backbone: nn.Module = registry.BACKBONES[name](cfg)
     return backbone
