@@ -1,4 +1,4 @@
-// A Python module on the limited API. `import maskrcnn_benchmark._C` loads this library, which registers the ops.
+// A Python module that uses the limited API. `import maskrcnn_benchmark._C` loads this library, which registers ops.
 #include <Python.h>
 
 #include "cpu/per_isa.h"

@@ -1,4 +1,4 @@
-// Tensors as the kernels want them, and the checks that several ops share.
+// Conversion and checks of tensors that several ops share.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -16,8 +16,8 @@ inline bool is_floating(ScalarType type) {
       type == ScalarType::BFloat16;
 }
 
-// A contiguous tensor of one type. A tensor that is both already is returned without a call into PyTorch: for a small
-// problem those calls are a large part of the time.
+// Returns the values as a contiguous tensor of one type. Calls PyTorch only if something has to change: for small
+// inputs these calls take a large part of the time.
 inline Tensor dense(const Tensor& values, ScalarType type) {
   const Tensor typed = values.scalar_type() == type ? values : torch::stable::to(values, type);
   return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);

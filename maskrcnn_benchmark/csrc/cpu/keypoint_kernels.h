@@ -1,7 +1,7 @@
 // The loops of heatmap decoding. Compiled once per instruction set (per_isa.h), so there is no include guard.
 
-// widened[x] = the weighted sum of four cells of the row, from `before[x] - 1` on. Rows are padded by two cells per
-// side.
+// Interpolates a row horizontally: widened[x] is the weighted sum of the four cells before[x] - 1 .. before[x] + 2.
+// `padded` has two more cells on each side of the row.
 inline void widen_row_cubic(
     const float* padded, const int32_t* before, const float* weights, int64_t weight_stride, int64_t first,
     int64_t last, float* widened) {
@@ -15,7 +15,7 @@ inline void widen_row_cubic(
   }
 }
 
-// Computes a row of pixels from four widened rows. Returns the largest value.
+// Interpolates vertically: a row of pixels is the weighted sum of four widened rows. Returns its largest value.
 inline float mix_rows(const float* const* rows, const float* weights, int64_t first, int64_t last, float* values) {
   const float *row_0 = rows[0], *row_1 = rows[1], *row_2 = rows[2], *row_3 = rows[3];
   const float weight_0 = weights[0], weight_1 = weights[1], weight_2 = weights[2], weight_3 = weights[3];
@@ -45,7 +45,7 @@ inline float mix_rows(const float* const* rows, const float* weights, int64_t fi
   return best;
 }
 
-// most[j] and least[j] = the largest and smallest of four values, `stride` apart, from j on.
+// most[j] and least[j] are the maximum and the minimum of four values that are `stride` apart, the first at j.
 inline void windows_of_four(
     const float* most_in, const float* least_in, int64_t stride, int64_t count, float* most, float* least) {
   for (int64_t j = 0; j < count; ++j) {

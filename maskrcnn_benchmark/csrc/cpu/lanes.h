@@ -74,6 +74,7 @@ struct Lanes {
   MRB_LANEWISE(*)
 #undef MRB_LANEWISE
 
+  // All lanes have the same value.
   static inline Lanes of(Acc value) {
     Lanes lanes;
 #if defined(__GNUC__)
@@ -84,7 +85,7 @@ struct Lanes {
     return lanes;
   }
 
-  // The larger value of each lane; the second if one of them is NaN.
+  // The larger value of each lane; that of b if either is NaN.
   static inline Lanes larger(const Lanes& a, const Lanes& b) {
     Lanes lanes;
 #if defined(__GNUC__)
@@ -109,7 +110,7 @@ struct Lanes {
     return lanes;
   }
 
-  // One bit per lane: is it greater than the other's?
+  // Bit k is set if lane k is greater than lane k of the other vector.
   inline unsigned greater(const Lanes& other) const {
 #if defined(MRB_X86) && MRB_VECTOR_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {
@@ -166,7 +167,7 @@ inline void exchange_blocks(Lanes<Acc>& upper, Lanes<Acc>& lower, std::integer_s
 #endif
 }
 
-// Transposes a square of vectors in registers.
+// Transposes a square block, kCount vectors, in registers.
 template <typename Acc, int kBlock = 1>
 inline void transpose_square(Lanes<Acc>* rows) {
   constexpr int kCount = Lanes<Acc>::kCount;
