@@ -78,7 +78,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     curves = commands.add_parser("curves", help="losses, learning rate and AP of training runs")
     curves.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a training run, or its metrics.jsonl")
-    curves.add_argument("--output", default="output/visualize/curves", metavar="DIR", help="(%(default)s)")
+    curves.add_argument(
+        "--output", default="output/visualize/curves", metavar="DIR", help="folder of the report (%(default)s)"
+    )
     curves.set_defaults(run=run_curves)
     return parser.parse_args(argv)
 
@@ -108,7 +110,7 @@ def run_curves(args: argparse.Namespace) -> Path:
 
 
 def load_dataset(cfg: CfgNode, name: str, annotations: str, images: str) -> DetectionDataset:
-    """The data set that was tested: from its annotation file, or by its name in the catalog."""
+    """Return the tested data set: from an annotation file, or by its name in the catalog."""
     if annotations:
         return COCODataset(annotations, images)
     catalog = dataset_catalog(cfg)
@@ -122,7 +124,7 @@ def load_dataset(cfg: CfgNode, name: str, annotations: str, images: str) -> Dete
 
 def _report_results(args: argparse.Namespace, report: Callable[..., Path]) -> Path:
     cfg = load_config(args.config_file, args.opts)
-    reporting.read_results(args.results)  # reports errors of the folder before its name is used as that of a data set
+    reporting.read_results(args.results)  # raises if the folder is wrong, before its name is taken for a data set's
     name = args.dataset or Path(args.results).resolve().name
     dataset = load_dataset(cfg, name, args.annotations, args.images)
     options = reporting.Options(
@@ -160,14 +162,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
     parser.add_argument(
-        "--results", required=True, metavar="DIR", help="folder of bbox.json, ...: OUTPUT_DIR/inference/<dataset>"
+        "--results", required=True, metavar="DIR", help="folder with the result files: OUTPUT_DIR/inference/<dataset>"
     )
     parser.add_argument(
         "--dataset", default="", metavar="NAME", help="name of the data set in the catalog (default: the folder's name)"
     )
     parser.add_argument("--annotations", default="", metavar="FILE", help="annotation file, instead of --dataset")
     parser.add_argument("--images", default="", metavar="DIR", help="folder of the images of --annotations")
-    parser.add_argument("--task", choices=tasks, default="", help="what is compared (default: the first with results)")
+    parser.add_argument("--task", choices=tasks, default="", help="task to compare (default: the first with results)")
     parser.add_argument(
         "--overlap", type=fraction, default=0.5, metavar="X", help="minimum IoU or OKS of a match (%(default)s)"
     )
@@ -189,7 +191,7 @@ def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
         "--order",
         choices=("worst", "best"),
         default="worst",
-        help="which images to show, and to show first (%(default)s)",
+        help="show the worst or the best images, in this order (%(default)s)",
     )
 
 

@@ -17,7 +17,7 @@ from .colours import KIND_COLOURS, SVG_SIDE_COLOURS, SVG_TARGET_COLOURS, Colour,
 from .marks import Mark, Panel
 from .masks import image_masks
 
-_CHARACTER_WIDTH = 0.6  # average, in font sizes
+_CHARACTER_WIDTH = 0.6  # average, as a fraction of the font size
 _OUTLINE_TOLERANCE = 1 / 800  # a mask's outline may be simplified by this fraction of the image's longer side
 
 
@@ -43,7 +43,7 @@ def panel_svg(
         image_id: id of the element that holds the image, unique in the page.
         uri: URI of the image; None in further panels of the same image, which refer to the first by its id.
         font_size: in image pixels.
-        score_threshold: detections below it are hidden, and annotations that only they found are missed.
+        score_threshold: detections below it are hidden, and annotations that only these found count as missed.
         signs: kind -> sign in front of a label.
     """
     width, height = panel.size_wh
@@ -90,7 +90,7 @@ def _data_attributes(mark: Mark, score_threshold: float) -> str:
 
 
 def _texts(panel: Panel, size: float, score_threshold: float, signs: Mapping[str, str]) -> Iterator[str]:
-    """The labels that fit into the picture; later instances choose their places first."""
+    """The labels that fit into the picture; later instances are placed first."""
     texts = [f"{signs.get(mark.kind, '')} {mark.text}".strip() if mark.text else "" for mark in panel.marks]
     sizes = [(round(len(text) * size * _CHARACTER_WIDTH), round(1.2 * size)) if text else (0, 0) for text in texts]
     extents = panel.boxes.to("cpu").extents().double().numpy()

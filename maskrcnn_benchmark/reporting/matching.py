@@ -63,8 +63,8 @@ class ImageMatches:
         overlaps: (D,) IoU or OKS with the matched annotation, 0 for none.
         annotation_ids: (G,) ids in the annotation file.
         annotation_category_ids: (G,) category ids in the annotation file.
-        ignored: (G,) True for annotations whose matches do not count: crowds, and for keypoints people without
-            labelled ones.
+        ignored: (G,) True for annotations whose matches do not count: crowds, and in the keypoint task people without
+            labelled keypoints.
     """
 
     image_id: Any
@@ -87,8 +87,8 @@ class ImageMatches:
     def found_scores(self) -> NDArray[np.float64]:
         """(G,) score of the detection that found each annotation, -inf for none.
 
-        Detections are matched best first, so leaving out those below a threshold does not change the other matches: at
-        any threshold an annotation is missed if this score is below it.
+        Detections are matched in order of their scores, so leaving out those with low scores does not change the other
+        matches. At a score threshold, the annotations with a score below it are missed.
         """
         found = np.full(len(self.annotation_ids), -np.inf)
         matched = self.partners >= 0
@@ -100,7 +100,7 @@ class ImageMatches:
         return total_counts(self.counts_by_category(score_threshold).values())
 
     def counts_by_category(self, score_threshold: float) -> dict[int, Counts]:
-        """The same by category id, for categories with a count."""
+        """Counts by category id, for categories with annotations or detections that count."""
         columns: dict[int, list[int]] = {}
         places = {TRUE_POSITIVE: 0, FALSE_POSITIVE: 1}
         for kind, category, score in zip(self.kinds(), self.category_ids.tolist(), self.scores.tolist(), strict=True):
@@ -127,8 +127,8 @@ def match_dataset(
         name: result file to compare, such as "segm" or "segm_coarse".
         threshold: minimum IoU (boxes, masks) or OKS (keypoints) of a match.
         min_score: detections with a lower score are left out.
-        sigmas: one falloff per keypoint for OKS; COCO's 17 if empty.
-    Raises: ReportError if the results belong to other images or have other keypoints, or if the data set has no COCO
+        sigmas: the sigma of each keypoint for OKS; COCO's 17 if empty.
+    Raises: ReportError if the results do not fit the images or the keypoints, or if the data set has no COCO
         annotations.
     """
     image_ids = [dataset.id_to_img_map[index] for index in range(len(dataset))]
@@ -170,12 +170,13 @@ def ground_truth_of(
 def partner_overlaps(
     matches: ImageMatches, results: Results, name: str, ground_truth: COCO, sigmas: Sequence[float] = ()
 ) -> NDArray[np.float64]:
-    """(D,) IoU or OKS of the same detections in another result file with the annotations that they were matched to.
+    """Compare the results of the same detections in a second file to the annotations that they were matched to.
 
-    nan for a detection without a match, or if the annotation has no mask or no labelled keypoints.
+    Returns: (D,) IoU or OKS; nan for a detection without a match, or if the annotation has no mask or no labelled
+        keypoints.
 
     Args:
-        name: the other result file.
+        name: the second result file.
     """
     measure, falloffs = MEASURES[task_of(name).name], keypoint_sigmas(sigmas)
     annotations = {annotation["id"]: annotation for annotation in ground_truth.imgToAnns.get(matches.image_id, [])}
@@ -193,8 +194,8 @@ def match_greedily(
 ) -> NDArray[np.int64]:
     """COCO's matching of D detections, best score first, to G annotations.
 
-    Each detection takes the free annotation that it overlaps most, if by at least `threshold`. Ignored annotations are
-    taken only if no other qualifies. A crowd stays free.
+    Each detection takes the free annotation with the largest overlap of at least `threshold`. It takes an ignored
+    annotation only if no other qualifies. A crowd can be taken several times.
 
     Args:
         overlaps: (D, G).
@@ -209,7 +210,7 @@ def match_greedily(
         for candidates in (possible & ~ignored, possible & ignored):
             if candidates.any():
                 masked = np.where(candidates, row, -1.0)
-                best = len(row) - 1 - int(masked[::-1].argmax())  # the last of equal ones, as in pycocotools
+                best = len(row) - 1 - int(masked[::-1].argmax())  # the last of equal values, as in pycocotools
                 partners[detection] = best
                 free[best] = False
                 break
@@ -236,13 +237,13 @@ def _match_image(
     partners = np.full(len(rows), -1, dtype=np.int64)
     overlaps = np.zeros(len(rows))
     for category in np.intersect1d(categories, truth_categories):
-        found, there = np.flatnonzero(categories == category), np.flatnonzero(truth_categories == category)
-        values = results.values(name, rows[found])
-        table = measure.table(values, [annotations[i] for i in there.tolist()], ground_truth, sigmas)
-        chosen = match_greedily(table, crowd[there], ignored[there], threshold)
+        detected, annotated = np.flatnonzero(categories == category), np.flatnonzero(truth_categories == category)
+        values = results.values(name, rows[detected])
+        table = measure.table(values, [annotations[i] for i in annotated.tolist()], ground_truth, sigmas)
+        chosen = match_greedily(table, crowd[annotated], ignored[annotated], threshold)
         matched = np.flatnonzero(chosen >= 0)
-        partners[found[matched]] = there[chosen[matched]]
-        overlaps[found[matched]] = table[matched, chosen[matched]]
+        partners[detected[matched]] = annotated[chosen[matched]]
+        overlaps[detected[matched]] = table[matched, chosen[matched]]
     return ImageMatches(
         image_id=image_id,
         rows=rows,

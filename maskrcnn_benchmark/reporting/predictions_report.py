@@ -54,7 +54,7 @@ def report_predictions(
             f"{results.folder}: {shown} of {len(dataset)} images, sorted by the F1 of {measure.results}, "
             f"{options.order} first. A detection finds an annotation if their {measure.name} is at least "
             f"{options.overlap:g}.",
-            "Left: ground truth, right: predictions. What is found, wrong and missed depends on the score slider; "
+            "Left: ground truth, right: predictions. The score slider decides what counts as found, wrong or missed; "
             f"detections below {options.lowest_score:g} are not in this page.",
         ]
 
@@ -74,7 +74,7 @@ def report_predictions(
 
 
 def rank(counts: Sequence[Counts], order: str) -> list[int]:
-    """Positions of the images sorted by F1; equal ones by most errors (worst first) or most found (best first)."""
+    """Positions of the images sorted by F1; ties by most errors (worst first) or most found (best first)."""
     keys: dict[str, Callable[[int], tuple[float, int]]] = {
         WORST: lambda i: (counts[i].f1, -(counts[i].fp + counts[i].miss)),
         BEST: lambda i: (-counts[i].f1, -counts[i].tp),
@@ -106,7 +106,7 @@ def _detection_marks(matches: ImageMatches, names: Mapping[Any, str]) -> list[Ma
     ):
         name = names[category]
         details = f"{name} {score:.3f}: " + (
-            "matches no annotation, or one that is found already"
+            "matches no annotation, or one that is already found"
             if kind == FALSE_POSITIVE
             else f"overlap {overlap:.2f}"
         )
@@ -115,7 +115,7 @@ def _detection_marks(matches: ImageMatches, names: Mapping[Any, str]) -> list[Ma
 
 
 def _class_table(matches: Sequence[ImageMatches], names: Mapping[Any, str], score_threshold: float) -> str:
-    """Counts of each class over all images; classes without annotations and detections are left out."""
+    """Counts of each class over all images; classes with neither annotations nor detections are left out."""
     sums: dict[int, Counts] = {}
     for matches_per_image in matches:
         for category, counts in matches_per_image.counts_by_category(score_threshold).items():
@@ -126,4 +126,4 @@ def _class_table(matches: Sequence[ImageMatches], names: Mapping[Any, str], scor
         shares = ("-" if share is None else f"{share:.3f}" for share in (counts.precision, counts.recall))
         rows.append([names[category], *map(str, counts), *shares, f"{counts.f1:.3f}"])
     header = ["class", "found", "wrong", "missed", "precision", "recall", "F1"]
-    return table(f"All {len(matches)} images, scores from {score_threshold:g}", header, rows)
+    return table(f"All {len(matches)} images, scores of at least {score_threshold:g}", header, rows)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.engine.run import StartupError
@@ -16,9 +16,6 @@ from maskrcnn_benchmark.modeling.detector import find_config_problems
 from maskrcnn_benchmark.solver import find_solver_problems
 
 from .cost import refine_operations, width_of_equal_cost
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ VARIANTS = {  # name -> config keys and values
     "mask-to-mask": _refined(("mask",), ("mask",)),
     "keypoint-to-keypoint": _refined(("keypoint",), ("keypoint",)),
     "both-to-both": _refined(BOTH, BOTH),
-    PRIVATE: _refined(BOTH, BOTH, shared=False),  # plan() adds the width at which it costs as much as both-to-both
+    PRIVATE: _refined(BOTH, BOTH, shared=False),  # plan_runs() adds the width for the cost of both-to-both
     "none-rescored": [
         *("MODEL.REFINE_ON", "False", "MODEL.ROI_MASK_HEAD.RESCORE", "True"),
         *("MODEL.ROI_KEYPOINT_HEAD.RESCORE", "True"),
@@ -106,10 +103,10 @@ def plan_runs(
     Loads all configs, so that errors in them are raised before anything runs.
 
     Args:
-        config_file: what all variants start from.
+        config_file: config that all variants change.
         variants: keys of VARIANTS.
         output: folder of the runs.
-        iterations: SOLVER.MAX_ITER; None for that of the config.
+        iterations: SOLVER.MAX_ITER; None keeps the config's.
         opts: config keys and values for all variants.
     Raises: StartupError if a folder contains a run with another config; ConfigError.
     """
@@ -127,14 +124,14 @@ def plan_runs(
             config = dict(flat_config(configs[name]))
             runs.append(Run(name, seed, folder, configs[name].dump(), config, results, RETESTED.get(name, "")))
     for run in runs:
-        _refuse_another_config(run)
+        _check_config_of_run(run)
     return runs
 
 
 def common_options(config_file: str, iterations: int | None = None, opts: Sequence[str] = ()) -> list[str]:
-    """Keys and values of every variant; `opts` override those that are set here.
+    """Keys and values for every variant; `opts` override the others.
 
-    Coarse keypoints are decoded as refined ones are, so that gains are not due to the decoder.
+    Coarse and refined keypoints use the same decoder, so that a gain is not due to the decoder.
     """
     decode = load_config(config_file, opts).MODEL.ROI_REFINE_HEAD.DECODE
     max_iter = [] if iterations is None else ["SOLVER.MAX_ITER", str(iterations)]
@@ -147,7 +144,7 @@ def common_options(config_file: str, iterations: int | None = None, opts: Sequen
 
 
 def private_width(config_file: str, common: Sequence[str]) -> list[str]:
-    """CONV_DIM at which two private heads cost as much as the shared one, as key and value. Logs the width."""
+    """Key and value of the CONV_DIM at which two private heads cost as much as the shared one. Logs the width."""
 
     def cost(variant: str, *opts: str) -> int:
         return refine_operations(load_config(config_file, [*common, *VARIANTS[variant], *opts]))
@@ -171,8 +168,8 @@ def flat_config(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", str(value)
 
 
-def _refuse_another_config(run: Run) -> None:
-    """Raise StartupError if the folder has a run with another value of a key. New and removed keys do not count."""
+def _check_config_of_run(run: Run) -> None:
+    """Raise StartupError if the folder has a run with a different value of a key. New and removed keys are ignored."""
     if not run.record.is_file():
         return
     before = json.loads(run.record.read_text(encoding="utf-8"))["config"]
@@ -183,6 +180,6 @@ def _refuse_another_config(run: Run) -> None:
     ]
     if changed:
         raise StartupError(
-            f"{run.folder} contains a run with another config: {'; '.join(changed)}. "
+            f"{run.folder} contains a run with a different config: {'; '.join(changed)}. "
             "Give another --output, or remove the folder."
         )
