@@ -2,9 +2,9 @@
 
 maskrcnn-benchmark has a function for each part that a config describes, such as
 `modeling.roi_heads.mask_head.loss.make_roi_mask_loss_evaluator`. Here a class has a `from_cfg`, and names in a config
-are looked up in a registry. The tables below say what stands for each of upstream's names and for modules that have
-moved. An import hook makes them importable: `from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn` works, and
-nothing is imported before it is asked for.
+are looked up in a registry. The tables below map upstream's names, and modules that have moved, to their replacements.
+An import hook makes them importable: `from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn` works. Replacements
+are imported when they are first used.
 
 The package itself does not use these names.
 """
@@ -27,8 +27,8 @@ class Here(NamedTuple):
     """An attribute of a module of this package.
 
     Attributes:
-        attribute: its name; dots lead to attributes of attributes.
-        module: the module below the package; "" for the one in which upstream has the name.
+        attribute: its name, which may have dots, such as "BoxHead.from_cfg".
+        module: its module, without the package; "" for the same module as upstream's.
     """
 
     attribute: str
@@ -61,7 +61,7 @@ class LossOf(NamedTuple):
     """A function that builds the loss of a RoI head, called as (logits, positives, targets).
 
     Attributes:
-        attribute, module: the `OutputKind` whose loss it is.
+        attribute, module: the `OutputKind` that computes the loss.
     """
 
     attribute: str
@@ -85,13 +85,13 @@ def _import(module: str) -> ModuleType:
 
 Entry = Here | Registered | LossOf
 
-MOVED_MODULES: dict[str, str] = {  # upstream's module, with all modules below it -> the module here
+MOVED_MODULES: dict[str, str] = {  # upstream's module, with its submodules -> the module here
     "data.datasets.evaluation": "data.evaluation",
     "layers.batch_norm": "layers.norm",
     "layers.misc": "layers",
 }
 
-# Upstream's module (where it has moved, the module here) -> upstream's name -> what stands for it here.
+# Module (the new one if upstream's has moved) -> upstream's name -> its replacement.
 NAMES: dict[str, dict[str, Entry]] = {
     "data.evaluation.coco": {
         "coco_evaluation": Here("evaluate", "data.evaluation"),
@@ -181,7 +181,7 @@ def install_import_hook() -> None:
 
 
 class _UpstreamFinder(MetaPathFinder):
-    """Finds moved modules, and gives upstream's names to modules that the tables mention."""
+    """Finds moved modules, and adds upstream's names to the modules in NAMES."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -201,7 +201,7 @@ class _UpstreamFinder(MetaPathFinder):
 
 
 class _AliasLoader(Loader):
-    """Loads another module in place of the one that is imported: both names then stand for one module."""
+    """Loads another module in place of the imported one. Both names then refer to the same module."""
 
     def __init__(self, module: str) -> None:
         self.module = module

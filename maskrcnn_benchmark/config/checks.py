@@ -1,7 +1,7 @@
 """Checks of a config as it is read: simple ranges, and keys of different sections that contradict each other.
 
-Each check yields one line: what is set, why it cannot work, what to set instead. The keys of a model, an optimiser or
-another part are checked by its `from_cfg`, which knows them; `load_config(checks=...)` adds those checks to these.
+Each check yields one line per problem: what is set, why it cannot work, what to set instead. The `from_cfg` of a model,
+an optimiser or another part checks its own keys; `load_config(checks=...)` adds those checks to these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.BOX_OFFSET": (0, 1),
     "INPUT.FORMAT": ("", "RGB", "BGR", "RGB255", "BGR255"),
 }
-_RANGES: dict[str, tuple[float, float]] = {  # smallest and largest value that makes sense
+_RANGES: dict[str, tuple[float, float]] = {  # smallest and largest valid value
     "INPUT.HORIZONTAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.VERTICAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.HUE": (0, 0.5),
@@ -93,12 +93,12 @@ def _check_images(cfg: CfgNode) -> Iterator[str]:
     longest = node.MAX_SIZE_TRAIN
     if isinstance(longest, tuple) and len(longest) not in (1, len(node.MIN_SIZE_TRAIN)):
         yield (
-            f"INPUT.MAX_SIZE_TRAIN is {longest} beside INPUT.MIN_SIZE_TRAIN {node.MIN_SIZE_TRAIN}; expected one cap "
-            "for all, or one for each length of the shorter side."
+            f"INPUT.MAX_SIZE_TRAIN is {longest} and INPUT.MIN_SIZE_TRAIN is {node.MIN_SIZE_TRAIN}; expected one cap "
+            "for all lengths of the shorter side, or one for each."
         )
 
 
 def _check_model(cfg: CfgNode) -> Iterator[str]:
-    """Keys of sections that need each other. Each module checks its own keys when it is built."""
+    """Check keys that depend on keys of other sections. Each module checks its own keys when it is built."""
     if cfg.MODEL.REFINE_ON and cfg.MODEL.RPN_ONLY:
         yield "MODEL.REFINE_ON and MODEL.RPN_ONLY are True: without RoI heads nothing can be refined; switch one off."

@@ -1,8 +1,8 @@
 """The schema of every op in `torch.ops.maskrcnn_benchmark`.
 
-The compiled library defines the ops from its own copy, `csrc/ops.cpp`; a test compares the two. Loading the library
-compares them again (`_extension.py`), so that a library built from other sources is refused before an op is called.
-Where there is no compiled library, the ops are defined from this list.
+The compiled library defines the ops from its own copy, `csrc/ops.cpp`; a test compares the two. They are compared again
+when the library is loaded (`_extension.py`), which fails for a library that was built from different sources. Without a
+compiled library, the ops are defined from this list.
 """
 
 CPU_AND_CUDA = (
@@ -33,11 +33,11 @@ CPU_ONLY = (
     " float threshold, float[] weights, float clamp, int offset, bool class_agnostic)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )
-"""Ops with a compiled kernel for the CPU only; on every other device the reference runs."""
+"""Ops with a compiled kernel for the CPU only; other devices run the reference."""
 
 SCHEMAS = CPU_AND_CUDA + CPU_ONLY
 
 
 def op_name(schema: str) -> str:
-    """The name of the op that a schema describes: the text before its first parenthesis."""
+    """The name of the op in a schema: the text before the first parenthesis."""
     return schema.partition("(")[0]

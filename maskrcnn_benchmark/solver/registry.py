@@ -1,6 +1,6 @@
-"""Names of the SOLVER section and the functions that build what they stand for.
+"""Registries of the optimisers and learning-rate schedulers that the SOLVER section can name.
 
-A user's own entry is registered in a module that the config key IMPORTS lists.
+To add your own, register it in a module and list that module in the config key IMPORTS.
 """
 
 from __future__ import annotations

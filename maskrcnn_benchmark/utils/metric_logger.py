@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MAX_PENDING = 1000  # unread values per meter; more are fetched, so that memory stays small if nobody reads them
+_MAX_PENDING = 1000  # unread values per meter; then they are fetched, which limits the memory
 
 
 class SmoothedValue:
@@ -103,7 +103,7 @@ class MetricLogger:
                 if value.numel() != 1:
                     raise TypeError(f"meter {name}: a tensor of shape {tuple(value.shape)}; expected one number.")
             elif not isinstance(value, (int, float)):
-                raise TypeError(f"meter {name}: a {type(value).__name__}; expected a number or a tensor of one.")
+                raise TypeError(f"meter {name}: a {type(value).__name__}; expected a number or a tensor of one number.")
             self.meters.setdefault(name, SmoothedValue()).update(value)
 
     def fetch(self) -> None:

@@ -28,7 +28,7 @@ def ensure_writable(path: str | os.PathLike[str], named_by: str = "OUTPUT_DIR") 
     """Create the folder and write a file into it, so that a run that cannot save fails at its start.
 
     Args:
-        named_by: the config key that the path comes from, for the message.
+        named_by: the config key with the path, for the message.
     Raises: OSError.
     """
     try:
@@ -54,7 +54,7 @@ def save_labels(dataset_list: Iterable[Any], output_dir: str | os.PathLike[str])
     """Write {category id: name} of all data sets to labels.json. Only the main process writes.
 
     Args:
-        dataset_list: each with `categories`, {category id: name}; an empty one gives a warning.
+        dataset_list: data sets with `categories`, {category id: name}; an empty dictionary gives a warning.
     """
     if not is_main_process():
         return

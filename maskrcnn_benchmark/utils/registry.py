@@ -1,4 +1,4 @@
-"""Registries: names in a config -> the functions that build what they stand for."""
+"""A registry maps names in a config to the functions that build the named parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class UnknownNameError(KeyError):
-    """A name or key that is not known. A KeyError, but its text is the message itself, not the message's repr."""
+    """A name or key that is not known. A KeyError whose text is the message without quotes."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -36,11 +36,11 @@ class Registry(dict[str, Any]):
     def register(self, name: str) -> Callable[[Entry], Entry]: ...
 
     def register(self, name: str, entry: Entry | None = None) -> Entry | Callable[[Entry], Entry]:
-        """Add `entry` under `name` and return it. Without an entry: return a decorator that does so."""
+        """Add `entry` under `name` and return it. Without `entry`, return a decorator."""
         if entry is None:
             return lambda decorated: self.register(name, decorated)
         if name in self and self[name] is not entry:
-            raise ValueError(f"{name!r} is already registered, for {self[name]!r}; give {entry!r} another name.")
+            raise ValueError(f"{name!r} is already registered for {self[name]!r}; give {entry!r} another name.")
         self[name] = entry
         return entry
 

@@ -34,7 +34,7 @@ def test_a_taken_name_is_refused_but_registering_twice_is_harmless():
     registry = Registry()
     registry.register("a", int)
     registry.register("a", int)
-    with pytest.raises(ValueError, match="'a' is already registered, for <class 'int'>"):
+    with pytest.raises(ValueError, match="'a' is already registered for <class 'int'>"):
         registry.register("a", float)
 
 

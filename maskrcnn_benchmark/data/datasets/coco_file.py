@@ -21,10 +21,10 @@ _MAX_IDS_NAMED = 5
 
 
 class CocoFile:
-    """The content of an annotation file. Do not keep it: for a large file it is millions of small objects.
+    """The content of an annotation file. Discard it after use: a large file takes millions of small objects.
 
     Attributes:
-        annotations: as they are in the file, not checked.
+        annotations: as they are in the file, unchecked.
         images: dictionaries with "id", "file_name", "width" and "height", ordered by id.
         categories: id -> name, in the order of the file.
         sizes_wh: (number of images, 2) int64, width and height in pixels.
@@ -41,13 +41,13 @@ class CocoFile:
         self._skeletons = {len(c["keypoints"]) for c in content.get("categories", []) if c.get("keypoints")}
 
     def has(self, key: str) -> bool:
-        """Whether any annotation has a value other than empty under this key."""
+        """Whether any annotation has a non-empty value for this key."""
         return any(annotation.get(key) for annotation in self.annotations if isinstance(annotation, dict))
 
     def num_keypoints(self, expected: int | None = None) -> int:
-        """The number of keypoints of the categories, else of the annotations, else COCO's.
+        """Number of keypoints per instance: that the categories name, else `expected`, else the usual one, else COCO's.
 
-        Raises: ValueError if the categories have another number than expected.
+        Raises: ValueError if the categories disagree with each other or with `expected`.
         """
         if len(self._skeletons) > 1:
             numbers = sorted(self._skeletons)
@@ -71,7 +71,7 @@ class CocoFile:
 
 @contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Disable garbage collection. It would take half of the time while millions of objects, none garbage, are made."""
+    """Disable garbage collection, which takes half of the time while millions of objects are created."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -123,5 +123,5 @@ def _check_categories(categories: list[Any], path: str) -> dict[Any, str]:
         raise ValueError(f'a category of {path} has no "id" and "name"') from error
     if not names or len(names) != len(categories):
         what = "the same category id twice" if names else "no categories"
-        raise ValueError(f"{path} has {what}; labels cannot be numbered")
+        raise ValueError(f"{path} has {what}; labels cannot be assigned")
     return names

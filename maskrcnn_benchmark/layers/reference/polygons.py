@@ -1,4 +1,4 @@
-"""Polygons drawn by pycocotools, on the CPU."""
+"""Rasterize polygons with pycocotools, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# pycocotools walks along polygon edges in fifths of a cell. Edges are cut off this many cells from the grid.
+# pycocotools follows polygon edges in steps of a fifth of a cell. Polygons are clipped this many cells off the grid.
 _FAR_CELLS = 4096.0
 
 
@@ -39,7 +39,7 @@ def rasterize_polygons(
 
 
 def _clip_polygon(points: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Clip a polygon (P, 2) to the square [low, high]^2 by Sutherland and Hodgman's algorithm; (Q, 2), Q may be 0."""
+    """Clip a polygon (P, 2) to the square [low, high]^2 (Sutherland-Hodgman). Returns (Q, 2); Q may be 0."""
     for axis, sign, bound in ((0, 1, low), (0, -1, high), (1, 1, low), (1, -1, high)):
         if len(points) == 0:
             return points
@@ -48,7 +48,7 @@ def _clip_polygon(points: NDArray[np.float64], low: float, high: float) -> NDArr
         with np.errstate(divide="ignore", invalid="ignore"):
             crossings = points + (following - points) * (depth / (depth - next_depth))[:, None]
         crossings[:, axis] = bound
-        # Each edge gives its first point if that is inside, then its crossing if it has one.
+        # An edge contributes its first point if that is inside, and its crossing if it has one.
         keep = np.stack((depth >= 0, (depth >= 0) != (next_depth >= 0)), axis=1)
         points = np.stack((points, crossings), axis=1)[keep]
     return points

@@ -1,4 +1,4 @@
-"""The detections of one image as COCO's evaluation needs them: small, and safe to send between processes."""
+"""The detections of one image, as COCO's evaluation needs them: small and easy to send between processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageResult:
         labels: (R,) int64, contiguous from 1.
         packed: results of the other tasks by stage: "segm" and "segm_coarse" R run lengths, "keypoints" and
             "keypoints_coarse" (R, K, 3) float32 x, y, visibility.
-        own_scores: (R,) float32 by stage, for results that are ranked by scores of their own.
+        own_scores: (R,) float32 by stage, for stages that are not ranked by `scores`.
     """
 
     size_wh: tuple[int, int]
@@ -42,7 +42,7 @@ class ImageResult:
 
     @classmethod
     def from_detections(cls, detections: BoxList, size_wh: tuple[int, int]) -> ImageResult:
-        """Detections in pixels of the image that the model was given -> the same in an image of `size_wh`.
+        """Convert detections from pixels of the model's input image to pixels of an image of `size_wh`.
 
         Proposals, which have no SCORES and LABELS, are scored by their objectness and get the label 1.
         """
@@ -87,7 +87,7 @@ class ImageResult:
         return self._group("keypoints")
 
     def scores_of(self, name: str) -> NDArray[np.float32]:
-        """(R,), what the results of a stage are ranked by."""
+        """(R,) scores by which the results of a stage are ranked."""
         return self.own_scores.get(name, self.scores)
 
     def best_rows(self, score_threshold: float, max_count: int) -> list[int]:
@@ -102,12 +102,12 @@ class ImageResult:
 
         Args:
             rows: the detections to take, in this order; None takes all.
-            keypoints_class: class of the keypoints, which knows the limbs; `Keypoints`, which has none, is used if this
-                is None or has another number of points.
-            suffix: "_coarse" takes masks and keypoints from before refinement, where they were refined.
+            keypoints_class: class of the keypoints, which defines the limbs. If it is None or its number of points
+                differs, `Keypoints` is used, which has no limbs.
+            suffix: "_coarse" takes refined masks and keypoints as they were before refinement.
         """
         rows = list(range(len(self)) if rows is None else rows)
-        # COCO's x, y, width, height: the far side does not depend on the convention that the model uses.
+        # offset=0: boxes as COCO writes them do not depend on the model's box convention
         boxes = BoxList(torch.from_numpy(self.boxes[rows]).reshape(-1, 4), self.size_wh, mode="xywh", offset=0)
         boxes = boxes.convert("xyxy")
         boxes.add_field(fields.SCORES, torch.from_numpy(self.scores[rows]))
@@ -136,7 +136,7 @@ class ImageResult:
             yield {"image_id": image_id, "category_id": category_ids[label], task.entry_key: entry, "score": score}
 
     def plain(self) -> dict[str, Any]:
-        """The same as tensors, strings and numbers, which `torch.load(..., weights_only=True)` reads."""
+        """The content as tensors, strings and numbers, which `torch.load(..., weights_only=True)` reads."""
         groups = {task.group: self._group(task.group) for task in TASKS.values() if task.group is not None}
         plain = {
             group: {name: task_of(name).plain(packed) for name, packed in results.items()}

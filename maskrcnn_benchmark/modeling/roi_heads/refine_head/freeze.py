@@ -13,7 +13,7 @@ REFINE_PREFIX = "roi_heads.refine"
 def freeze_detector(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
     """Freeze every parameter outside the module named `trained`.
 
-    Batch norms also keep statistics: call `hold_frozen_norms` after each later `model.train()`.
+    Batch norms outside it still update their running statistics: call `hold_frozen_norms` after each `model.train()`.
 
     Raises: ValueError if the model has no such module.
     """
@@ -26,7 +26,7 @@ def freeze_detector(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
 
 
 def hold_frozen_norms(model: nn.Module, trained: str = REFINE_PREFIX) -> None:
-    """Put every batch norm outside the module named `trained` into evaluation mode, which keeps its statistics."""
+    """Put every batch norm outside the module named `trained` into evaluation mode, so that its statistics stay."""
     for module in _frozen_batch_norms(model, trained):
         module.eval()
 
