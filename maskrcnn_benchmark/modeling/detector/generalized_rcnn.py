@@ -125,6 +125,29 @@ class GeneralizedRCNN(nn.Module):
             losses = {**losses, **self.roi_heads(features, proposals, targets).losses}
         return losses
 
+    @torch.no_grad()
+    def predict_on_boxes(
+        self, images: ImageList | Tensor | Sequence[Tensor], boxes: Sequence[BoxList]
+    ) -> list[BoxList]:
+        """Run the heads after the box head on given boxes, such as ground truth or merged detections.
+
+        Args:
+            images: as in `forward`.
+            boxes: N BoxLists in pixels of the images, each of which may be empty, with `labels`, and with `scores` if
+                a head writes scores of its own.
+        Returns: N BoxLists on the device of the images: the given ones, with the fields of the heads.
+        Raises: ValueError in training mode, without RoI heads, and for boxes whose number, sizes or box convention
+            do not fit the images.
+        """
+        if self.training:
+            raise ValueError("`predict_on_boxes` is for inference; call model.eval() first")
+        if self.roi_heads is None:
+            raise ValueError("MODEL.RPN_ONLY is True: there are no heads that predict something on given boxes")
+        images = to_image_list(images, self.size_divisible)
+        boxes = self._check_boxes(images, boxes, "BoxList")
+        features = self.backbone(images.tensors)
+        return self.roi_heads.predict_on_boxes(features, [given.convert("xyxy") for given in boxes])
+
     def train(self, mode: bool = True) -> GeneralizedRCNN:
         super().train(mode)
         if self.only_refine_learns:
@@ -138,22 +161,26 @@ class GeneralizedRCNN(nn.Module):
                 "in training the detector needs `targets`, one BoxList of ground truth per image; "
                 "call model.eval() for inference"
             )
-        if len(targets) != len(images.image_sizes):
-            raise ValueError(f"{len(targets)} targets for {len(images.image_sizes)} images; expected one for each")
+        return self._check_boxes(images, targets, "target")
+
+    def _check_boxes(self, images: ImageList, given: Sequence[BoxList], name: str) -> list[BoxList]:
+        """Compare BoxLists with the images, and move them to the images' device. `name` is for messages."""
+        if len(given) != len(images.image_sizes):
+            raise ValueError(f"{len(given)} {name}s for {len(images.image_sizes)} images; expected one for each")
         offset = self.rpn.anchor_generator.offset
-        for index, (target, (height, width)) in enumerate(zip(targets, images.image_sizes, strict=True)):
-            if tuple(target.size) != (width, height):
+        for index, (boxes, (height, width)) in enumerate(zip(given, images.image_sizes, strict=True)):
+            if tuple(boxes.size) != (width, height):
                 raise ValueError(
-                    f"image {index} of the batch is {width} x {height} pixels (width x height), its target is for "
-                    f"{target.size[0]} x {target.size[1]}; resize the target with its image"
+                    f"image {index} of the batch is {width} x {height} pixels (width x height), its {name} is for "
+                    f"{boxes.size[0]} x {boxes.size[1]}; resize the {name} with its image"
                 )
-            if target.offset != offset:
+            if boxes.offset != offset:
                 raise ValueError(
-                    f"the boxes of image {index} of the batch have offset {target.offset}, the model's "
+                    f"the boxes of image {index} of the batch have offset {boxes.offset}, the model's "
                     f"MODEL.BOX_OFFSET is {offset}; create the BoxLists with this offset"
                 )
         device = images.tensors.device
-        return [target if target.bbox.device == device else target.to(device, non_blocking=True) for target in targets]
+        return [boxes if boxes.bbox.device == device else boxes.to(device, non_blocking=True) for boxes in given]
 
 
 registry.META_ARCHITECTURES.register("GeneralizedRCNN", GeneralizedRCNN.from_cfg)

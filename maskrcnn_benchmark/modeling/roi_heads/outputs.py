@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -63,6 +64,39 @@ class OutputKind(ABC):
             logits: (R, ...) from `select_own`; rows in the order of the detections of all images.
             detections: one BoxList per image.
         """
+
+    # Several views of an image (test-time augmentation)
+
+    def averaged_values(self, logits: Tensor) -> Tensor:
+        """What is averaged over views: (R, ...) from `select_own` -> (R, ...) float32. By default the logits."""
+        return logits.float()
+
+    def logits_of_average(self, values: Tensor) -> Tensor:
+        """Invert `averaged_values`: an average -> logits for `attach`."""
+        return values
+
+    def mirror(self, logits: Tensor) -> Tensor:
+        """(R, ...) from `select_own`, predicted in a mirrored image -> what they say about the image itself."""
+        raise NotImplementedError(self.mirror_problem)
+
+    @property
+    def mirror_problem(self) -> str | None:
+        """Why `mirror` cannot be used, and what to do about it; None if it can."""
+        if type(self).mirror is not OutputKind.mirror:
+            return None
+        return (
+            f"the output {self.name!r} does not say what a mirrored image means for it: define "
+            f"`mirror(logits)` in {type(self).__name__}"
+        )
+
+
+@dataclass(frozen=True)
+class OutputLogits:
+    """Logits of one output for R RoIs, before they are written to detections."""
+
+    kind: OutputKind
+    logits: Tensor  # (R, ...) from `select_own`
+    frames: Tensor | None = None  # (R, 4) that refined maps span; None for a coarse output
 
 
 class MapKind(OutputKind, Generic[Matched]):

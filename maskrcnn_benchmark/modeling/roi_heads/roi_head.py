@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
-from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind
+from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogits
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
@@ -112,23 +112,40 @@ class ROIHead(nn.Module):
             box_features: (R, C, s, s) of the same RoIs; read only if the box head's extractor is shared.
         Raises: ValueError if the features of a shared extractor, or the targets, are not given.
         """
-        x = self._extract(features, rois, box_features)
-        logits = self.predictor(x)
+        result = self.predict(features, rois, box_features)
+        logits = result.logits
         if not isinstance(rois, SampledProposals):
             detections = list(rois)
-            labels = torch.cat([boxes.get_field(LABELS) for boxes in rois])
-            for output in self.outputs.values():
-                detections = output.attach(output.select_own(logits, labels), detections)
-            return BranchOutput(logits, x, detections=detections)
+            for own in self.own_logits(result, rois):
+                detections = own.kind.attach(own.logits, detections)
+            return replace(result, detections=detections)
         if not self.learns:
-            return BranchOutput(logits, x)
+            return result
         if targets is None:
             raise ValueError(f"in training the {self.NAME} head needs `targets`, one BoxList per image")
         losses = {
             output.loss_name: output.loss(output.select_own(logits, rois.labels), rois, targets)
             for output in self.outputs.values()
         }
-        return BranchOutput(logits, x, losses=losses)
+        return replace(result, losses=losses)
+
+    def predict(
+        self,
+        features: Sequence[Tensor],
+        rois: SampledProposals | Sequence[BoxList],
+        box_features: Tensor | None = None,
+    ) -> BranchOutput:
+        """As `forward`, but without losses, and without writing anything to detections.
+
+        A head whose logits come about in another way overrides this.
+        """
+        x = self._extract(features, rois, box_features)
+        return BranchOutput(self.predictor(x), x)
+
+    def own_logits(self, result: BranchOutput, detections: Sequence[BoxList]) -> list[OutputLogits]:
+        """The part of each output in the result of `predict`, for detections with `labels`."""
+        labels = torch.cat([boxes.get_field(LABELS) for boxes in detections])
+        return [OutputLogits(output, output.select_own(result.logits, labels)) for output in self.outputs.values()]
 
     def _extract(
         self, features: Sequence[Tensor], rois: SampledProposals | Sequence[BoxList], box_features: Tensor | None

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
 from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
-from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import build_roi_refine_head
+from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputLogits
+from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import (
+    PrivateRefineHeads,
+    RefineHead,
+    RefineHeadOutput,
+    build_roi_refine_head,
+)
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, heads_of, task_names
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -71,6 +77,12 @@ class CombinedROIHeads(nn.ModuleDict):
         return {name: head for name, head in self.items() if isinstance(head, ROIHead)}
 
     @property
+    def _refine_head(self) -> RefineHead | PrivateRefineHeads:
+        head = self[REFINE]
+        assert isinstance(head, (RefineHead, PrivateRefineHeads))
+        return head
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the evaluations of the detections; "bbox" comes first."""
         return task_names(output for head in self.branches.values() for output in head.outputs.values())
@@ -85,11 +97,63 @@ class CombinedROIHeads(nn.ModuleDict):
             targets: N BoxLists of ground truth; training only.
         """
         box = self[BOX](features, proposals, targets)
-        losses = dict(box.losses)
         rois = box.samples.positives() if self.training else box.detections
+        detections, losses = self._run_branches(features, rois, targets, box.features)
+        losses = {**box.losses, **losses}
+        return ROIHeadsOutput(box.features, list(proposals) if self.training else detections, losses)
+
+    def predict_on_boxes(self, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> list[BoxList]:
+        """Run the heads after the box head on given boxes, at inference.
+
+        Args:
+            features: L maps (N, C, H_l, W_l).
+            boxes: N BoxLists with `labels`, and with `scores` if a head writes scores of its own.
+        Returns: N BoxLists, the given ones with the fields of the heads.
+        """
+        return self._run_branches(features, boxes)[0]
+
+    def predict_logits(self, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> list[OutputLogits]:
+        """As `predict_on_boxes`, but the logits of all outputs before they are written to the boxes.
+
+        Together with `attach` this is `predict_on_boxes`, if no head reads fields that another has written.
+        """
+        outputs: list[OutputLogits] = []
         results: dict[str, BranchOutput] = {}
         for head in self.branches.values():
-            shared = self._box_features(features, box.features, rois) if head.feature_extractor is None else None
+            shared = self._box_features(features, None, boxes) if head.feature_extractor is None else None
+            result = head.predict(features, boxes, shared)
+            results.update(dict.fromkeys(head.outputs, result))
+            outputs += head.own_logits(result, boxes)
+        if REFINE in self:
+            refine = self._refine_head
+            outputs += refine.own_logits(refine.predict(features, boxes, branches=results))
+        return outputs
+
+    def attach(self, outputs: Sequence[OutputLogits], boxes: Sequence[BoxList]) -> list[BoxList]:
+        """Write logits in the order of `predict_logits` to new BoxLists, besides the fields that the boxes have."""
+        detections = list(boxes)
+        for output in outputs:
+            if output.frames is None:
+                detections = output.kind.attach(output.logits, detections)
+        refined = {output.kind.name: output for output in outputs if output.frames is not None}
+        if refined:
+            frames = next(output.frames for output in refined.values() if output.frames is not None)
+            logits = {name: output.logits for name, output in refined.items()}
+            detections = self._refine_head.attach(RefineHeadOutput(logits, frames), detections)
+        return detections
+
+    def _run_branches(
+        self,
+        features: Sequence[Tensor],
+        rois: SampledProposals | Sequence[BoxList],
+        targets: Sequence[BoxList] | None = None,
+        box_features: Tensor | None = None,
+    ) -> tuple[list[BoxList], dict[str, Tensor]]:
+        """The heads after the box head: completed detections, or losses in training."""
+        losses: dict[str, Tensor] = {}
+        results: dict[str, BranchOutput] = {}
+        for head in self.branches.values():
+            shared = self._box_features(features, box_features, rois) if head.feature_extractor is None else None
             result = head(features, rois, targets, shared)
             results.update(dict.fromkeys(head.outputs, result))
             losses.update(result.losses)
@@ -98,13 +162,18 @@ class CombinedROIHeads(nn.ModuleDict):
             refined = self[REFINE](features, rois, targets, branches=results)
             losses.update(refined.losses)
             rois = rois if self.training else refined.detections
-        return ROIHeadsOutput(box.features, list(proposals) if self.training else rois, losses)
+        return [] if isinstance(rois, SampledProposals) else list(rois), losses
 
     def _box_features(
-        self, features: Sequence[Tensor], box_features: Tensor, rois: SampledProposals | Sequence[BoxList]
+        self, features: Sequence[Tensor], box_features: Tensor | None, rois: SampledProposals | Sequence[BoxList]
     ) -> Tensor:
-        """Features of the box head's extractor for the regions that the other heads see."""
+        """Features of the box head's extractor for the regions that the other heads see.
+
+        Args:
+            box_features: of the box head in training, which are not computed again.
+        """
         if isinstance(rois, SampledProposals):
+            assert box_features is not None
             return box_features[: len(rois)]  # the foreground comes first in the sample
         box_head = self[BOX]
         assert isinstance(box_head, BoxHead)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.layers.candidates import ClassCandidates
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
 from maskrcnn_benchmark.modeling.roi_heads.box_head import (  # noqa: F401  (they register themselves)
@@ -112,3 +113,8 @@ class BoxHead(nn.Module):
             )
             losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         return BoxHeadOutput(x, class_logits, box_regression, losses=losses, samples=samples)
+
+    def find_candidates(self, features: Sequence[Tensor], proposals: Sequence[BoxList]) -> ClassCandidates:
+        """Inference up to non-maximum suppression; `post_processor.select` is the rest."""
+        class_logits, box_regression = self.predictor(self.feature_extractor(features, rois_from_boxlists(proposals)))
+        return self.post_processor.find_candidates(class_logits, box_regression, proposals)

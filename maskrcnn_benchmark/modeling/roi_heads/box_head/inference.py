@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.boxes import box_sizes
-from maskrcnn_benchmark.layers.candidates import class_candidates, classes_above
+from maskrcnn_benchmark.layers.candidates import ClassCandidates, class_candidates, classes_above
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
@@ -70,10 +70,18 @@ class PostProcessor:
             proposals: N BoxLists.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """
+        candidates = self.find_candidates(class_logits, box_regression, proposals)
+        return self.select(candidates, [proposals_per_image.size for proposals_per_image in proposals])
+
+    @torch.no_grad()
+    def find_candidates(
+        self, class_logits: Tensor, box_regression: Tensor, proposals: Sequence[BoxList]
+    ) -> ClassCandidates:
+        """Every pair of proposal and class that scores above the threshold, with its decoded box."""
         scores = class_logits.float().softmax(dim=1)
         references, image_ids = cat_boxes(proposals)
         sizes = [proposals_per_image.size for proposals_per_image in proposals]
-        candidates = class_candidates(
+        return class_candidates(
             scores,
             box_regression,
             references,
@@ -85,7 +93,6 @@ class PostProcessor:
             offset=self.box_coder.offset,
             class_agnostic=self.class_agnostic,
         )
-        return self._best(*candidates, sizes)
 
     @torch.no_grad()
     def filter_results(self, boxlists: Sequence[BoxList], num_classes: int) -> list[BoxList]:
@@ -104,12 +111,18 @@ class PostProcessor:
         sizes = [boxes_per_image.size for boxes_per_image in boxlists]
         widths, heights = box_sizes(boxes[entries], self.box_coder.offset)
         kept_scores = torch.where((widths > 0) & (heights > 0), scores[entries], torch.nan)
-        return self._best(boxes[entries], kept_scores, labels, image_ids[entries], sizes)
+        return self.select(ClassCandidates(boxes[entries], kept_scores, labels, image_ids[entries]), sizes)
 
-    def _best(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_ids: Tensor, sizes: Sequence[tuple[float, float]]
-    ) -> list[BoxList]:
-        """Suppress candidates (K, 4) within their image and class, and keep the best of each image; drop NaN scores."""
+    @torch.no_grad()
+    def select(self, candidates: ClassCandidates, sizes: Sequence[tuple[float, float]]) -> list[BoxList]:
+        """Suppress candidates within their image and class, and keep the best of each image; drop NaN scores.
+
+        Args:
+            candidates: as from `find_candidates`, or those of several views of the images together.
+            sizes: (width, height) of each of the N images, in pixels.
+        Returns: N BoxLists with `scores` and `labels`, best first.
+        """
+        boxes, scores, labels, image_ids = candidates
         num_images, offset = len(sizes), self.box_coder.offset
         best, keep = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
         boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]

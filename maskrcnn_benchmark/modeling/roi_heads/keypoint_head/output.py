@@ -16,6 +16,7 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils.problems import check_range, config_problem
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class KeypointKind(MapKind[Tensor]):
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
         post_processor: writes keypoints to detections.
+        flip_inds: for each keypoint, the index of the one that takes its place in a mirrored image; None takes COCO's
+            for COCO's number of keypoints.
     """
 
     name = "keypoint"
@@ -58,9 +61,12 @@ class KeypointKind(MapKind[Tensor]):
     loss_name: str = "loss_kp"
     loss_weight: float = 1.0
     post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
+    flip_inds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self.num_own_maps = self.num_maps
+        if self.flip_inds is None and self.num_maps == len(PersonKeypoints.NAMES):
+            self.flip_inds = PersonKeypoints.FLIP_INDS
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> KeypointKind:
@@ -85,6 +91,7 @@ class KeypointKind(MapKind[Tensor]):
             loss_name="loss_refine_kp",
             loss_weight=cfg.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_REFINE_HEAD"),
+            flip_inds=self.flip_inds,
         )
 
     def frames(self, boxes: Tensor) -> Tensor:
@@ -92,6 +99,22 @@ class KeypointKind(MapKind[Tensor]):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.flatten(2).softmax(-1).view_as(logits)
+
+    def mirror(self, logits: Tensor) -> Tensor:
+        """Mirrors the maps and swaps those of left and right keypoints."""
+        if self.flip_inds is None:
+            raise ValueError(self.mirror_problem)
+        order = torch.tensor(self.flip_inds).to(logits.device, non_blocking=True)
+        return logits.flip(-1).index_select(1, order)
+
+    @property
+    def mirror_problem(self) -> str | None:
+        if self.flip_inds is not None:
+            return None
+        return (
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {self.num_maps}, not COCO's {len(PersonKeypoints.NAMES)}: it is "
+            "not known which keypoints change sides in a mirrored image"
+        )
 
     def normalize_drawn(self, probabilities: Tensor) -> Tensor:
         """Divide each map by its largest value, so that it peaks at 1; its spread says how sure the prediction is."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.boxes import box_extents
@@ -96,6 +97,15 @@ class MaskKind(MapKind[MaskTargets]):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+    def averaged_values(self, logits: Tensor) -> Tensor:
+        return self.probabilities(logits.float())
+
+    def logits_of_average(self, values: Tensor) -> Tensor:
+        return values.logit(torch.finfo(values.dtype).eps)  # finite, also for a probability of 0 or 1
+
+    def mirror(self, logits: Tensor) -> Tensor:
+        return logits.flip(-1)
 
     def outside_logit(self, logits: Tensor) -> float:
         return OUTSIDE_LOGIT

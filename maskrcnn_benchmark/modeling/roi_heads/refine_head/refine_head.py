@@ -13,7 +13,7 @@ from maskrcnn_benchmark.layers.boxes import HALF_OPEN, box_extents
 from maskrcnn_benchmark.modeling import registry
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.poolers import Pooler, rois_of
-from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
+from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind, OutputLogits
 from maskrcnn_benchmark.modeling.roi_heads.refine_head import (  # noqa: F401  (they register themselves)
     roi_refine_feature_extractors,
     roi_refine_predictors,
@@ -64,6 +64,17 @@ class _Regions:
         boxes, image_ids = cat_boxes(rois)
         labels = torch.cat([detections.get_field(LABELS) for detections in rois])
         return cls(boxes, image_ids, labels, image_sizes_wh([detections.size for detections in rois], boxes))
+
+
+@dataclass(frozen=True)
+class _Correction:
+    """Refined logits of R RoIs, and how they came about."""
+
+    logits: dict[str, Tensor]  # output -> (R, num_own_maps, 2M, 2M) of each RoI's own class
+    extents: Tensor  # (R, 4) that the maps span
+    start: dict[str, Tensor]  # output -> the redrawn coarse logits that it corrects, if it does
+    stacks: Sequence[Tensor]  # maps of the trunk after each stack
+    labels: Tensor  # (R,) int64
 
 
 class RefineHead(nn.Module):
@@ -182,6 +193,42 @@ class RefineHead(nn.Module):
                 each indicator.
         Raises: ValueError if the branch of an indicator, or the targets, are not given.
         """
+        if not isinstance(rois, SampledProposals):
+            output = self.predict(features, rois, branches=branches)
+            return replace(output, detections=self.attach(output, rois))
+        if targets is None:
+            raise ValueError("in training the refine head needs `targets`, one BoxList per image")
+        correction = self._refine(features, rois, branches)
+        supervised = [
+            self._correct(correction.start, predictor(stack), correction.labels)
+            for predictor, stack in zip(self.intermediate_predictors, correction.stacks, strict=False)
+        ]
+        logits, extents = correction.logits, correction.extents
+        host_extents = self._host_extents(rois, extents)
+        losses = refine_losses(self.outputs, [*supervised, logits], extents, rois, targets, host_extents)
+        return RefineHeadOutput(logits, extents, losses=losses)
+
+    def predict(
+        self, features: Sequence[Tensor], detections: Sequence[BoxList], *, branches: Mapping[str, BranchOutput]
+    ) -> RefineHeadOutput:
+        """As `forward` at inference, without writing anything to the detections."""
+        correction = self._refine(features, detections, branches)
+        return RefineHeadOutput(correction.logits, correction.extents)
+
+    def own_logits(self, result: RefineHeadOutput) -> list[OutputLogits]:
+        """Each output in the result of `predict`."""
+        return [OutputLogits(self.outputs[name], logits, result.extents) for name, logits in result.logits.items()]
+
+    def attach(self, result: RefineHeadOutput, detections: Sequence[BoxList]) -> list[BoxList]:
+        """Replace the coarse fields of detections by the refined ones of `result`."""
+        return attach_refined(self.outputs, result.logits, result.extents, detections, keep_coarse=self.keep_coarse)
+
+    def _refine(
+        self,
+        features: Sequence[Tensor],
+        rois: SampledProposals | Sequence[BoxList],
+        branches: Mapping[str, BranchOutput],
+    ) -> _Correction:
         regions = _Regions.of(rois)
         coarse = self._coarse_predictions(regions, branches)
         extents = self._enlarge(regions.boxes, regions.image_ids, regions.sizes_wh)
@@ -197,18 +244,7 @@ class RefineHead(nn.Module):
             if name in coarse
         }
         logits = self._correct(start, corrections, regions.labels)
-        if not isinstance(rois, SampledProposals):
-            detections = attach_refined(self.outputs, logits, extents, rois, keep_coarse=self.keep_coarse)
-            return RefineHeadOutput(logits, extents, detections=detections)
-        if targets is None:
-            raise ValueError("in training the refine head needs `targets`, one BoxList per image")
-        supervised = [
-            self._correct(start, predictor(stack), regions.labels)
-            for predictor, stack in zip(self.intermediate_predictors, stacks, strict=False)
-        ]
-        host_extents = self._host_extents(rois, extents)
-        losses = refine_losses(self.outputs, [*supervised, logits], extents, rois, targets, host_extents)
-        return RefineHeadOutput(logits, extents, losses=losses)
+        return _Correction(logits, extents, start, stacks, regions.labels)
 
     def _enlarge(self, boxes: Tensor, image_ids: Tensor, sizes_wh: Tensor) -> Tensor:
         """(R, 4) RoIs -> the (R, 4) rectangles that the head looks at, half-open, in pixels."""
@@ -291,6 +327,30 @@ class PrivateRefineHeads(nn.ModuleDict):
             rois = rois if isinstance(rois, SampledProposals) else output.detections
         detections = [] if isinstance(rois, SampledProposals) else list(rois)
         return RefineHeadOutput(logits, output.extents, losses, detections)
+
+    def predict(
+        self, features: Sequence[Tensor], detections: Sequence[BoxList], *, branches: Mapping[str, BranchOutput]
+    ) -> RefineHeadOutput:
+        """As `RefineHead.predict`, of all heads."""
+        outputs = [head.predict(features, detections, branches=branches) for head in self._heads]
+        logits = {name: value for output in outputs for name, value in output.logits.items()}
+        return RefineHeadOutput(logits, outputs[0].extents)  # all heads have the same regions
+
+    def own_logits(self, result: RefineHeadOutput) -> list[OutputLogits]:
+        """As `RefineHead.own_logits`, of all heads."""
+        kinds = {name: kind for head in self._heads for name, kind in head.outputs.items()}
+        return [OutputLogits(kinds[name], logits, result.extents) for name, logits in result.logits.items()]
+
+    def attach(self, result: RefineHeadOutput, detections: Sequence[BoxList]) -> list[BoxList]:
+        """As `RefineHead.attach`; each head replaces the fields of its own outputs."""
+        for head in self._heads:
+            own = {name: result.logits[name] for name in head.outputs}
+            detections = head.attach(RefineHeadOutput(own, result.extents), detections)
+        return list(detections)
+
+    @property
+    def _heads(self) -> list[RefineHead]:
+        return [head for head in self.values() if isinstance(head, RefineHead)]
 
 
 def _make_projections(
