@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.state_dict_names import NAME_RULES, load_c2_format
+from maskrcnn_benchmark.modeling.state_dict_names import NAME_RULES, load_state_dict, tensors_of
+from maskrcnn_benchmark.utils.c2_model_loading import read_named_arrays
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer, Stateful, check_exists
 from maskrcnn_benchmark.utils.imports import import_catalog
+from maskrcnn_benchmark.utils.model_serialization import LoadReport
 from maskrcnn_benchmark.utils.model_zoo import cache_url
 
 if TYPE_CHECKING:
@@ -52,5 +55,8 @@ class DetectronCheckpointer(Checkpointer):
             path = cache_url(path)
         if path.endswith(".pkl"):
             check_exists(path)
-            return {"model": load_c2_format(path)}
+            return {"model": tensors_of(read_named_arrays(path))}
         return super().read(path)
+
+    def _load_weights(self, state: Mapping[str, Tensor]) -> LoadReport:
+        return load_state_dict(self.model, state, self.cfg)

@@ -1,4 +1,4 @@
-"""Read weights of Facebook's Detectron (Caffe2 .pkl files) without executing anything that they contain."""
+"""Read the .pkl files of Detectron and Detectron2 without executing anything that they contain."""
 
 from __future__ import annotations
 
@@ -98,12 +98,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_c2_blobs(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Named arrays of a Detectron file, under Caffe2's names. Raises: RefusedPickleError, ValueError."""
+def read_named_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Named arrays of a file of Detectron ("blobs") or Detectron2 ("model"), under the file's names.
+
+    Raises: RefusedPickleError, ValueError.
+    """
     content = read_pickle_of_arrays(path)
-    blobs = content.get("blobs", content) if isinstance(content, Mapping) else None
-    named = blobs.items() if isinstance(blobs, Mapping) else ()
-    arrays = {name: blob for name, blob in named if isinstance(blob, np.ndarray)}
-    if not arrays:
+    while isinstance(content, Mapping) and not any(isinstance(value, np.ndarray) for value in content.values()):
+        content = next((content[key] for key in ("blobs", "model") if key in content), None)
+    if not isinstance(content, Mapping):
         raise ValueError(f"{os.fspath(path)} holds no named arrays; expected weights as Detectron writes them.")
-    return arrays
+    return {name: array for name, array in content.items() if isinstance(array, np.ndarray)}

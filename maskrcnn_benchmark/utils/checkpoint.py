@@ -158,7 +158,8 @@ class Checkpointer:
         path = os.fspath(path)
         self.logger.info("loading weights from %s", path)
         content = self.read(path)
-        report = self._load_model(content.pop("model"), path)
+        report = self._load_weights(content.pop("model"))
+        report.log(self.logger, os.path.basename(path))
         if not report.loaded:
             names = [*report.unused, *report.mis_shaped]
             raise CheckpointError(
@@ -170,7 +171,8 @@ class Checkpointer:
     def _resume(self, path: str) -> dict[str, Any]:
         content = self.read(path)
         self.logger.info("resuming from %s, iteration %s", path, content.get("iteration", "unknown"))
-        report = self._load_model(content.pop("model"), path)
+        report = load_weights(self.model, content.pop("model"), self.names)
+        report.log(self.logger, os.path.basename(path))
         if not report.complete:
             names = [*report.missing, *report.mis_shaped]
             raise CheckpointError(
@@ -184,10 +186,9 @@ class Checkpointer:
             self.scheduler.load_state_dict(content["scheduler"])
         return {key: value for key, value in content.items() if key not in ("optimizer", "scheduler")}
 
-    def _load_model(self, state: Mapping[str, Tensor], source: str) -> LoadReport:
-        report = load_weights(self.model, state, self.names)
-        report.log(self.logger, os.path.basename(source))
-        return report
+    def _load_weights(self, state: Mapping[str, Tensor]) -> LoadReport:
+        """Copy weights that are not those of the run itself. A subclass may understand more names."""
+        return load_weights(self.model, state, self.names)
 
     def read(self, path: str) -> dict[str, Any]:
         """Read a checkpoint file to the CPU. The result has the weights under "model".

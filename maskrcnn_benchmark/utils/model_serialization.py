@@ -18,7 +18,10 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 _WRAPPER = "module."  # prefix that DataParallel and DistributedDataParallel add
+_WRAPPERS = (_WRAPPER, "_orig_mod.", "model.", "state_dict.", "ema.")  # what `strip_wrappers` removes
+_LOSS = "loss."  # HRNet's segmentation files hold the model and its loss as one module
 _COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm; other norms have none, and no result depends on it
+_VARIANCE = ".running_var"
 _MAX_LISTED = 10  # names or lines in a log message
 
 
@@ -35,10 +38,12 @@ class NameRules:
 
     Attributes:
         prefixes: tried for names that the model does not have; each rule whose target the model has applies.
+        inner: the same for a part in the middle of a name, tried after the prefixes.
         ignored: endings of names in files that are not worth a report if the model does not read them.
     """
 
     prefixes: tuple[PrefixRule, ...] = ()
+    inner: tuple[PrefixRule, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -55,6 +60,11 @@ class LoadReport:
         missing: not in the file.
         mis_shaped: {name: (shape in the model, shape in the file)}; these tensors were skipped.
         unused: names in the file that the model did not read.
+        statistics_unused: norms of the model without running statistics, which got weights of batch norms.
+        statistics_missing: batch norms of the model that got weights, but no running statistics.
+        family: which project's file it is; "" if it is not known, None if nobody asked.
+        notes: what was converted.
+        warnings: what the user should know.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -62,6 +72,11 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     mis_shaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    statistics_unused: list[str] = field(default_factory=list)
+    statistics_missing: list[str] = field(default_factory=list)
+    family: str | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -77,8 +92,27 @@ class LoadReport:
             parts[part] = parts.get(part, 0) + 1
         return parts
 
+    def use_names_of_file(self, sources: Mapping[str, str]) -> None:
+        """Use names of the file where tensors had been renamed before they were loaded.
+
+        Args:
+            sources: name that was loaded -> name in the file.
+        """
+        for name in self.loaded:
+            given = self.renamed.get(name, name)
+            source = sources.get(given, given)
+            if source != name:
+                self.renamed[name] = source
+        self.unused = [sources.get(name, name) for name in self.unused]
+
     def log(self, logger: logging.Logger, source: str) -> None:
         """Log one line for what was loaded, one for what keeps its initial values, and more only for what is odd."""
+        if self.family is not None:
+            logger.info("%s: %s", source, f"weights of {self.family}" if self.family else "weights of no known family")
+        for note in self.notes:
+            logger.info("%s: %s", source, note)
+        for warning in self.warnings:
+            logger.warning("%s: %s", source, warning)
         total = len(self.loaded) + len(self.missing) + len(self.mis_shaped)
         text = f"{source}: {len(self.loaded)} of {total} tensors of the model loaded"
         if self.renamed:
@@ -103,6 +137,15 @@ def strip_prefix_if_present(state: Mapping[str, T], prefix: str = _WRAPPER) -> d
     return dict(state)
 
 
+def strip_wrappers(state: Mapping[str, T]) -> dict[str, T]:
+    """Remove the prefixes that training scripts add to all names but those of their losses."""
+    names = [name for name in state if not name.startswith(_LOSS)]
+    prefix = next((prefix for prefix in _WRAPPERS if names and all(name.startswith(prefix) for name in names)), None)
+    if prefix is None:
+        return dict(state)
+    return strip_wrappers({name.removeprefix(prefix): state[name] for name in names})
+
+
 @torch.no_grad()
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules = NO_RULES) -> LoadReport:
     """Copy the tensors of `state` into the model, as far as names and shapes fit.
@@ -118,7 +161,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules
     """
     state = {name: value for name, value in strip_prefix_if_present(state).items() if isinstance(value, Tensor)}
     own = model.state_dict()
-    sources = _match(state, own, {name for name, _ in model.named_modules()}, rules.prefixes)
+    sources = _match(state, own, {name for name, _ in model.named_modules()}, rules)
     kept = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keeps_buffers", False))
     report = LoadReport()
     for name, source in sources.items():
@@ -137,16 +180,26 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules
         report.loaded.append(name)
         if sources.get(name, name) != name:
             report.renamed[name] = sources[name]
+    report.statistics_unused = _norms_without_statistics(unexpected, own, model)
+    with_weight = {name.removesuffix(".weight") for name in report.loaded if name.endswith(".weight")}
+    without = [name.removesuffix(_VARIANCE) for name in report.missing if name.endswith(_VARIANCE)]
+    report.statistics_missing = [norm for norm in without if norm in with_weight]
     used = {source for name, source in sources.items() if name not in unexpected}
     report.unused = [name for name in state if name not in used and not name.endswith((_COUNTER, *rules.ignored))]
     return report
 
 
+def _norms_without_statistics(unexpected: Collection[str], own: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """Modules for which the file has a running variance, but which do not have one."""
+    norms = (name.removesuffix(_VARIANCE) for name in unexpected if name.endswith(_VARIANCE))
+    with_affine = {name for name in norms if f"{name}.weight" in own}
+    return [name for name, _ in model.named_modules() if name in with_affine]
+
+
 def _match(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], modules: Collection[str], rules: Iterable[PrefixRule]
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], modules: Collection[str], rules: NameRules
 ) -> dict[str, str]:
     """Name in the model -> name in the file. A tensor whose name the model has goes nowhere else."""
-    rules = tuple(rules)
     sources = {name: name for name in state if name in own}
     for source in state:
         if source not in sources:
@@ -155,11 +208,11 @@ def _match(
     return sources
 
 
-def _targets(
-    source: str, own: Mapping[str, Tensor], modules: Collection[str], rules: tuple[PrefixRule, ...]
-) -> list[str]:
+def _targets(source: str, own: Mapping[str, Tensor], modules: Collection[str], rules: NameRules) -> list[str]:
     """Names in the model that a name in the file may stand for, which the model does not have."""
-    renamed = [rule.target + source[len(rule.source) :] for rule in rules if source.startswith(rule.source)]
+    renamed = [rule.target + source[len(rule.source) :] for rule in rules.prefixes if source.startswith(rule.source)]
+    for rule in rules.inner:
+        renamed += [name.replace(rule.source, rule.target) for name in (source, *renamed) if rule.source in name]
     known = [name for name in renamed if name in own]
     if known:
         return known

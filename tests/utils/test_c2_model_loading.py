@@ -13,7 +13,7 @@ import torch
 
 from maskrcnn_benchmark.utils.c2_model_loading import (
     RefusedPickleError,
-    read_c2_blobs,
+    read_named_arrays,
     read_pickle_of_arrays,
 )
 
@@ -101,7 +101,7 @@ def test_anything_else_is_refused_and_does_not_run(tmp_path, payload, protocol):
         payload = Runs(function, *(a.format(marker=str(marker)) if isinstance(a, str) else a for a in args))
     path = write(tmp_path / "evil.pkl", {"blobs": {"fc6_w": payload}}, protocol)
     with pytest.raises(RefusedPickleError, match=r"evil.pkl is not read: it asks for \S+\. A .pkl is admitted if"):
-        read_c2_blobs(path)
+        read_named_arrays(path)
     assert not marker.exists()
 
 
@@ -129,12 +129,12 @@ def test_damaged_files_are_refused(tmp_path, content):
 
 def test_a_pickle_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no named arrays"):
-        read_c2_blobs(write(tmp_path / "x.pkl", {"blobs": {"lr": 0.1}}))
+        read_named_arrays(write(tmp_path / "x.pkl", {"blobs": {"lr": 0.1}}))
     with pytest.raises(ValueError, match="holds no named arrays"):
-        read_c2_blobs(write(tmp_path / "x.pkl", [1, 2]))
+        read_named_arrays(write(tmp_path / "x.pkl", [1, 2]))
 
 
 def test_the_named_arrays_of_a_file_are_its_blobs(tmp_path):
     blobs = {"fc6_w": np.ones(2, np.float32), "name": "text"}
     for content in ({"blobs": blobs, "cfg": "text"}, blobs):
-        assert list(read_c2_blobs(write(tmp_path / "x.pkl", content))) == ["fc6_w"]
+        assert list(read_named_arrays(write(tmp_path / "x.pkl", content))) == ["fc6_w"]

@@ -1,0 +1,36 @@
+"""Names of weights: which projects' files are understood, and how they are converted to the models here.
+
+Every family of files has a module with a `WeightFamily`; `WEIGHT_FAMILIES` holds them, and a user may register more.
+Names that older files of this project use are read by the modules themselves, in `_load_from_state_dict`.
+"""
+
+from .caffe2 import Caffe2, load_c2_format, rename_c2_blobs, tensors_of
+from .family import Conventions, Converted, NameTable, UnsupportedExportError, WeightFamily
+from .hrnet import HRNet
+from .loading import NAME_RULES, WEIGHT_FAMILIES, conventions_of, load_state_dict, recognise
+from .maskrcnn_benchmark import MaskRCNNBenchmark
+from .mmdetection import MMDetection
+from .torchvision import TorchvisionClassifier, TorchvisionDetector
+
+__all__ = [
+    "NAME_RULES",
+    "WEIGHT_FAMILIES",
+    "Conventions",
+    "Converted",
+    "NameTable",
+    "UnsupportedExportError",
+    "WeightFamily",
+    "conventions_of",
+    "load_c2_format",
+    "load_state_dict",
+    "recognise",
+    "rename_c2_blobs",
+    "tensors_of",
+]
+
+WEIGHT_FAMILIES.register("maskrcnn_benchmark", MaskRCNNBenchmark)
+WEIGHT_FAMILIES.register("torchvision", TorchvisionDetector)
+WEIGHT_FAMILIES.register("torchvision_imagenet", TorchvisionClassifier)
+WEIGHT_FAMILIES.register("hrnet", HRNet)
+WEIGHT_FAMILIES.register("mmdetection", MMDetection)
+WEIGHT_FAMILIES.register("detectron", Caffe2)
