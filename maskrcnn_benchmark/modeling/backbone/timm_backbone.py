@@ -31,6 +31,10 @@ def build_timm_fpn_backbone(cfg: CfgNode) -> Backbone:
         raise ConfigError(f"MODEL.TIMM.NAME {node.NAME} has maps of strides {strides}; a pyramid needs 4, 8, 16, ...")
     if getattr(body, "output_fmt", "NCHW") != "NCHW":
         raise ConfigError(f"MODEL.TIMM.NAME {node.NAME} has maps (N, H, W, C); choose a model with (N, C, H, W).")
+    known = dict(body.named_modules())
+    if unknown := [name for name in node.FROZEN if name not in known]:
+        parts = ", ".join(name for name, _ in body.named_children())
+        raise ConfigError(f"MODEL.TIMM.FROZEN names {', '.join(unknown)}, but the parts of {node.NAME} are: {parts}.")
     if node.FROZEN:
         timm.utils.freeze(body, list(node.FROZEN))
     if node.FREEZE_NORMS:

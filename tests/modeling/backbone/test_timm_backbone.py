@@ -50,6 +50,8 @@ def test_frozen_parts_and_norms():
     assert all(p.requires_grad for p in backbone.body.layer2.parameters())
     assert isinstance(backbone.body.layer2[0].bn1, nn.BatchNorm2d)
     assert not isinstance(backbone.body.layer1[0].bn1, nn.BatchNorm2d)
+    with pytest.raises(ConfigError, match="FROZEN names stem, but the parts of resnet18 are: conv1, bn1, "):
+        build_backbone(timm_cfg("resnet18", "MODEL.TIMM.FROZEN", ("conv1", "stem")))
     frozen = build_backbone(timm_cfg("resnet18", "MODEL.TIMM.FREEZE_NORMS", True))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
     assert all(p.requires_grad for p in frozen.parameters())
