@@ -16,7 +16,7 @@ from maskrcnn_benchmark.utils.problems import ConfigError, config_problem
 
 NOT_HERE = {  # backbones of maskrcnn-benchmark that this package does not have: what to use instead
     "FBNet": "This package does not have FBNet, the mobile architectures of maskrcnn-benchmark. For a small body take "
-    "configs/timm/faster_rcnn_resnet50_FPN_1x.yaml and set MODEL.TIMM.NAME to a model such as mobilenetv3_large_100 and "
+    "configs/timm/faster_rcnn_resnet50_FPN_1x.yaml and set MODEL.TIMM.NAME to a model such as mobilenetv3_large_100, "
     "MODEL.TIMM.FROZEN to (); see docs/MIGRATION.md.",
 }
 DEFAULT_OUT_CHANNELS = 1024  # default of MODEL.BACKBONE.OUT_CHANNELS, which HRNET-HR does not read
