@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from maskrcnn_benchmark.layers.deform_conv import DFConv2d
+from maskrcnn_benchmark.layers.deformable import DFConv2d
 from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d, NormFactory
 
 
@@ -114,7 +114,7 @@ def _conv3x3(channels: int, settings: BottleneckSettings, *, stride: int, dilati
         stride=stride,
         dilation=dilation,
         groups=settings.num_groups,
-        modulated=settings.modulated,
+        with_modulated_dcn=settings.modulated,
         deformable_groups=settings.deformable_groups,
     )
 

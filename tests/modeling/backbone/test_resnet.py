@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from maskrcnn_benchmark.config import get_cfg
-from maskrcnn_benchmark.layers.deform_conv import DFConv2d
+from maskrcnn_benchmark.layers.deformable import DFConv2d
 from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d
 from maskrcnn_benchmark.modeling.backbone.blocks import BottleneckSettings
 from maskrcnn_benchmark.modeling.backbone.resnet import ResNet, ResNetHead, stage_geometries
