@@ -7,26 +7,16 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from pycocotools.coco import COCO
-from torch import Tensor
 
-from maskrcnn_benchmark.data.datasets.annotations import PackedStrings, pack_annotations, select_images
-from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
 from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused
-from maskrcnn_benchmark.data.datasets.image_files import check_files_exist, read_image
-from maskrcnn_benchmark.data.datasets.validation import ValidationReport
+from maskrcnn_benchmark.data.datasets.packed_dataset import PackedDataset, Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
-from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.utils.problems import config_problem
 
 if TYPE_CHECKING:
@@ -36,10 +26,8 @@ logger = logging.getLogger(__name__)
 
 _OWN_FIELDS = (fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.KEYPOINTS)
 
-Transforms = Callable[[Image.Image, BoxList], tuple[Any, BoxList]]
 
-
-class COCODataset(DetectionDataset):
+class COCODataset(PackedDataset):
     """Images and targets of a COCO annotation file.
 
     A target is a `BoxList` (xyxy) with the fields LABELS and ANNOTATION_IDS, and MASKS, KEYPOINTS and extra fields if
@@ -78,10 +66,9 @@ class COCODataset(DetectionDataset):
         min_keypoints: int = 0,
         extra_fields: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(root, ann_file, transforms, offset=offset)
+        self.ann_file = self.source
         self.extra_fields = dict(extra_fields or {})
-        self.ann_file, self.root = os.fspath(ann_file), os.fspath(root)
-        self.transforms = transforms
-        self.offset = offset
         with garbage_collection_paused():
             self._load(
                 with_masks=with_masks,
@@ -90,7 +77,6 @@ class COCODataset(DetectionDataset):
                 remove_empty=remove_images_without_annotations,
                 min_keypoints=min_keypoints,
             )
-        check_files_exist(self.root, self._file_names, self.ann_file)
 
     @classmethod
     def from_cfg(
@@ -110,79 +96,11 @@ class COCODataset(DetectionDataset):
             extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS),
         )
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        image, target = self.read_image(index), self.get_groundtruth(index)
-        if self.transforms is not None:
-            image, target = self.transforms(image, target)
-        return image, target, index
-
-    def read_image(self, index: int) -> Image.Image:
-        """The image as it is on disk, RGB. Raises: OSError with the names of the image and of the annotation file."""
-        path = os.path.join(self.root, self._file_names[index])
-        try:
-            return read_image(path, self._size(index))
-        except OSError as error:
-            raise type(error)(f"{error} (image id {self.ids[index]} of {self.ann_file})") from error
-
-    def get_groundtruth(self, index: int) -> BoxList:
-        """The target in pixels of the image file, which is not opened."""
-        size, packed = self._size(index), self._annotations
-        rows = packed.rows(index)
-        target = BoxList(_tensor(packed.boxes[rows]), size, mode="xywh", offset=self.offset).convert("xyxy")
-        target.add_field(fields.LABELS, _tensor(packed.labels[rows]))
-        target.add_field(fields.ANNOTATION_IDS, _tensor(packed.ids[rows]))
-        if packed.segmentations is not None:
-            masks = [packed.segmentations.get(row, size) for row in range(rows.start, rows.stop)]
-            target.add_field(fields.MASKS, SegmentationMask(masks, size))
-        if packed.keypoints is not None:
-            target.add_field(fields.KEYPOINTS, self._skeleton(_tensor(packed.keypoints[rows]), size))
-        for field, values in packed.extra.items():
-            target.add_field(field, _tensor(values[rows]))
-        return target
-
-    def get_img_info(self, index: int) -> dict[str, Any]:
-        """The image's "id", "file_name", "width" and "height" in the annotation file."""
-        width, height = self._size(index)
-        return {"id": self.ids[index], "file_name": self._file_names[index], "width": width, "height": height}
-
-    @functools.cached_property
-    def id_to_img_map(self) -> dict[int, Any]:
-        """Index of an image here -> its id in the file."""
-        return dict(enumerate(self.ids))
-
-    @functools.cached_property
-    def class_names(self) -> list[str]:
-        """Name of each label; 0 is the background."""
-        return ["__background__", *self.categories.values()]
-
-    @functools.cached_property
-    def keypoint_names(self) -> tuple[str, ...]:
-        """COCO's names for COCO's number of keypoints; else empty."""
-        return tuple(self._skeleton.NAMES)
-
     @functools.cached_property
     def coco(self) -> COCO:
         """The whole annotation file as pycocotools has it, read at the first access. Training does not need it."""
         with contextlib.redirect_stdout(io.StringIO()):
             return COCO(self.ann_file)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state that is sent to a loader worker, without `coco`, which only the evaluation uses."""
-        return {name: value for name, value in self.__dict__.items() if name != "coco"}
-
-    def __repr__(self) -> str:
-        return f"COCODataset({len(self)} images of {self.ann_file}, {len(self.categories)} categories)"
-
-    @property
-    def _skeleton(self) -> type[Keypoints]:
-        return PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
-
-    def _size(self, index: int) -> tuple[int, int]:
-        width, height = self.sizes_wh[index].tolist()
-        return width, height
 
     def _load(
         self,
@@ -198,24 +116,20 @@ class COCODataset(DetectionDataset):
         self.with_masks = content.has("segmentation") if with_masks is None else with_masks
         self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
         self.num_keypoints = content.num_keypoints(num_keypoints) if self.with_keypoints else 0
-        self.categories: dict[Any, str] = content.categories  # id in the file -> name
+        self.categories = content.categories  # id in the file -> name
         self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
         self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}
 
-        self.validation_report = ValidationReport(self.ann_file)
-        packed = pack_annotations(
+        packed = self._use(
             content.annotations,
-            {image["id"]: row for row, image in enumerate(content.images)},
-            content.sizes_wh,
+            content.images,
             self.json_category_id_to_contiguous_id,
-            self.validation_report,
+            remove_empty=remove_empty,
             with_masks=self.with_masks,
             num_keypoints=self.num_keypoints if self.with_keypoints else None,
+            min_keypoints=min_keypoints if self.with_keypoints and content.has("keypoints") else 0,
             extra_fields=self.extra_fields,
         )
-        if summary := self.validation_report.summary():
-            logger.warning("%s", summary)
-
         for field, values in packed.extra.items():
             if len(values) and np.isnan(values).all():
                 logger.warning(
@@ -223,34 +137,6 @@ class COCODataset(DetectionDataset):
                     "DATASETS.EXTRA_FIELDS names the key",
                     self.ann_file, self.extra_fields[field], field,
                 )  # fmt: skip
-
-        annotated = packed.counts() > 0
-        removed = {"without a usable annotation": ~annotated & remove_empty}
-        if self.with_keypoints and min_keypoints > 0 and content.has("keypoints"):
-            few = annotated & (packed.visible_keypoints() < min_keypoints)
-            removed[f"with fewer than {min_keypoints} labelled keypoints"] = few
-        kept = np.flatnonzero(~np.logical_or.reduce(list(removed.values())))
-        self._report_removed(len(annotated), len(kept), {reason: int(rows.sum()) for reason, rows in removed.items()})
-
-        self._annotations = select_images(packed, kept)
-        self.sizes_wh = content.sizes_wh[kept]  # (number of images, 2) in pixels
-        self.ids = [content.images[row]["id"] for row in kept.tolist()]
-        self._file_names = PackedStrings(content.images[row]["file_name"] for row in kept.tolist())
-
-    def _report_removed(self, total: int, left: int, removed: dict[str, int]) -> None:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in removed.items() if count)
-        if total and left:
-            without = f", not {reasons}" if reasons else ""
-            logger.info("%s: %d of %d images are used%s", self.ann_file, left, total, without)
-            return
-        text = f"no image of {self.ann_file} is left to use: it lists {total}"
-        if reasons:
-            text += f", left out are {reasons}. DATASETS.FILTER_EMPTY and DATASETS.MIN_KEYPOINTS decide which are"
-        if summary := self.validation_report.summary():
-            text += f". {summary}"
-        if self.validation_report.crowd:
-            text += f" {self.validation_report.crowd} annotations are crowd regions, which are not used in training."
-        raise ValueError(text)
 
 
 def extra_fields_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -268,7 +154,3 @@ def extra_fields_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
         else:
             extra[pair[0]] = pair[1]
     return extra
-
-
-def _tensor(rows: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(rows.copy())  # copied because all workers share the packed arrays

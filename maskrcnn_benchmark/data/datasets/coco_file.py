@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 logger = logging.getLogger(__name__)
@@ -27,7 +25,6 @@ class CocoFile:
         annotations: as they are in the file, unchecked.
         images: dictionaries with "id", "file_name", "width" and "height", ordered by id.
         categories: id -> name, in the order of the file.
-        sizes_wh: (number of images, 2) int64, width and height in pixels.
     Raises: FileNotFoundError; ValueError if the file is not JSON, or if its images or categories cannot be used.
     """
 
@@ -36,7 +33,6 @@ class CocoFile:
         content = _read_json(path)
         self.annotations: list[Any] = content.get("annotations", [])
         self.images = _check_images(content["images"], path)
-        self.sizes_wh = np.array([(i["width"], i["height"]) for i in self.images], dtype=np.int64).reshape(-1, 2)
         self.categories = _check_categories(content.get("categories", []), path)
         self._skeletons = {len(c["keypoints"]) for c in content.get("categories", []) if c.get("keypoints")}
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
-from maskrcnn_benchmark.data.datasets.coco import Transforms
 from maskrcnn_benchmark.data.datasets.image_files import read_image
+from maskrcnn_benchmark.data.datasets.packed_dataset import Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
