@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from maskrcnn_benchmark.utils.registry import UnknownNameError
@@ -25,8 +25,11 @@ _COCO_SPLITS = {  # split: (images, ending of the annotation files)
 }
 
 
-def _known_datasets() -> dict[str, dict[str, str]]:
-    datasets = {}
+_PATHS = ("img_dir", "ann_dir", "ann_file", "data_dir", "root")  # keys of an entry that are below the data folder
+
+
+def _known_datasets() -> dict[str, dict[str, Any]]:
+    datasets: dict[str, dict[str, Any]] = {}
     for split, (images, ending) in _COCO_SPLITS.items():
         for prefix, kind in (("", "instances"), ("keypoints_", "person_keypoints")):
             annotations = f"coco/annotations/{kind}_{ending}.json"
@@ -36,6 +39,8 @@ def _known_datasets() -> dict[str, dict[str, str]]:
         "ann_file": "coco/annotations/image_info_test-dev2017.json",
     }
     for year, splits in {"2007": ("train", "val", "test"), "2012": ("train", "val")}.items():
+        for split in ("train", "val", "trainval", "test"):
+            datasets[f"voc_{year}_{split}"] = {"data_dir": f"voc/VOC{year}", "split": split}
         for split in splits:
             datasets[f"voc_{year}_{split}_cocostyle"] = {
                 "img_dir": f"voc/VOC{year}/JPEGImages",
@@ -55,10 +60,15 @@ def _known_datasets() -> dict[str, dict[str, str]]:
 
 
 class DatasetCatalog:
-    """Data set names -> class and arguments. Relative paths are below `data_dir()`."""
+    """Data set names -> class and arguments. Relative paths are below `data_dir()`.
+
+    An entry of `DATASETS` has the arguments of its class, and the name of the class under "factory". Without a name,
+    the arguments tell: "data_dir" is for PascalVOCDataset, "ann_dir" for CityScapesDataset, "ann_file" and "img_dir"
+    (the argument `root`) are for COCODataset.
+    """
 
     DATA_DIR = "datasets"  # in the working directory; used if the environment names no other folder
-    DATASETS: dict[str, dict[str, str]] = _known_datasets()
+    DATASETS: dict[str, dict[str, Any]] = _known_datasets()
 
     @classmethod
     def data_dir(cls) -> str:
@@ -70,19 +80,29 @@ class DatasetCatalog:
         return name in cls.DATASETS
 
     @classmethod
-    def register(cls, name: str, ann_file: str, root: str, factory: str = "COCODataset") -> None:
+    def register(
+        cls,
+        name: str,
+        ann_file: str | os.PathLike[str] | None = None,
+        root: str | os.PathLike[str] | None = None,
+        factory: str = "COCODataset",
+        **arguments: Any,
+    ) -> None:
         """Add a data set, or replace the one of this name.
 
         Args:
             ann_file: annotations; a JSON file in COCO's format for the default factory.
             root: folder of the images.
             factory: name of the class in `maskrcnn_benchmark.data.datasets.DATASETS`.
+            arguments: what else the class takes, such as `data_dir` and `split` of PascalVOCDataset.
         """
-        cls.DATASETS[name] = {"img_dir": os.fspath(root), "ann_file": os.fspath(ann_file), "factory": factory}
+        given = {"ann_file": ann_file, "root": root, **arguments}
+        entry = {key: os.fspath(value) if key in _PATHS else value for key, value in given.items() if value is not None}
+        cls.DATASETS[name] = {**entry, "factory": factory}
 
     @classmethod
     def get(cls, name: str) -> dict[str, Any]:
-        """{"factory": class name, "args": {"root": folder, "ann_file": file}}. Raises: UnknownNameError."""
+        """{"factory": class name, "args": keyword arguments}. Raises: UnknownNameError."""
         if name not in cls.DATASETS:
             near = difflib.get_close_matches(name, cls.DATASETS, n=3)
             suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(cls.DATASETS))}."
@@ -90,15 +110,26 @@ class DatasetCatalog:
                 f"no dataset {name!r} in the catalog; {suggestion} "
                 "DatasetCatalog.register(name, ann_file, root) adds one of your own."
             )
-        entry = cls.DATASETS[name]
         folder = cls.data_dir()
-        args = {"root": os.path.join(folder, entry["img_dir"]), "ann_file": os.path.join(folder, entry["ann_file"])}
-        return {"factory": entry.get("factory", "COCODataset"), "args": args}
+        args = {
+            key: os.path.join(folder, value) if key in _PATHS else value for key, value in cls.DATASETS[name].items()
+        }
+        factory = args.pop("factory", None) or _factory_for(args)
+        if "img_dir" in args and "ann_file" in args:
+            args["root"] = args.pop("img_dir")
+        return {"factory": factory, "args": args}
 
     @classmethod
     def check(cls, names: Iterable[str]) -> None:
         """Check that all these data sets are known and on disk. Raises: UnknownNameError, FileNotFoundError."""
         check_datasets(names, cls)
+
+
+def _factory_for(arguments: Collection[str]) -> str:
+    """The class of an entry without "factory"."""
+    if "data_dir" in arguments:
+        return "PascalVOCDataset"
+    return "CityScapesDataset" if "ann_dir" in arguments else "COCODataset"
 
 
 def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
@@ -123,6 +154,7 @@ def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
         + f"\nThe folder of the data sets is {os.path.abspath(folder)} ({origin}). What to do:\n"
         f"  1. COCO: link the folder that has its images and annotations/, `ln -s /path/to/coco {folder}/coco`,\n"
         f"     or set {DATASETS_VARIABLE} to the folder that has coco/.\n"
+        "     The same is done for voc/ (with VOC2007/ and VOC2012/) and cityscapes/ (with leftImg8bit/ and gtFine/).\n"
         "  2. The data set of drawn people: make it in a minute with `make data` (or tools/make_people_dataset.py),\n"
         "     then DATASETS.TRAIN \"('people_train',)\" DATASETS.TEST \"('people_val',)\"."
     )

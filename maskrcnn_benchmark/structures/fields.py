@@ -19,6 +19,7 @@ COARSE_MASK_SCORES, COARSE_KEYPOINT_SCORES = (
     "coarse_keypoint_scores",
 )  # the same, coarse
 ANNOTATION_IDS = "annotation_ids"  # (R,) int64: ids of the annotations in the dataset
+DIFFICULT = "difficult"  # (R,) bool: ground truth that evaluation ignores, as Pascal VOC marks it
 IDENTITIES = "identities"  # (R,) int64: in a video, the id of a tracked instance
 
 LOGITS = "logits"  # field of predicted Keypoints, (R, K) float: score of each point

@@ -9,9 +9,11 @@ offer.
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.concat_dataset import ConcatDataset
 from maskrcnn_benchmark.data.datasets.list_dataset import ListDataset
+from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 from maskrcnn_benchmark.utils.registry import Registry
 
 DATASETS = Registry()
 DATASETS.register("COCODataset", COCODataset)
+DATASETS.register("PascalVOCDataset", PascalVOCDataset)
 
-__all__ = ["COCODataset", "ConcatDataset", "DATASETS", "ListDataset"]
+__all__ = ["COCODataset", "ConcatDataset", "DATASETS", "ListDataset", "PascalVOCDataset"]

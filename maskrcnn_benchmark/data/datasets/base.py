@@ -49,7 +49,8 @@ class DetectionDataset(Dataset[Sample]):
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
         id_to_img_map: index -> image id, as result files have it.
         kind: name of the class, for messages.
-        can_draw: whether `read_image` and `get_groundtruth` work, so that pictures can show truth beside prediction.
+        has_groundtruth: whether `get_groundtruth` works, so that an evaluator can ask for it.
+        can_draw: whether `read_image` works too, so that pictures can show truth beside prediction.
     """
 
     evaluator: str = "COCO"
@@ -76,9 +77,12 @@ class DetectionDataset(Dataset[Sample]):
         return type(self).__name__
 
     @property
+    def has_groundtruth(self) -> bool:
+        return type(self).get_groundtruth is not DetectionDataset.get_groundtruth
+
+    @property
     def can_draw(self) -> bool:
-        overridden = (type(self).read_image, type(self).get_groundtruth)
-        return DetectionDataset.read_image not in overridden and DetectionDataset.get_groundtruth not in overridden
+        return self.has_groundtruth and type(self).read_image is not DetectionDataset.read_image
 
     # Cached properties, which a data set may override or assign to.
 
@@ -145,12 +149,20 @@ class AdaptedDataset(DetectionDataset):
         return type(self.dataset).__name__
 
     @property
+    def has_groundtruth(self) -> bool:
+        return hasattr(self.dataset, "get_groundtruth")
+
+    @property
     def can_draw(self) -> bool:
-        return all(hasattr(self.dataset, name) for name in ("read_image", "get_groundtruth"))
+        return self.has_groundtruth and hasattr(self.dataset, "read_image")
 
 
 _MISSING = object()
-_MEMBERS = {name for name in vars(DetectionDataset) if not name.startswith("_")} - {"kind", "can_draw"}
+_MEMBERS = {name for name in vars(DetectionDataset) if not name.startswith("_")} - {
+    "kind",
+    "has_groundtruth",
+    "can_draw",
+}
 
 
 def as_detection_dataset(dataset: Any) -> DetectionDataset:

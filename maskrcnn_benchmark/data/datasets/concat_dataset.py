@@ -47,6 +47,10 @@ class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
         return self.datasets[dataset].read_image(position)
 
     @property
+    def has_groundtruth(self) -> bool:
+        return all(dataset.has_groundtruth for dataset in self.datasets)
+
+    @property
     def can_draw(self) -> bool:
         return all(dataset.can_draw for dataset in self.datasets)
 

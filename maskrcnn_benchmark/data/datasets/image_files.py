@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _EXIF_ORIENTATION = 0x0112
@@ -26,26 +28,51 @@ def read_image(
         upright: apply the Exif orientation, as viewers do; for images without annotations.
     Raises: FileNotFoundError; OSError if the file is not an image, is damaged, or has another size.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if size_wh is not None and image.size != tuple(size_wh):
-                image = _turned(image, size_wh)
-            elif upright:
-                image = ImageOps.exif_transpose(image)
-            rgb = to_rgb(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow raises all of these for damaged files, SyntaxError too
-        cause = "it is not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
-        raise OSError(f"image file {os.fspath(path)} cannot be read: {cause}") from error
+    with _open(path) as image:
+        image.load()
+        if size_wh is not None and image.size != tuple(size_wh):
+            image = _turned(image, size_wh)
+        elif upright:
+            image = ImageOps.exif_transpose(image)
+        rgb = to_rgb(image)
     if size_wh is not None and rgb.size != tuple(size_wh):
         raise OSError(
             f"image file {os.fspath(path)} is {rgb.width} x {rgb.height} pixels, "
             f"but its annotations are for {size_wh[0]} x {size_wh[1]}"
         )
     return rgb
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in the header of an image file. Raises: FileNotFoundError, OSError."""
+    with _open(path) as image:
+        return image.size
+
+
+def read_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
+    """The values (H, W) of an image file with one channel of 8, 16 or 32 bits, such as labels or instance ids.
+
+    Raises: FileNotFoundError; OSError if the file is not an image, is damaged, or has several channels.
+    """
+    with _open(path) as image:
+        values = np.asarray(image)
+        if values.ndim != 2 or values.dtype.kind not in "ui":
+            raise OSError(f"it has the mode {image.mode}, not one channel of whole numbers")
+    return values.astype(np.int32)
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """The opened image; all errors of the block name the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image file {os.fspath(path)} does not exist") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow raises all of these for damaged files, SyntaxError too
+        cause = "it is not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
+        raise OSError(f"image file {os.fspath(path)} cannot be read: {cause}") from error
 
 
 def check_files_exist(root: str, names: Iterable[str], source: str) -> None:
@@ -60,7 +87,7 @@ def check_files_exist(root: str, names: Iterable[str], source: str) -> None:
         total += 1
         folder, base = os.path.split(name)
         if folder not in listings:
-            listings[folder] = _list_folder(os.path.join(root, folder))
+            listings[folder] = list_folder(os.path.join(root, folder))
         if base not in listings[folder]:
             missing.append(name)
     if missing:
@@ -70,7 +97,8 @@ def check_files_exist(root: str, names: Iterable[str], source: str) -> None:
         )
 
 
-def _list_folder(path: str) -> set[str]:
+def list_folder(path: str) -> set[str]:
+    """The names in a folder; none if it does not exist."""
     try:
         with os.scandir(path) as entries:
             return {entry.name for entry in entries}

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
-from maskrcnn_benchmark.data.datasets.image_files import read_image
+from maskrcnn_benchmark.data.datasets.image_files import read_image, read_size
 from maskrcnn_benchmark.data.datasets.packed_dataset import Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -61,6 +61,5 @@ class ListDataset(DetectionDataset):
         elif isinstance(entry, Image.Image):
             (width, height), name = entry.size, None
         else:
-            with Image.open(entry) as image:
-                (width, height), name = image.size, os.fspath(entry)
+            (width, height), name = read_size(entry), os.fspath(entry)
         return {"id": index, "file_name": name, "width": width, "height": height}

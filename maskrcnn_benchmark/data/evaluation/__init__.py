@@ -4,8 +4,10 @@ from .base import EVALUATORS, EvaluationSettings, Evaluator
 from .build import build_evaluator, evaluate
 from .coco import CocoEvaluator
 from .results import EvaluationResults, check_expected_results, write_results
+from .voc import VocEvaluator
 
 EVALUATORS.register("COCO", CocoEvaluator.from_settings)
+EVALUATORS.register("VOC", VocEvaluator)
 
 __all__ = [
     "EVALUATORS",
@@ -13,6 +15,7 @@ __all__ = [
     "EvaluationResults",
     "EvaluationSettings",
     "Evaluator",
+    "VocEvaluator",
     "build_evaluator",
     "check_expected_results",
     "evaluate",

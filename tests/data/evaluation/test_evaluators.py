@@ -106,12 +106,12 @@ def test_tables_are_written_into_a_new_folder(tmp_path):
 
 def test_unknown_names_are_told(count):
     dataset = FakeDataset(ANNOTATIONS)
-    with pytest.raises(KeyError, match="TEST.EVALUATORS names 'Coco'; registered: COCO, Count"):
+    with pytest.raises(KeyError, match="TEST.EVALUATORS names 'Coco'; registered: COCO, Count, VOC"):
         build_evaluator(dataset, evaluators=("Coco",))
     with pytest.raises(ValueError, match="unknown iou types .'age'.: COCO scores bbox; Count scores count"):
         build_evaluator(dataset, iou_types=("bbox", "age"), evaluators=("COCO", "Count"))
-    dataset.evaluator = "VOC"
-    with pytest.raises(KeyError, match="the data set's attribute `evaluator` names 'VOC'"):
+    dataset.evaluator = "Unheard"
+    with pytest.raises(KeyError, match="the data set's attribute `evaluator` names 'Unheard'"):
         build_evaluator(dataset)
     with pytest.raises(ValueError, match="there are no results called 'age'; there are bbox, segm, segm_coarse"):
         task_of("age")
