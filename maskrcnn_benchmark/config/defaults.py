@@ -33,7 +33,7 @@ _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports bo
 _C.MODEL.MASK_ON = False  # add the mask branch
 _C.MODEL.KEYPOINT_ON = False  # add the keypoint branch
 _C.MODEL.REFINE_ON = False  # new: add the refine head after the mask and keypoint branches
-_C.MODEL.RETINANET_ON = False  # a one-stage RetinaNet head in place of RPN and ROI heads
+_C.MODEL.RETINANET_ON = False  # RetinaNet in place of the RPN and the RoI heads; its keys are MODEL.RETINANET
 _C.MODEL.CLS_AGNOSTIC_BBOX_REG = False  # one regressed box per RoI rather than one per class
 
 _C.MODEL.BACKBONE = CN()
@@ -121,7 +121,8 @@ _C.MODEL.HRNET.STAGE4.MULTI_OUTPUT = True  # fuse into every branch; False: only
 _C.MODEL.NECK = CN()  # fork: HRFPN, the neck of HRNET-HR
 _C.MODEL.NECK.IN_CHANNELS = (32, 64, 128, 256)  # channels of the body's outputs, finest first; () = take them from it
 _C.MODEL.NECK.OUT_CHANNELS = 256  # channels of every level
-_C.MODEL.NECK.NUM_OUTS = 5  # levels; strides 4, 8, 16, 32, 64
+_C.MODEL.NECK.NUM_OUTS = 5  # levels; strides 4, 8, 16, 32, 64, times STRIDE
+_C.MODEL.NECK.STRIDE = 1  # new: stride of the convolution of each level; 2 for RetinaNet's levels, 8 to 128
 _C.MODEL.NECK.POOLING = "AVG"  # how the coarser levels are made: AVG or MAX
 _C.MODEL.NECK.NORM = ""  # new: norm after each convolution, as RESNETS.NORM; "" = none
 _C.MODEL.NECK.ACTIVATION = False  # not read, nor does the fork read it
@@ -246,24 +247,24 @@ _C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # keep the coarse predictions in de
 
 _C.MODEL.RETINANET = CN()
 _C.MODEL.RETINANET.NUM_CLASSES = 81  # with the background
-_C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # base size, per level
-_C.MODEL.RETINANET.ASPECT_RATIOS = (0.5, 1.0, 2.0)
-_C.MODEL.RETINANET.ANCHOR_STRIDES = (8, 16, 32, 64, 128)
-_C.MODEL.RETINANET.STRADDLE_THRESH = 0
-_C.MODEL.RETINANET.OCTAVE = 2.0  # ratio between the base sizes of neighbouring levels
+_C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # smallest size, per level
+_C.MODEL.RETINANET.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # heights divided by widths
+_C.MODEL.RETINANET.ANCHOR_STRIDES = (8, 16, 32, 64, 128)  # pixels per cell of each level; () = those of the backbone
+_C.MODEL.RETINANET.STRADDLE_THRESH = 0  # not read, nor does upstream: all anchors are trained on
+_C.MODEL.RETINANET.OCTAVE = 2.0  # a level's sizes are ANCHOR_SIZES * OCTAVE ** (k / SCALES_PER_OCTAVE), k from 0
 _C.MODEL.RETINANET.SCALES_PER_OCTAVE = 3  # sizes per level
 _C.MODEL.RETINANET.USE_C5 = True  # make P6 from C5, else from P5
 _C.MODEL.RETINANET.NUM_CONVS = 4  # per tower
 _C.MODEL.RETINANET.BBOX_REG_WEIGHT = 4.0  # divisor of the regression loss
 _C.MODEL.RETINANET.BBOX_REG_BETA = 0.11  # where smooth L1 turns from square to linear
-_C.MODEL.RETINANET.PRE_NMS_TOP_N = 1000  # candidates per level
-_C.MODEL.RETINANET.FG_IOU_THRESHOLD = 0.5
-_C.MODEL.RETINANET.BG_IOU_THRESHOLD = 0.4
-_C.MODEL.RETINANET.LOSS_ALPHA = 0.25  # focal loss
-_C.MODEL.RETINANET.LOSS_GAMMA = 2.0
+_C.MODEL.RETINANET.PRE_NMS_TOP_N = 1000  # candidates per level and image before NMS
+_C.MODEL.RETINANET.FG_IOU_THRESHOLD = 0.5  # anchors that overlap an object by at least this learn its class
+_C.MODEL.RETINANET.BG_IOU_THRESHOLD = 0.4  # anchors below it are background; those between the two have no loss
+_C.MODEL.RETINANET.LOSS_ALPHA = 0.25  # focal loss: weight of the foreground
+_C.MODEL.RETINANET.LOSS_GAMMA = 2.0  # focal loss: exponent
 _C.MODEL.RETINANET.PRIOR_PROB = 0.01  # foreground probability at the start
-_C.MODEL.RETINANET.INFERENCE_TH = 0.05
-_C.MODEL.RETINANET.NMS_TH = 0.4
+_C.MODEL.RETINANET.INFERENCE_TH = 0.05  # detections have a score above this
+_C.MODEL.RETINANET.NMS_TH = 0.4  # detections of a class that overlap a better one more are dropped
 
 _C.MODEL.FBNET = CN()  # mobile architectures; not read, kept so that their files load
 _C.MODEL.FBNET.ARCH = "default"

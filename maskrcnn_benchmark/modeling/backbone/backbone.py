@@ -8,7 +8,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from maskrcnn_benchmark.modeling import registry
-from maskrcnn_benchmark.modeling.backbone.fpn import FPN
+from maskrcnn_benchmark.modeling.backbone.fpn import FPN, LastLevelP6P7
 from maskrcnn_benchmark.modeling.backbone.hrfpn import HRFPN
 from maskrcnn_benchmark.modeling.backbone.hrnet import HRNet
 from maskrcnn_benchmark.modeling.backbone.resnet import ResNet
@@ -64,6 +64,16 @@ def build_resnet_fpn_backbone(cfg: CfgNode, *, depth: int) -> Backbone:
     return Backbone({"body": body, "fpn": fpn}, fpn.out_channels, (*body.strides, body.strides[-1] * 2))
 
 
+def build_resnet_retinanet_backbone(cfg: CfgNode, *, depth: int) -> Backbone:
+    """Five maps of one width: P3 to P5 from stages 2 to 4 of the body, and P6 and P7."""
+    body = ResNet.from_cfg(cfg, depth=depth, return_stages=(2, 3, 4))
+    from_body, out_channels = cfg.MODEL.RETINANET.USE_C5, cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
+    top = LastLevelP6P7(body.out_channels[-1] if from_body else out_channels, out_channels, from_body=from_body)
+    fpn = FPN.from_cfg(cfg, body.out_channels, first_level=2, top_blocks=top)
+    coarsest = body.strides[-1]
+    return Backbone({"body": body, "fpn": fpn}, fpn.out_channels, (*body.strides, coarsest * 2, coarsest * 4))
+
+
 def build_hrnet_backbone(cfg: CfgNode) -> Backbone:
     """Maps of the branches: one map with STAGE4.MULTI_OUTPUT False, else four maps of different widths."""
     body = HRNet.from_cfg(cfg)
@@ -86,7 +96,8 @@ def build_hrnet_hrfpn_backbone(cfg: CfgNode) -> Backbone:
             f"MODEL.BACKBONE.OUT_CHANNELS is {out_channels}, MODEL.NECK.OUT_CHANNELS {neck.out_channels}; the heads "
             "receive the maps of the neck: set both to the same number."
         )
-    strides = [body.strides[0] * 2**level for level in range(cfg.MODEL.NECK.NUM_OUTS)]
+    finest = body.strides[0] * neck.stride
+    strides = [finest * 2**level for level in range(cfg.MODEL.NECK.NUM_OUTS)]
     return Backbone({"body": body, "neck": neck}, neck.out_channels, strides)
 
 
@@ -95,5 +106,7 @@ for _depth in (50, 101):
     registry.BACKBONES.register(f"R-{_depth}-C5", partial(build_resnet_backbone, depth=_depth, return_stage=4))
 for _depth in (50, 101, 152):
     registry.BACKBONES.register(f"R-{_depth}-FPN", partial(build_resnet_fpn_backbone, depth=_depth))
+for _depth in (50, 101):
+    registry.BACKBONES.register(f"R-{_depth}-FPN-RETINANET", partial(build_resnet_retinanet_backbone, depth=_depth))
 registry.BACKBONES.register("HRNET", build_hrnet_backbone)
 registry.BACKBONES.register("HRNET-HR", build_hrnet_hrfpn_backbone)

@@ -54,6 +54,7 @@ class FPN(nn.Module):
     Args:
         in_channels: channels of the maps of the body, finest first.
         out_channels: channels of every level.
+        first_level: number of the finest map in the names of the weights, `fpn_inner1` and so on.
         norm: norm after each convolution, or None.
         relu: ReLU after each convolution.
         top_blocks: a module (coarsest map of the body, of the pyramid) -> coarser levels; it has `num_levels`.
@@ -66,6 +67,7 @@ class FPN(nn.Module):
         in_channels: Sequence[int],
         out_channels: int,
         *,
+        first_level: int = 1,
         norm: NormFactory | None = None,
         relu: bool = False,
         top_blocks: nn.Module | None = None,
@@ -75,7 +77,7 @@ class FPN(nn.Module):
         make_conv = conv_with_kaiming_uniform(norm, relu)
         self.inner_blocks: list[str] = []
         self.layer_blocks: list[str] = []
-        for level, channels in enumerate(in_channels, start=1):
+        for level, channels in enumerate(in_channels, start=first_level):
             self.inner_blocks.append(f"fpn_inner{level}")
             self.layer_blocks.append(f"fpn_layer{level}")
             self.add_module(self.inner_blocks[-1], make_conv(channels, out_channels, 1))
@@ -94,12 +96,16 @@ class FPN(nn.Module):
         return outputs
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: Sequence[int]) -> "FPN":
+    def from_cfg(
+        cls, cfg: CfgNode, in_channels: Sequence[int], *, first_level: int = 1, top_blocks: nn.Module | None = None
+    ) -> "FPN":
+        """The pyramid as configured; without `top_blocks` it has one more level, by `LastLevelMaxPool`."""
         node = cfg.MODEL.FPN
         return cls(
             in_channels,
             cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
+            first_level=first_level,
             norm=norm_factory(node.NORM or ("GN" if node.USE_GN else ""), cfg.MODEL.GROUP_NORM, key="MODEL.FPN.NORM"),
             relu=node.USE_RELU,
-            top_blocks=LastLevelMaxPool(),
+            top_blocks=LastLevelMaxPool() if top_blocks is None else top_blocks,
         )

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.layers.norm import NormFactory
 from maskrcnn_benchmark.modeling.make_layers import conv_with_kaiming_uniform, norm_factory
-from maskrcnn_benchmark.utils.problems import check_choice, config_problem
+from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
 POOLINGS: dict[str, Callable[..., Tensor]] = {"AVG": F.avg_pool2d, "MAX": F.max_pool2d}
 
@@ -23,8 +23,9 @@ class HRFPN(nn.Module):
     Args:
         in_channels: channels of the branches, finest first.
         out_channels: channels of every level.
-        num_outs: number of levels; their strides are 1, 2, 4, ... times that of the finest branch.
+        num_outs: number of levels; their strides are 1, 2, 4, ... times that of the finest branch, times `stride`.
         pooling: "AVG" or "MAX".
+        stride: stride of the 3x3 convolutions; 2 makes every level half as fine.
         norm: norm after each convolution, or None.
     Inputs: (N, in_channels[i], H_i, W_i), finest first, any sizes. Returns: (N, out_channels, ceil(H_0 / 2**i), ...).
     Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition (HRNetV2p).
@@ -37,6 +38,7 @@ class HRFPN(nn.Module):
         *,
         num_outs: int = 5,
         pooling: str = "AVG",
+        stride: int = 1,
         norm: NormFactory | None = None,
     ) -> None:
         super().__init__()
@@ -45,11 +47,12 @@ class HRFPN(nn.Module):
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
         self.pooling = pooling
+        self.stride = stride
         make_conv = conv_with_kaiming_uniform(norm)
         # one entry, or two with a norm: in released weights the convolution is reduction_conv.0
         reduction = make_conv(sum(self.in_channels), out_channels, 1)
         self.reduction_conv = reduction if isinstance(reduction, nn.Sequential) else nn.Sequential(reduction)
-        self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3) for _ in range(num_outs))
+        self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3, stride) for _ in range(num_outs))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         pool = POOLINGS[self.pooling]
@@ -80,10 +83,12 @@ class HRFPN(nn.Module):
             )
         pooling = node.POOLING.strip().upper()
         check_choice("MODEL.NECK.POOLING", pooling, POOLINGS)
+        check_range("MODEL.NECK.STRIDE", node.STRIDE, 1)
         return cls(
             in_channels,
             node.OUT_CHANNELS,
             num_outs=node.NUM_OUTS,
             pooling=pooling,
+            stride=node.STRIDE,
             norm=norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.NECK.NORM"),
         )

@@ -24,6 +24,8 @@ EXPECTED = {  # out_channels, strides
     "R-50-FPN": (12, (4, 8, 16, 32, 64)),
     "R-101-FPN": (12, (4, 8, 16, 32, 64)),
     "R-152-FPN": (12, (4, 8, 16, 32, 64)),
+    "R-50-FPN-RETINANET": (12, (8, 16, 32, 64, 128)),
+    "R-101-FPN-RETINANET": (12, (8, 16, 32, 64, 128)),
     "HRNET": ((4, 6, 8, 10), (4, 8, 16, 32)),
     "HRNET-HR": (12, (4, 8, 16, 32, 64)),
 }
@@ -69,6 +71,22 @@ def test_a_detector_needs_one_width():
 def test_number_of_levels_of_the_neck():
     backbone = build_backbone(narrow_cfg("HRNET-HR", "MODEL.NECK.NUM_OUTS", 3))
     assert backbone.strides == (4, 8, 16) and len(backbone(torch.randn(1, 3, 32, 32))) == 3
+
+
+def test_stride_of_the_neck():
+    backbone = build_backbone(narrow_cfg("HRNET-HR", "MODEL.NECK.STRIDE", 2))
+    assert backbone.strides == (8, 16, 32, 64, 128)
+    outputs = backbone(torch.randn(1, 3, 97, 131))
+    assert [tuple(output.shape[2:]) for output in outputs] == [(-(-97 // s), -(-131 // s)) for s in backbone.strides]
+    with pytest.raises(ConfigError, match=r"MODEL.NECK.STRIDE is 0; expected at least 1\."):
+        build_backbone(narrow_cfg("HRNET-HR", "MODEL.NECK.STRIDE", 0))
+
+
+@pytest.mark.parametrize(("use_c5", "source"), [(True, 64), (False, 12)])
+def test_source_of_p6(use_c5, source):
+    backbone = build_backbone(narrow_cfg("R-50-FPN-RETINANET", "MODEL.RETINANET.USE_C5", use_c5))
+    assert backbone.fpn.top_blocks.p6.in_channels == source
+    assert len(backbone(torch.randn(1, 3, 32, 32))) == 5
 
 
 def test_unknown_backbone_is_explained():

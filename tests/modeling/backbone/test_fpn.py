@@ -79,3 +79,10 @@ def test_config():
     assert fpn.out_channels == 16 and isinstance(fpn.fpn_layer2[1], nn.GroupNorm)
     cfg.merge_from_list(["MODEL.FPN.NORM", "BN"])
     assert isinstance(FPN.from_cfg(cfg, CHANNELS).fpn_layer2[1], nn.BatchNorm2d)
+
+
+def test_weights_are_named_after_the_level():
+    fpn = FPN(CHANNELS, 5, first_level=2, top_blocks=LastLevelP6P7(8, 5))
+    names = {key.split(".")[0] for key in fpn.state_dict()}
+    assert names == {*(f"fpn_{kind}{level}" for kind in ("inner", "layer") for level in (2, 3, 4)), "top_blocks"}
+    assert len(fpn(body_features((9, 11), (5, 6), (3, 3)))) == 5
