@@ -27,6 +27,7 @@ from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.utils.detector_kind import num_classes
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -75,7 +76,7 @@ def random_batch(cfg: CfgNode, images: int, size_hw: Sequence[int]) -> tuple[Ima
         corners = torch.rand(8, 2, generator=generator) * (torch.tensor([width, height]) - sides)
         boxes = torch.cat([corners, corners + sides], dim=1)
         target = BoxList(boxes, (width, height), offset=cfg.MODEL.BOX_OFFSET)
-        target.add_field(LABELS, torch.randint(1, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, (8,), generator=generator))
+        target.add_field(LABELS, torch.randint(1, num_classes(cfg)[1], (8,), generator=generator))
         rectangles = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
         target.add_field(MASKS, SegmentationMask(rectangles, (width, height), mode="poly"))
         points = corners[:, None] + torch.rand(8, len(PersonKeypoints.NAMES), 2, generator=generator) * sides[:, None]

@@ -24,6 +24,7 @@ from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor, PreparedI
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -69,7 +70,7 @@ class COCODemo:
         min_image_size: int = 224,
         weight_loading: str | os.PathLike[str] | None = None,
     ) -> None:
-        if cfg.MODEL.RPN_ONLY:
+        if finds_only_proposals(cfg):
             raise ValueError("MODEL.RPN_ONLY is True: the model makes only proposals, but the demo shows detections")
         if show_mask_heatmaps and (not cfg.MODEL.MASK_ON or masks_per_dim < 1):
             raise ValueError(

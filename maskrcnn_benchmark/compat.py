@@ -159,8 +159,17 @@ NAMES: dict[str, dict[str, Entry]] = {
     "modeling.rpn.loss": {
         "make_rpn_loss_evaluator": Here("RPNLossComputation.from_cfg"),
     },
+    "modeling.rpn.retinanet.inference": {
+        "make_retinanet_postprocessor": Here("RetinaNetPostProcessor.from_cfg"),
+    },
+    "modeling.rpn.retinanet.loss": {
+        "make_retinanet_loss_evaluator": Here("RetinaNetLossComputation.from_cfg"),
+    },
+    "modeling.rpn.retinanet.retinanet": {
+        "build_retinanet": Here("RetinaNetModule.from_cfg"),
+    },
     "modeling.rpn.rpn": {
-        "build_rpn": Here("RPNModule.from_cfg"),
+        "build_rpn": Here("build_rpn", "modeling.rpn.build"),
     },
     "utils.c2_model_loading": {
         "load_c2_format": Here("load_c2_format", "modeling.state_dict_names"),

@@ -32,6 +32,7 @@ from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDatase
 from maskrcnn_benchmark.data.transforms import Resize, build_transforms
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, num_classes
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -142,10 +143,10 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
     """Raise ValueError if the categories or keypoints of a data set do not fit the model, as far as they are known."""
     named = zip(names, datasets, strict=True)
     known = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
-    if not cfg.MODEL.RPN_ONLY:
+    if not finds_only_proposals(cfg):
         groups = [known] if is_train else [[entry] for entry in known]  # trained on as one set, tested one by one
         for group in filter(None, groups):
-            _check_categories(group, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)
+            _check_categories(group, *num_classes(cfg))
     flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
     num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
     named_keypoints = all(len(dataset.keypoint_names) == num_keypoints for dataset in datasets)
@@ -157,7 +158,7 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
         )
 
 
-def _check_categories(known: Sequence[tuple[str, Sequence[str]]], num_classes: int) -> None:
+def _check_categories(known: Sequence[tuple[str, Sequence[str]]], key: str, count: int) -> None:
     largest_name, largest = max(known, key=lambda entry: len(entry[1]))
     for name, class_names in known:
         for label, (ours, theirs) in enumerate(zip(class_names, largest, strict=False)):
@@ -166,10 +167,10 @@ def _check_categories(known: Sequence[tuple[str, Sequence[str]]], num_classes: i
                     f"data sets that are trained on together must number their categories equally, but label {label} "
                     f"is {ours!r} in {name} and {theirs!r} in {largest_name}"
                 )
-    if len(largest) != num_classes:
+    if len(largest) != count:
         shown = ", ".join(largest[1:6]) + (", ..." if len(largest) > 6 else "")
         raise ValueError(
-            f"MODEL.ROI_BOX_HEAD.NUM_CLASSES is {num_classes}, but {largest_name} has {len(largest) - 1} categories "
+            f"{key} is {count}, but {largest_name} has {len(largest) - 1} categories "
             f"({shown}), {len(largest)} with the background: set NUM_CLASSES to {len(largest)}, "
             "or choose another data set"
         )

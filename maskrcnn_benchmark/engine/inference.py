@@ -18,6 +18,7 @@ from tqdm import tqdm
 from maskrcnn_benchmark.data.evaluation import EvaluationResults, Evaluator, build_evaluator, check_expected_results
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
 
 from .train_loop import PRECISIONS, autocast, bare_model
@@ -159,7 +160,7 @@ def run_tests(
             data_loader,
             dataset_name=name,
             iou_types=tasks_of_model(model),
-            box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
+            box_only=finds_only_proposals(cfg),
             bbox_aug=cfg.TEST.BBOX_AUG.ENABLED,
             device=device,
             expected_results=cfg.TEST.EXPECTED_RESULTS,

@@ -26,6 +26,7 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.utils.detector_kind import num_classes
 
 from .run.checks import check_evaluation
 from .run.processes import select_device
@@ -221,7 +222,7 @@ def find_category_names(cfg: CfgNode) -> dict[int, str]:
 
     Takes the names of an annotation file of the config, else those of COCO, if their number fits the model.
     """
-    count = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES - 1
+    count = num_classes(cfg)[1] - 1
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = _names_of_dataset(cfg, name)
         if len(names) == count:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers.candidates import ClassCandidates
 from maskrcnn_benchmark.layers.nms import batched_nms, nms_padded
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.fields import LABELS, SCORES
 
 
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, offset: int) -> tuple[Tensor, Tensor]:
@@ -28,6 +33,39 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, of
         return best, torch.ones_like(best, dtype=torch.bool)
     best = nms_padded(boxes, scores, threshold, len(boxes), groups, offset)
     return best.clamp(min=0), best >= 0
+
+
+def best_detections(
+    candidates: ClassCandidates,
+    sizes: Sequence[tuple[float, float]],
+    *,
+    nms_thresh: float,
+    detections_per_img: int,
+    offset: int,
+) -> list[BoxList]:
+    """Suppress candidates within their image and class, and keep the best of each image.
+
+    Args:
+        candidates: pairs of region and class; those whose score is not finite are dropped.
+        sizes: (width, height) of each of the N images.
+        nms_thresh: IoU above which the lower of two detections of one class is dropped; <= 0 drops none.
+        detections_per_img: largest number per image, over all classes; <= 0 for no limit.
+        offset: box convention.
+    Returns: N BoxLists with `scores` and `labels`, best first.
+    """
+    boxes, scores, labels, image_ids = candidates
+    num_images = len(sizes)
+    best, keep = suppress(boxes, scores, labels * num_images + image_ids, nms_thresh, offset)
+    boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
+    if detections_per_img > 0:
+        keep = first_of_groups(image_ids, num_images, detections_per_img, keep)
+    results = []
+    for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
+        detections = BoxList(boxes[rows], size, offset=offset)
+        detections.add_field(SCORES, scores[rows])
+        detections.add_field(LABELS, labels[rows])
+        results.append(detections)
+    return results
 
 
 def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -> Tensor:

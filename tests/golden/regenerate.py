@@ -15,7 +15,11 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 GOLDEN = Path(__file__).resolve().parent
 CONFIGS = GOLDEN.parents[1] / "configs"
-NAMES = ("hrnet_refine",)
+NAMES = ("hrnet_refine", "retinanet/retinanet_R-50-FPN_1x")
+
+
+def keys_file(name: str) -> Path:
+    return GOLDEN / f"{Path(name).name}.keys"
 
 
 def keys_of_config(name: str) -> str:
@@ -28,7 +32,7 @@ def keys_of_config(name: str) -> str:
 
 def main() -> None:
     for name in NAMES:
-        path = GOLDEN / f"{name}.keys"
+        path = keys_file(name)
         path.write_text(keys_of_config(name))
         print(f"wrote {path}")
 

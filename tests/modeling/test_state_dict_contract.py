@@ -8,7 +8,7 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.state_dict_names import load_state_dict
 from tests.contracts.contract import NAMES as CONTRACTS
 from tests.contracts.contract import Contract, read_contract
-from tests.golden.regenerate import GOLDEN, NAMES, keys_of_config
+from tests.golden.regenerate import NAMES, keys_file, keys_of_config
 
 
 def build(contract: Contract, device: str) -> torch.nn.Module:
@@ -59,7 +59,7 @@ def test_a_file_in_upstreams_format_loads_completely(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_of_our_configs(name):
-    expected, actual = (GOLDEN / f"{name}.keys").read_text(), keys_of_config(name)
+    expected, actual = keys_file(name).read_text(), keys_of_config(name)
     changed = sorted(set(expected.splitlines()) ^ set(actual.splitlines()))
     assert not changed and actual == expected, (
         f"{len(changed)} lines of {name}.keys differ or moved, e.g. {changed[:5]}. If the file format is meant to "

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from maskrcnn_benchmark.config import CfgNode, get_cfg
 from maskrcnn_benchmark.modeling.detector import GeneralizedRCNN
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
-from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
+from maskrcnn_benchmark.modeling.rpn.build import build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
 
 STRIDES = (4, 8, 16)
 CHANNELS = 16
@@ -70,6 +71,11 @@ def tiny_cfg(*opts: object) -> CfgNode:
     return cfg
 
 
+RETINANET = (
+    *("MODEL.RETINANET_ON", True, "MODEL.RPN_ONLY", True, "MODEL.RETINANET.NUM_CLASSES", 3),
+    *("MODEL.RETINANET.ANCHOR_STRIDES", STRIDES, "MODEL.RETINANET.ANCHOR_SIZES", (12, 24, 48)),
+    *("MODEL.RETINANET.NUM_CONVS", 1, "MODEL.RETINANET.PRE_NMS_TOP_N", 50, "TEST.DETECTIONS_PER_IMG", 20),
+)
 ALL_HEADS = ("MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True, "MODEL.REFINE_ON", True)
 
 
@@ -77,8 +83,8 @@ def tiny_detector(cfg: CfgNode) -> GeneralizedRCNN:
     learns = not cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
     return GeneralizedRCNN(
         TinyBackbone(),
-        RPNModule.from_cfg(cfg, CHANNELS, learns=learns),
-        None if cfg.MODEL.RPN_ONLY else CombinedROIHeads.from_cfg(cfg, CHANNELS, learns=learns),
+        build_rpn(cfg, CHANNELS, learns=learns),
+        CombinedROIHeads.from_cfg(cfg, CHANNELS, learns=learns) if has_roi_heads(cfg) else None,
         size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
         only_refine_learns=not learns,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
+from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 
 from .errors import StartupError
 from .processes import Process
@@ -44,7 +45,7 @@ def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], ta
         build_evaluator(
             dataset,
             iou_types=tasks,
-            box_only=cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON,
+            box_only=finds_only_proposals(cfg),
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             evaluators=cfg.TEST.EVALUATORS,
         )

@@ -1,4 +1,4 @@
-"""Faster, Mask and Keypoint R-CNN: a backbone, a region proposal network and RoI heads."""
+"""Faster, Mask and Keypoint R-CNN: a backbone, a region proposal network and RoI heads. RetinaNet has no RoI heads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_dete
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import BOX_TASK
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import check_anchor_strides
+from maskrcnn_benchmark.modeling.rpn.build import build_rpn
+from maskrcnn_benchmark.modeling.rpn.retinanet.retinanet import RetinaNetModule
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
 from maskrcnn_benchmark.utils.problems import ConfigError, config_problem, skip_after_problem
 
 if TYPE_CHECKING:
@@ -32,8 +35,8 @@ class GeneralizedRCNN(nn.Module):
     Args:
         backbone: a module (N, 3, H, W) -> L maps. Its attribute `strides`, pixels per cell of each map, is compared
             with the anchors and the poolers; without it nothing is compared.
-        rpn: maps -> proposals.
-        roi_heads: proposals -> detections; None for a detector of proposals.
+        rpn: maps -> proposals; a RetinaNet: maps -> detections.
+        roi_heads: proposals -> detections; None for a detector of proposals, and for RetinaNet.
         size_divisible: pad batches of single images to multiples of this.
         only_refine_learns: train the refine head on a frozen detector.
     Raises: ConfigError if the strides of the anchors or the scales of the poolers are not those of the backbone.
@@ -42,7 +45,7 @@ class GeneralizedRCNN(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        rpn: RPNModule,
+        rpn: RPNModule | RetinaNetModule,
         roi_heads: CombinedROIHeads | None,
         *,
         size_divisible: int = 0,
@@ -56,7 +59,7 @@ class GeneralizedRCNN(nn.Module):
         self.only_refine_learns = only_refine_learns
         strides = _strides(backbone)
         if strides is not None:
-            check_anchor_strides(rpn.anchor_generator.strides, strides)
+            check_anchor_strides(rpn.anchor_generator.strides, strides, rpn.anchor_generator.strides_key)
         if roi_heads is not None:
             fit_poolers(roi_heads, strides)
         if only_refine_learns:
@@ -64,18 +67,13 @@ class GeneralizedRCNN(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> GeneralizedRCNN:
-        if cfg.MODEL.RETINANET_ON:
-            raise ConfigError(
-                "MODEL.RETINANET_ON is True, but this package has no RetinaNet. Set it to False, and use an RPN with "
-                "heads, as in configs/hrnet_refine.yaml."
-            )
         only_refine_learns = _only_refine_learns(cfg)
         backbone = build_backbone(cfg)
         channels, learns = _channels(backbone, cfg.MODEL.BACKBONE.CONV_BODY), not only_refine_learns
-        rpn: RPNModule | None = None
+        rpn: RPNModule | RetinaNetModule | None = None
         with skip_after_problem():
-            rpn = RPNModule.from_cfg(cfg, channels, learns=learns, backbone_strides=_strides(backbone))
-        roi_heads = None if cfg.MODEL.RPN_ONLY else CombinedROIHeads.from_cfg(cfg, channels, learns=learns)
+            rpn = build_rpn(cfg, channels, learns=learns, backbone_strides=_strides(backbone))
+        roi_heads = CombinedROIHeads.from_cfg(cfg, channels, learns=learns) if has_roi_heads(cfg) else None
         assert rpn is not None, "its problem was reported"
         return cls(
             backbone,
@@ -99,7 +97,7 @@ class GeneralizedRCNN(nn.Module):
             targets: N BoxLists of ground truth, each of which may be empty, with `labels` and the fields that the heads
                 learn from; training only.
         Returns: in training the losses, scalars by name. At inference N BoxLists in pixels of the images, with
-            `scores`, `labels` and the fields of the heads; without heads, with `objectness`.
+            `scores`, `labels` and the fields of the heads; of a detector of proposals, with `objectness`.
         Raises: ValueError in training: without targets, for targets whose number, sizes or box convention do not fit,
             and for boxes without area.
         """

@@ -15,6 +15,7 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogi
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -174,7 +175,7 @@ def outputs_of(cfg: CfgNode) -> dict[str, OutputKind]:
 
 def tasks_of(cfg: CfgNode) -> tuple[str, ...]:
     """Names of the evaluations that a model of this config allows; "bbox" comes first."""
-    if cfg.MODEL.RPN_ONLY:
+    if not has_roi_heads(cfg):
         return (BOX_TASK,)
     return task_names(outputs_of(cfg).values())
 

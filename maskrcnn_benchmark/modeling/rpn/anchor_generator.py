@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CACHED_GRIDS = 8  # combinations of feature sizes whose anchors are cached; 4 MB for an image of 1333 x 800
+STRIDES_KEY = "MODEL.RPN.ANCHOR_STRIDE"
 SAME_ANCHOR = 1e-3  # largest difference between corners of equal anchors, in pixels
 
 
@@ -78,6 +79,7 @@ class AnchorGenerator(nn.Module):
         straddle_thresh: an anchor that extends more than this many pixels beyond the image is not visible; with a
             negative number all anchors are visible.
         offset: box convention.
+        sizes_key, strides_key: config keys of the sizes and the strides, for messages.
     Raises: ValueError if the numbers of sizes and strides differ, or if one of them is not positive.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.1.
     """
@@ -92,23 +94,26 @@ class AnchorGenerator(nn.Module):
         straddle_thresh: float = 0,
         *,
         offset: int = INCLUSIVE,
+        sizes_key: str = "MODEL.RPN.ANCHOR_SIZES",
+        strides_key: str = STRIDES_KEY,
     ) -> None:
         super().__init__()
         if len(sizes) != len(strides):
             raise ValueError(
-                f"MODEL.RPN.ANCHOR_SIZES has {len(sizes)} entries ({tuple(sizes)}), MODEL.RPN.ANCHOR_STRIDE "
-                f"{len(strides)} ({tuple(strides)}); each feature level needs a stride and a size (or several sizes)"
+                f"{sizes_key} has {len(sizes)} entries ({tuple(sizes)}), {strides_key} {len(strides)} "
+                f"({tuple(strides)}); each feature level needs a stride and a size (or several sizes)"
             )
         sizes_of_levels = [tuple(size) if isinstance(size, (tuple, list)) else (size,) for size in sizes]
         numbers = [*aspect_ratios, *strides, *(size for level_sizes in sizes_of_levels for size in level_sizes)]
-        if not numbers or min(numbers) <= 0:
+        if len(aspect_ratios) == 0 or min(numbers) <= 0:
             raise ValueError(
-                f"MODEL.RPN.ANCHOR_SIZES is {tuple(sizes)}, ASPECT_RATIOS {tuple(aspect_ratios)}, ANCHOR_STRIDE "
+                f"{sizes_key} is {tuple(sizes)}, ASPECT_RATIOS {tuple(aspect_ratios)}, {strides_key} "
                 f"{tuple(strides)}; expected positive numbers"
             )
         self.strides = tuple(strides)
         self.straddle_thresh = straddle_thresh
         self.offset = offset
+        self.sizes_key, self.strides_key = sizes_key, strides_key
         self.cell_anchors = BufferList(
             [
                 generate_anchors(stride, level_sizes, aspect_ratios, offset)
@@ -160,7 +165,7 @@ class AnchorGenerator(nn.Module):
         """
         if len(feature_sizes) != len(self.strides):
             raise ValueError(
-                f"the backbone gives {len(feature_sizes)} feature levels, MODEL.RPN.ANCHOR_STRIDE names "
+                f"the backbone gives {len(feature_sizes)} feature levels, {self.strides_key} names "
                 f"{len(self.strides)} strides: {self.strides}"
             )
         cells = [anchors.float() for anchors in self.cell_anchors]  # float32 also in a half-precision model
@@ -200,8 +205,10 @@ class AnchorGenerator(nn.Module):
         if in_file and (in_file.keys() != own.keys() or not all(_equal(in_file[key], own[key]) for key in own)):
             logger.warning(
                 "the anchors of the checkpoint differ from those of the config, which are used. The checkpoint's "
-                "weights were trained with other anchors and will score badly: compare MODEL.RPN.ANCHOR_SIZES, "
-                "ASPECT_RATIOS, ANCHOR_STRIDE and MODEL.BOX_OFFSET with the config of its training."
+                "weights were trained with other anchors and will score badly: compare %s, ASPECT_RATIOS, %s and "
+                "MODEL.BOX_OFFSET with the config of its training.",
+                self.sizes_key,
+                self.strides_key,
             )
         state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -211,13 +218,15 @@ def _equal(anchors: Tensor, others: Tensor) -> bool:
     return anchors.shape == others.shape and torch.allclose(anchors.to(others), others, atol=SAME_ANCHOR)
 
 
-def check_anchor_strides(strides: Sequence[int], backbone_strides: Sequence[int]) -> None:
+def check_anchor_strides(
+    strides: Sequence[int], backbone_strides: Sequence[int], strides_key: str = STRIDES_KEY
+) -> None:
     """Report strides of anchors that differ from those of the backbone's levels."""
     if tuple(strides) != tuple(backbone_strides):
         config_problem(
-            f"MODEL.RPN.ANCHOR_STRIDE is {tuple(strides)}, the backbone's levels have the strides "
-            f"{tuple(backbone_strides)}; set it to these, or to () for the strides of the backbone, and "
-            f"MODEL.RPN.USE_FPN to {len(backbone_strides) > 1}."
+            f"{strides_key} is {tuple(strides)}, the backbone's levels have the strides {tuple(backbone_strides)}; set "
+            "it to these, or to () for the strides of the backbone"
+            + (f", and MODEL.RPN.USE_FPN to {len(backbone_strides) > 1}." if strides_key == STRIDES_KEY else ".")
         )
 
 

@@ -56,6 +56,5 @@ def test_a_users_module_that_needs_real_tensors_is_left_to_the_real_build(monkey
 
 
 def test_an_error_of_a_constructor_is_a_problem():
-    assert any(
-        "RETINANET_ON is True" in problem for problem in find_config_problems(tiny_cfg("MODEL.RETINANET_ON", True))
-    )
+    cfg = tiny_cfg("MODEL.RETINANET_ON", True, "MODEL.RETINANET.ANCHOR_STRIDES", ())
+    assert any("MODEL.RETINANET.ANCHOR_SIZES has 5 entries" in problem for problem in find_config_problems(cfg))

@@ -172,8 +172,6 @@ def test_strides_and_scales_are_checked_when_the_model_is_made():
         tiny_detector(tiny_cfg("MODEL.RPN.ANCHOR_STRIDE", (4, 8, 32)))
     with pytest.raises(ValueError, match=r"the box head's POOLER_SCALES are \(0.125, 0.0625\)"):
         tiny_detector(tiny_cfg("MODEL.ROI_BOX_HEAD.POOLER_SCALES", (0.125, 0.0625)))
-    with pytest.raises(ValueError, match="RETINANET_ON"):
-        build_detection_model(tiny_cfg("MODEL.RETINANET_ON", True))
 
 
 def test_padding_of_single_images_is_the_configurations():

@@ -12,9 +12,9 @@ from maskrcnn_benchmark.layers.boxes import box_sizes
 from maskrcnn_benchmark.layers.candidates import ClassCandidates, class_candidates, classes_above
 from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
-from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
+from maskrcnn_benchmark.modeling.selection import best_detections
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS, SCORES
+from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.utils.problems import check_range
 
 if TYPE_CHECKING:
@@ -122,16 +122,10 @@ class PostProcessor:
             sizes: (width, height) of each of the N images, in pixels.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """
-        boxes, scores, labels, image_ids = candidates
-        num_images, offset = len(sizes), self.box_coder.offset
-        best, keep = suppress(boxes, scores, labels * num_images + image_ids, self.nms, offset)
-        boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
-        if self.detections_per_img > 0:
-            keep = first_of_groups(image_ids, num_images, self.detections_per_img, keep)
-        results = []
-        for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
-            detections = BoxList(boxes[rows], size, offset=offset)
-            detections.add_field(SCORES, scores[rows])
-            detections.add_field(LABELS, labels[rows])
-            results.append(detections)
-        return results
+        return best_detections(
+            candidates,
+            sizes,
+            nms_thresh=self.nms,
+            detections_per_img=self.detections_per_img,
+            offset=self.box_coder.offset,
+        )

@@ -1,0 +1,1 @@
+"""RetinaNet: classes and boxes for every anchor, without proposals and RoI heads."""
