@@ -208,7 +208,7 @@ def test_messages():
         rpn_candidates([anchors[0], anchors[1][1:]], objectness, regression, SIZES, 5, **settings)
     with pytest.raises(RuntimeError, match=r"\(N, 4 \* A, H, W\) for 2 images; level 0 has 594 logits and 1188 deltas"):
         rpn_candidates(anchors, objectness, [level[:1] for level in regression], SIZES, 5, **settings)
-    with pytest.raises(RuntimeError, match="as many levels, at least one; got 1, 2 and 2"):
+    with pytest.raises(RuntimeError, match="levels, at least one; got 1, 2 and 2"):
         rpn_candidates(anchors[:1], objectness, regression, SIZES, 5, **settings)
     with pytest.raises(RuntimeError, match="four weights are expected, of dx, dy, dw and dh; got 3"):
         rpn_candidates(anchors, objectness, regression, SIZES, 5, weights=(1.0,) * 3, offset=0, min_size=0)
@@ -217,7 +217,7 @@ def test_messages():
         class_candidates(
             scores, deltas, references, image_ids, SIZES, 0.2, weights=WEIGHTS, offset=0, class_agnostic=True
         )
-    with pytest.raises(RuntimeError, match=r"as many rows; got 40, 40, 39 and 40"):
+    with pytest.raises(RuntimeError, match=r"rows; got 40, 40, 39 and 40"):
         class_candidates(scores, deltas, references[1:], image_ids, SIZES, 0.2, weights=WEIGHTS, offset=0)
     with pytest.raises(RuntimeError, match="row 0 is of image 7, but the sizes of 2 were given"):
         class_candidates(scores, deltas, references, image_ids * 0 + 7, SIZES, 0.2, weights=WEIGHTS, offset=0)

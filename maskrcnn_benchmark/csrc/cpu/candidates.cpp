@@ -129,8 +129,8 @@ std::tuple<Tensor, Tensor, Tensor> rpn_candidates_cpu(
   const Decoding decoding(op, weights, clamp, offset);
   STD_TORCH_CHECK(
       !objectness.empty() && anchors.size() == objectness.size() && box_regression.size() == objectness.size(), op,
-      ": anchors, objectness and box_regression must be of as many levels, at least one; got ", anchors.size(), ", ",
-      objectness.size(), " and ", box_regression.size());
+      ": anchors, objectness and box_regression must have the same number of levels, at least one; got ",
+      anchors.size(), ", ", objectness.size(), " and ", box_regression.size());
   STD_TORCH_CHECK(most >= 0, op, ": the number of boxes before suppression must not be negative; got ", most);
   const int64_t images = sizes.size(0);
   std::vector<RpnLevel> levels;
@@ -215,7 +215,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> class_candidates_cpu(
       scores.dim() == 2 && scores.size(1) >= 1 && box_regression.dim() == 2 && references.dim() == 2 &&
           references.size(1) == 4 && box_regression.size(0) == scores.size(0) && references.size(0) == scores.size(0) &&
           images.dim() == 1 && images.size(0) == scores.size(0),
-      op, ": scores (R, J), box_regression (R, 4 * J), references (R, 4) and images (R,) must be of as many rows; got ",
+      op,
+      ": scores (R, J), box_regression (R, 4 * J), references (R, 4) and images (R,) must have the same number of "
+      "rows; got ",
       scores.size(0), ", ", box_regression.size(0), ", ", references.size(0), " and ", images.numel());
   const int64_t classes = scores.size(1), expected = class_agnostic ? 8 : 4 * classes;
   STD_TORCH_CHECK(

@@ -57,7 +57,7 @@ class RunLengths {
 };
 
 // The run lengths of each mask as paste_masks draws it: the lengths of all masks in one tensor, and (R + 1,) where
-// those of each mask start. Only the pixels that a mask can reach are drawn.
+// the lengths of each mask start. Only the pixels that a mask can reach are drawn.
 std::tuple<Tensor, Tensor> mask_run_lengths_cpu(
     const Tensor& masks, const Tensor& extents, int64_t height, int64_t width, double threshold) {
   check_masks("mask_run_lengths", masks, extents);

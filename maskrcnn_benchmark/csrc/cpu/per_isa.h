@@ -32,7 +32,7 @@ enum class Isa { portable, avx2, avx512 };
 
 inline Isa isa_of_processor() {
 #if defined(MRB_X86)
-  // f16c is not tested, since older compilers do not know the name; every processor with AVX2 has it
+  // f16c is not tested because older compilers do not support the name; every processor with AVX2 has it
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
