@@ -61,15 +61,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="resume",
         action="store_true",
         default=None,
-        help="continue from the last checkpoint in OUTPUT_DIR, whatever the config says about the model; start anew "
-        "if there is none. Without either flag, a run continues if its MODEL keys (including MODEL.WEIGHT) are those "
-        "of the run that wrote the checkpoint, and refuses to start if they differ",
+        help="continue from the last checkpoint in OUTPUT_DIR, even if the config has a different model; start a new "
+        "run if there is none. Without either flag, a run continues if its MODEL keys (including MODEL.WEIGHT) equal "
+        "those of the checkpoint's run, and refuses to start if they differ",
     )
     resume.add_argument(
         "--no-resume",
         dest="resume",
         action="store_false",
-        help="start anew from MODEL.WEIGHT, whatever OUTPUT_DIR holds; its files are overwritten as the run proceeds",
+        help="start a new run from MODEL.WEIGHT and ignore the checkpoints in OUTPUT_DIR; its files are overwritten",
     )
     return parser.parse_args(argv)
 

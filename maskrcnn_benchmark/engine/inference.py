@@ -91,8 +91,8 @@ def inference(
 ) -> EvaluationResults | None:
     """Evaluate a model on a data set. Each rank runs it on its batches, the main rank scores the results. Collective.
 
-    The evaluator compresses the detections of each batch (masks become run lengths), so that those of thousands of
-    images fit into memory. They are gathered through CPU memory.
+    The evaluator compresses the detections of each batch (masks become run lengths), so that the detections of
+    thousands of images fit into memory. They are gathered through CPU memory.
 
     Args:
         iou_types: the tasks to score, see `tasks_of_model`.

@@ -81,7 +81,7 @@ class Predictor:
     """Runs a trained model on images, prepared exactly as in the test loop.
 
     An image is a path, a PIL image, or an array (H, W, 3) of uint8. For an array, `channel_order` says whether its
-    channels are "RGB" or "BGR" (OpenCV's); gray arrays (H, W) need no order. Files are rotated as their Exif data says.
+    channels are "RGB" or "BGR" (OpenCV's); gray arrays (H, W) need no order. Files are rotated by their Exif data.
 
     Results are BoxLists on the CPU, in pixels of the given image, best scores first, with SCORES, LABELS and the fields
     of the heads. MASK holds probabilities that span MASK_BOXES; `drawing.image_masks` pastes them into the image.
@@ -91,7 +91,7 @@ class Predictor:
         cfg: the config of the model; MODEL.DEVICE, DTYPE, INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST are used as in a test.
         weights: a file, a URL or a catalog:// name; None: the last checkpoint in OUTPUT_DIR, else MODEL.WEIGHT.
         model: a model with its weights; `weights` is then not read.
-        categories: {label: name}; None: those of the checkpoint, else those of the config's data sets.
+        categories: {label: name}; None: taken from the checkpoint, else from the config's data sets.
     Attributes:
         cfg: as given.
         device: the device of the model.
@@ -220,7 +220,7 @@ def detections_in_image(detections: BoxList, size_wh: tuple[int, int]) -> BoxLis
 def find_category_names(cfg: CfgNode) -> dict[int, str]:
     """Return {label: name}, 0 is the background, for a checkpoint without names.
 
-    Takes the names of an annotation file of the config, else those of COCO, if their number fits the model.
+    Takes the names from an annotation file of the config, else COCO's names, if their number fits the model.
     """
     count = num_classes(cfg)[1] - 1
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):

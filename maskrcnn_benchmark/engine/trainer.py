@@ -70,8 +70,8 @@ def do_train(
         data_loader_val: one loader per name in DATASETS.TEST; used if `test_period` is above 0.
         checkpoint_period: iterations between checkpoints; 0 for the final one only.
         test_period: iterations between evaluations; 0 for none.
-        arguments: "iteration", and in a resumed run what else the checkpoint holds. Updated with the progress, with
-            "best" and with "evaluated_at", the iteration of the latest evaluation.
+        arguments: "iteration", and in a resumed run the other entries of the checkpoint. Updated with the progress,
+            with "best" and with "evaluated_at", the iteration of the latest evaluation.
         hooks: the user's own.
     Returns: the trainer after its last step. Its `stop_reason` is set if the run ended early. The model then has its
         final weights: the mean ones if SOLVER.EMA_DECAY is on.
@@ -243,5 +243,5 @@ def _advice(cfg: CfgNode) -> str:
         else "set SOLVER.CLIP_GRADIENTS.ENABLED True",
     ]
     if cfg.DTYPE == "float16":
-        remedies.append("take DTYPE bfloat16, whose range is that of float32")
+        remedies.append("set DTYPE bfloat16, which has the range of float32")
     return f"What to do: {'; '.join(remedies)}. The last checkpoint is good; the same command continues from it."

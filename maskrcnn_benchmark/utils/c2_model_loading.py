@@ -60,7 +60,7 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # the secon
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that calls only the harmless names of `_ADMITTED`; Python's own calls whatever a file names."""
+    """An unpickler that calls only the harmless names in `_ADMITTED`; Python's calls any function that a file names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:

@@ -147,7 +147,7 @@ class Checkpointer:
             path: what `read` of this class accepts; None or "" leaves the model as it is. With `resume`, `path` is used
                 only if `save_dir` has no checkpoint yet, and only its weights are loaded.
             resume: continue a run: all tensors must fit the model; optimizer and schedule are restored as well.
-        Returns: what else the checkpoint holds. Without `resume` only "categories", if the checkpoint has them.
+        Returns: the other entries of the checkpoint. Without `resume` only "categories", if the checkpoint has them.
         Raises: CheckpointError; FileNotFoundError.
         """
         if resume and self.has_checkpoint():
@@ -177,8 +177,8 @@ class Checkpointer:
             names = [*report.missing, *report.mis_shaped]
             raise CheckpointError(
                 f"cannot resume from {path}: it does not fit the model ({len(report.missing)} tensors missing, "
-                f"{len(report.mis_shaped)} of another shape: {', '.join(names[:3])}, ...). Resume with the config of "
-                "that run, or start a new run with another OUTPUT_DIR and this file as MODEL.WEIGHT."
+                f"{len(report.mis_shaped)} of a different shape: {', '.join(names[:3])}, ...). Resume with the config "
+                "of that run, or start a new run with another OUTPUT_DIR and this file as MODEL.WEIGHT."
             )
         if self.optimizer is not None and "optimizer" in content:
             restore_optimizer(self.optimizer, content["optimizer"], self.model)

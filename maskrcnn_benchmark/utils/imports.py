@@ -11,13 +11,13 @@ from types import ModuleType
 def import_file(module_name: str, file_path: str | os.PathLike[str], make_importable: bool = False) -> ModuleType:
     """Import the Python file at `file_path`.
 
-    A file that is in `sys.modules` already, under any path or name, is not executed again. So it has what was added to
-    it since (a dataset that was registered in a catalog, for example).
+    A file that is in `sys.modules` already, under any path or name, is not executed again. So later additions to it
+    are kept, such as a dataset registered in a catalog.
 
     Args:
         module_name: the module's `__name__`.
         make_importable: add the module to `sys.modules`.
-    Raises: FileNotFoundError; whatever the file raises.
+    Raises: FileNotFoundError; the errors of the file itself.
     """
     path = os.path.abspath(file_path)
     if not os.path.isfile(path):

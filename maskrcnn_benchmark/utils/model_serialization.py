@@ -1,7 +1,7 @@
 """Load weights into a model: by equal names first, then by declared prefix rules, never by guessing.
 
-A report lists what a load did not do: tensors of the model that the file lacks, tensors of the file that the model does
-not have, and tensors of another shape. Those are skipped, so that a detector of 80 classes can start one of 2.
+A report lists the tensors that were not loaded: missing in the file or in the model, or of a different shape. They are
+skipped, so that a detector of 80 classes can start one of 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_LISTED = 10  # names or lines in a log message
 
 
 class PrefixRule(NamedTuple):
-    """Names in a file that begin with `source` stand for names in the model that begin with `target` instead."""
+    """Replaces the prefix `source` of names in a file by `target`, the prefix in the model."""
 
     source: str
     target: str
@@ -34,12 +34,12 @@ class PrefixRule(NamedTuple):
 
 @dataclass(frozen=True)
 class NameRules:
-    """How names in files may differ from those of a model.
+    """How names in files may differ from names in the model.
 
     Attributes:
         prefixes: tried for names that the model does not have; each rule whose target the model has applies.
-        inner: the same for a part in the middle of a name, tried after the prefixes.
-        ignored: endings of names in files that are not worth a report if the model does not read them.
+        inner: rules for a part in the middle of a name, tried after the prefixes.
+        ignored: endings of names in files that are not reported if the model does not read them.
     """
 
     prefixes: tuple[PrefixRule, ...] = ()
@@ -123,7 +123,7 @@ class LoadReport:
             parts = ", ".join(f"{part} ({count})" for part, count in self.fresh_parts().items())
             logger.warning("parts that start fresh, with their number of tensors: %s", parts)
         for name, (shape, shape_in_file) in _first(self.mis_shaped.items()):
-            logger.warning("another shape, skipped: %s is %s here and %s in the file", name, shape, shape_in_file)
+            logger.warning("different shape, skipped: %s is %s here and %s in the file", name, shape, shape_in_file)
         if self.unused:
             more = ", ..." if len(self.unused) > _MAX_LISTED else ""
             names = ", ".join(_first(self.unused)) + more
@@ -150,10 +150,10 @@ def strip_wrappers(state: Mapping[str, T]) -> dict[str, T]:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules = NO_RULES) -> LoadReport:
     """Copy the tensors of `state` into the model, as far as names and shapes fit.
 
-    A module may read other names than its own in `_load_from_state_dict`, such as those of older files. It is given
-    every tensor whose name, as it is or after a rule, lies directly below the module's; what it takes counts as used.
-    A module with the attribute `keeps_buffers` keeps its buffers. It is given those of the file, whatever their shape,
-    and may compare them.
+    A module may read other names than its own in `_load_from_state_dict`, such as names in older files. It gets every
+    tensor whose name, before or after a rule, lies directly below the module's; what it takes counts as used.
+    A module with the attribute `keeps_buffers` keeps its buffers. It gets the buffers of the file, of any shape, and
+    may compare them.
 
     Args:
         state: name -> tensor. The prefix of DistributedDataParallel is removed; entries without a tensor are skipped.
@@ -173,7 +173,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], rules: NameRules
     missing, unexpected = set(result.missing_keys), set(result.unexpected_keys)
     for name in own:
         if name not in given and (name in report.mis_shaped or name.endswith(_COUNTER) or name.startswith(kept)):
-            continue  # reported already, or nothing that the file has to have
+            continue  # already reported, or not needed in the file
         if name in missing:
             report.missing.append(name)
             continue
@@ -199,7 +199,7 @@ def _norms_without_statistics(unexpected: Collection[str], own: Mapping[str, Ten
 def _match(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], modules: Collection[str], rules: NameRules
 ) -> dict[str, str]:
-    """Name in the model -> name in the file. A tensor whose name the model has goes nowhere else."""
+    """Name in the model -> name in the file. No rule applies to a name that the model has."""
     sources = {name: name for name in state if name in own}
     for source in state:
         if source not in sources:
@@ -209,7 +209,7 @@ def _match(
 
 
 def _targets(source: str, own: Mapping[str, Tensor], modules: Collection[str], rules: NameRules) -> list[str]:
-    """Names in the model that a name in the file may stand for, which the model does not have."""
+    """Names in the model for a name in the file that the model does not have."""
     renamed = [rule.target + source[len(rule.source) :] for rule in rules.prefixes if source.startswith(rule.source)]
     for rule in rules.inner:
         renamed += [name.replace(rule.source, rule.target) for name in (source, *renamed) if rule.source in name]

@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], model: nn.Module) -> None:
     """Load `state` into `optimizer`, which was made from named parameters.
 
-    Each momentum goes to the parameter of the same name, so the parameter groups may differ. Files of
+    Momenta are assigned to parameters by name, so the parameter groups may differ. Files of
     maskrcnn-benchmark have no names and one group per parameter; they are read in the order of the model's parameters.
-    Settings such as weight decay stay those of `optimizer`, so a changed config takes effect; differences are logged.
+    `optimizer` keeps its settings, such as weight decay, so a changed config takes effect; differences are logged.
 
-    Raises: ValueError if neither names nor order tell which parameter a state belongs to.
+    Raises: ValueError if neither names nor order identify the parameters.
     """
     names_in_state = _names(state, model)
     if names_in_state is None or not all("param_names" in group for group in optimizer.param_groups):
@@ -41,7 +41,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 def _names(state: Mapping[str, Any], model: nn.Module) -> dict[int, str] | None:
-    """{index in a saved state: name of the parameter}; None if neither names nor order tell."""
+    """{index in a saved state: name of the parameter}; None if neither names nor order identify them."""
     groups = state["param_groups"]
     if all("param_names" in group for group in groups):
         pairs = [pair for group in groups for pair in zip(group["params"], group["param_names"], strict=True)]

@@ -17,8 +17,8 @@ class ConfigError(ValueError):
 def config_problem(text: str) -> None:
     """Report a problem of the config, in one line.
 
-    Inside `collect_config_problems` this returns, and the caller goes on with whatever it has, so that later problems
-    are found too.
+    Inside `collect_config_problems` this returns. The caller must go on with the values that it has, so that later
+    problems are found too.
 
     Raises: ConfigError outside `collect_config_problems`.
     """
@@ -61,8 +61,8 @@ def check_range(key: str, value: float, smallest: float, largest: float = math.i
 def skip_after_problem() -> Iterator[None]:
     """Skip the rest of the block if it fails while problems are collected and one has been reported.
 
-    A part of a model is built in such a block: with a key that is wrong it often cannot be built, and the error that
-    this raises says no more than the problem. The caller goes on with the next part.
+    Build each part of a model in such a block. With a wrong key a part often cannot be built, and its error adds
+    nothing to the problem already reported. The caller goes on with the next part.
     """
     try:
         yield

@@ -248,7 +248,7 @@ def test_another_model_in_the_output_folder_is_not_overwritten_by_accident(tools
     capsys.readouterr()
     assert train_net.main(other) == 1
     message = capsys.readouterr().out
-    assert "holds a checkpoint of a run with another model" in message
+    assert "holds a checkpoint of a run with a different model" in message
     assert "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM: was 256, now 64" in message
     assert "--no-resume" in message
     assert train_net.main(["--resume", *other]) == 1, "asked to continue: it does not fit, and says so"

@@ -285,7 +285,7 @@ def test_another_model_cannot_be_resumed(tmp_path):
     run = Run(tmp_path)
     run.save()
     with pytest.raises(
-        CheckpointError, match=r"cannot resume from .*0 tensors missing, 7 of another shape.*OUTPUT_DIR"
+        CheckpointError, match=r"cannot resume from .*0 tensors missing, 7 of a different shape.*OUTPUT_DIR"
     ):
         Run(tmp_path, width=5).checkpointer.load(resume=True)
 

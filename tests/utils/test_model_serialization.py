@@ -100,7 +100,7 @@ def test_other_shapes_are_skipped_and_reported(caplog):
     with caplog.at_level(logging.INFO):
         report.log(logging.getLogger("test"), "weights.pth")
     assert "weights.pth: 2 of 4 tensors of the model loaded" in caplog.text
-    assert "another shape, skipped: predictor.cls_score.weight is (2, 4) here and (81, 4) in the file" in caplog.text
+    assert "different shape, skipped: predictor.cls_score.weight is (2, 4) here and (81, 4) in the file" in caplog.text
     assert "parts that start fresh, with their number of tensors: predictor.cls_score (2)" in caplog.text
 
 

@@ -89,7 +89,7 @@ def warn_about_disk_space(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def _check_expected_result(entry: Any, may_be_own: bool) -> None:
-    """`may_be_own`: a task that is not known here may be that of an evaluator of the user's own."""
+    """`may_be_own`: an unknown task may belong to an evaluator of the user."""
     try:
         task, metric, (mean, deviation) = entry
         float(mean), float(deviation)
@@ -100,4 +100,4 @@ def _check_expected_result(entry: Any, may_be_own: bool) -> None:
         ) from None
     if metric not in TASK_METRICS.get(task, ()) and not (may_be_own and task not in TASK_METRICS):
         known = "; ".join(f"{name}: {', '.join(metrics)}" for name, metrics in TASK_METRICS.items())
-        raise StartupError(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; there are {known}.")
+        raise StartupError(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; the known metrics are {known}.")

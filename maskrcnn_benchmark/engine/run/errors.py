@@ -30,9 +30,9 @@ class StartupError(RuntimeError):
 def startup_errors() -> Iterator[None]:
     """Turn a ValueError or KeyError that this package raises inside the block into a StartupError.
 
-    Wrap the building of what a config describes: such an error says what is wrong with the config or the data. So do
-    ConfigError and UnknownNameError, whoever raises them. Other errors of other code, such as a user's own dataset, are
-    left alone because their traceback is needed.
+    Wrap the code that builds the objects of a config: such an error tells what is wrong with the config or the data.
+    ConfigError and UnknownNameError are turned into a StartupError even if other code raises them. Other errors of
+    other code, such as a user's own dataset, are not changed, because their traceback is needed.
     """
     try:
         yield

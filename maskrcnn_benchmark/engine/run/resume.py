@@ -26,7 +26,7 @@ _NOT_PART_OF_THE_MODEL = {"MODEL.DEVICE"}
 
 
 class ResumeError(StartupError):
-    """The output folder holds a checkpoint of another model, and no flag says what to do about it."""
+    """The output folder has a checkpoint of a different model, and no flag tells what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def plan_resume(cfg: CfgNode, flag: bool | None) -> ResumePlan:
     """Decide by the files in OUTPUT_DIR.
 
     Args:
-        flag: True for --resume (continue if there is a checkpoint, whatever the config), False for --no-resume
+        flag: True for --resume (continue if there is a checkpoint, for any config), False for --no-resume
             (start from MODEL.WEIGHT), None for neither (continue if the checkpoint is of the same model).
     Raises: ResumeError if the checkpoint is of a run whose MODEL keys differ and no flag was given, or if the
         checkpoint is missing.
@@ -71,19 +71,20 @@ def plan_resume(cfg: CfgNode, flag: bool | None) -> ResumePlan:
     of_model = [text for key, text in differences if key.startswith("MODEL.") and key not in _NOT_PART_OF_THE_MODEL]
     if of_model and flag is None:
         raise ResumeError(
-            f"{folder} holds a checkpoint of a run with another model:\n  " + "\n  ".join(of_model) + "\n"
-            "Give --resume to continue that run all the same, --no-resume to start anew from MODEL.WEIGHT, "
+            f"{folder} holds a checkpoint of a run with a different model:\n  " + "\n  ".join(of_model) + "\n"
+            "Give --resume to continue that run nevertheless, --no-resume to start a new run from MODEL.WEIGHT, "
             "or another OUTPUT_DIR to keep it."
         )
     logger.warning(
         "CONTINUING the run in %s from its last checkpoint; MODEL.WEIGHT (%r) is not loaded. "
-        "Give --no-resume, or another OUTPUT_DIR, to start anew.",
+        "Give --no-resume, or another OUTPUT_DIR, to start a new run.",
         folder, cfg.MODEL.WEIGHT,
     )  # fmt: skip
     changed = [text for key, text in differences if key not in ("SEED", "OUTPUT_DIR", "PATHS_CATALOG")]
     if changed:
         logger.warning(
-            "The config differs from that of the run it continues; the new values are used:\n  %s", "\n  ".join(changed)
+            "The config differs from the config of the continued run; the new values are used:\n  %s",
+            "\n  ".join(changed),
         )
     return ResumePlan(True, saved.SEED if saved is not None and saved.SEED >= 0 else None)
 
@@ -105,7 +106,7 @@ def broadcast_plan(plan: ResumePlan) -> ResumePlan:
 def _read_saved_config(folder: Path) -> CfgNode | None:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        logger.warning("%s is missing, so it is unknown whether the checkpoint beside it is of this config", path)
+        logger.warning("%s is missing, so it is unknown whether the checkpoint in its folder has this config", path)
         return None
     try:
         return load_config(path, lenient=True)

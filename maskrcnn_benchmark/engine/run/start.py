@@ -32,7 +32,7 @@ logger = logging.getLogger("maskrcnn_benchmark")
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose config is checked, whose processes have met, whose log is open and whose seed is set.
+    """A started run: its config is checked, its processes are connected, its log is open and its seed is set.
 
     Attributes:
         cfg: the config, frozen.

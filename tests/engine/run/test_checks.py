@@ -15,7 +15,7 @@ def test_expected_results_are_checked_before_the_work():
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", [0.3, 0.01]], ["keypoints_coarse", "AP50", [0.3, 0.01]]]
     checks.check_evaluation(cfg)
     cfg.TEST.EXPECTED_RESULTS = [["box", "AP", [0.3, 0.01]]]
-    with pytest.raises(StartupError, match="names 'box' 'AP'; there are bbox: AP, "):
+    with pytest.raises(StartupError, match="names 'box' 'AP'; the known metrics are bbox: AP, "):
         checks.check_evaluation(cfg)
     cfg.TEST.EVALUATORS = ("COCO", "Age")
     cfg.TEST.EXPECTED_RESULTS = [["age", "MAE", [3.0, 0.1]]]

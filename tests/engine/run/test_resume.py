@@ -51,7 +51,7 @@ def test_other_settings_are_listed_and_the_run_continues(used_folder, caplog):
 @pytest.mark.parametrize("key, value", [("MODEL.WEIGHT", "other.pth"), ("MODEL.ROI_BOX_HEAD.NUM_CLASSES", 2)])
 def test_another_model_needs_a_decision(used_folder, key, value, caplog):
     used_folder.merge_from_list([key, value])
-    with pytest.raises(ResumeError, match=rf"(?s)another model.*{key}: was .*, now .*--resume.*--no-resume"):
+    with pytest.raises(ResumeError, match=rf"(?s)a different model.*{key}: was .*, now .*--resume.*--no-resume"):
         plan_resume(used_folder, None)
     assert plan_resume(used_folder, True).resume
     assert not plan_resume(used_folder, False).resume
