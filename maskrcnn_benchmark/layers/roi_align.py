@@ -38,8 +38,8 @@ def roi_align(
     Raises: RuntimeError if rois is not (R, 5), if types or devices do not match, or if the image index of a roi is out
         of range (on a CPU; on a GPU such a roi pools zeros).
     Determinism: on a CPU the gradient has the same bits every time. On a GPU it is summed in an order that varies,
-        unless `torch.use_deterministic_algorithms(True)` holds when backward runs: then the sums are of 64-bit
-        integers, the same in any order. Each term is rounded to a multiple of 2^(b - 61) times the largest magnitude
+        unless `torch.use_deterministic_algorithms(True)` is set when backward runs: then 64-bit integers are summed,
+        with the same result in any order. Each term is rounded to a multiple of 2^(b - 61) times the largest magnitude
         in the incoming gradient, where b is the number of bits of R * bins: 2^-45 for 1,000 regions of 7 x 7 bins.
         That is finer than float32 and coarser than float64. If the incoming gradient holds an infinity or a NaN, the
         whole result is NaN. It takes 8 more bytes per element of features while it runs.

@@ -118,13 +118,13 @@ class Pooler(nn.Module):
 
 
 def fit_poolers(roi_heads: nn.Module, strides: Sequence[int] | None) -> None:
-    """Set the scales of every pooler that has none, and compare those of the others with the backbone's.
+    """Set the scales of every pooler that has none, and compare the scales of the others with the backbone's.
 
     Without scales, a pooler reads all levels up to a stride of COARSEST_STRIDE, or the finest if all are coarser.
 
     Args:
         strides: of the backbone's levels, finest first; None if the backbone does not declare them.
-    Raises: ConfigError for scales that are not those of the backbone, or if nobody knows them.
+    Raises: ConfigError if scales differ from the backbone's, or if neither declares them.
     """
     expected = tuple(1 / stride for stride in strides or ())
     for name, pooler in roi_heads.named_modules():

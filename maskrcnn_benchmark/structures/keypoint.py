@@ -84,7 +84,7 @@ class Keypoints:
         self.extra_fields[field] = field_data
 
     def get_field(self, field: str) -> Any:
-        """The field's value. Raises KeyError with the names of the fields if there is none of this name."""
+        """The field's value. Raises: KeyError with the names of the fields if there is no such field."""
         if field not in self.extra_fields:
             present = ", ".join(sorted(self.extra_fields)) or "none"
             raise KeyError(f"these {type(self).__name__} have no field {field!r}; fields present: {present}")

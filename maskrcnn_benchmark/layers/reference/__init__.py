@@ -1,6 +1,6 @@
 """The PyTorch kernel of every op in `torch.ops.maskrcnn_benchmark`: same arguments, same results, any device.
 
-They are the definition that tests hold the compiled kernels to, and they run wherever no compiled kernel exists
+Tests compare the compiled kernels with them, and they run where no compiled kernel exists
 (`layers/_extension.py`). ROIAlign and NMS use torchvision's kernels, the others PyTorch's own ops.
 """
 

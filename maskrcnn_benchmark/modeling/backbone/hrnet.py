@@ -233,7 +233,7 @@ def _blocks(settings: StageSettings, branch: int, in_channels: int, norm: NormFa
 
 def _bottleneck(in_channels: int, width: int, out_channels: int, norm: NormFactory) -> Bottleneck:
     block = Bottleneck(in_channels, width, out_channels, BottleneckSettings(norm))
-    # in checkpoints of HRNet the shortcut follows the convolutions, in those of ResNet it precedes them; the state of
+    # in HRNet's checkpoints the shortcut follows the convolutions, in ResNet's it precedes them; the state of
     # the optimiser depends on this order
     block.downsample = block._modules.pop("downsample", None)
     return block
@@ -253,7 +253,7 @@ def _conv_norm(
 
 
 def _fuse_layer(channels: Sequence[int], source: int, target: int, norm: NormFactory) -> nn.Module:
-    """Features of one branch to an addend for another branch. The identity keeps the index of the branch itself."""
+    """Convert features of one branch to be added to another. An identity keeps the indices of the other modules."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -265,9 +265,9 @@ def _fuse_layer(channels: Sequence[int], source: int, target: int, norm: NormFac
 
 
 def _transition(old: Sequence[int], new: Sequence[int], norm: NormFactory) -> nn.ModuleList:
-    """Branches of one stage to those of the next.
+    """Convert the branches of one stage to the branches of the next.
 
-    A branch with another width gets a convolution. A new branch starts from the coarsest old one, halved repeatedly.
+    A branch whose width changes gets a convolution. A new branch starts from the coarsest old one, halved repeatedly.
     """
     layers: list[nn.Module] = []
     for branch, channels in enumerate(new):

@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def find_config_problems(cfg: CfgNode) -> list[str]:
-    """Build the model on the `meta` device and return what is wrong with its config, one problem per line.
+    """Build the model on the `meta` device and return the problems of its config, one per line.
 
     Every `from_cfg` reports the problems of its own keys, so modules of a user are checked as well. No memory is
     allocated for weights, and no random number is drawn. An error of a constructor is a problem as well; if problems
-    have been reported before, it is their consequence and is ignored. Errors other than ValueError are left to the
-    real build, which shows their traceback.
+    have been reported before, it is their consequence and is ignored. Errors other than ValueError are ignored
+    here; the real build raises them with their traceback.
     """
     with collect_config_problems() as problems, torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:

@@ -33,13 +33,13 @@ class GeneralizedRCNN(nn.Module):
     """Images to losses in training, to detections at inference.
 
     Args:
-        backbone: a module (N, 3, H, W) -> L maps. Its attribute `strides`, pixels per cell of each map, is compared
-            with the anchors and the poolers; without it nothing is compared.
+        backbone: a module (N, 3, H, W) -> L maps. Its attribute `strides`, pixels per cell of each map, if it has
+            one, is compared with the anchors and the poolers.
         rpn: maps -> proposals; a RetinaNet: maps -> detections.
         roi_heads: proposals -> detections; None for a detector of proposals, and for RetinaNet.
         size_divisible: pad batches of single images to multiples of this.
         only_refine_learns: train the refine head on a frozen detector.
-    Raises: ConfigError if the strides of the anchors or the scales of the poolers are not those of the backbone.
+    Raises: ConfigError if the strides of the anchors or the scales of the poolers differ from the backbone's.
     """
 
     def __init__(

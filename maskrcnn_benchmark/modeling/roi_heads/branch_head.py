@@ -58,7 +58,7 @@ class BranchHead(ROIHead):
 
     @classmethod
     def _check_sharing(cls, cfg: CfgNode) -> None:
-        """Report a head that is to read features that only another extractor yields."""
+        """Report a head that shares the box head's features but names a different extractor."""
         ours, boxes = cfg.MODEL[cls._section()].FEATURE_EXTRACTOR, cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR
         if ours != boxes:
             config_problem(
@@ -69,7 +69,7 @@ class BranchHead(ROIHead):
 
     @classmethod
     def _check_resolution(cls, cfg: CfgNode, resolution: int | None, upsampling: int | None) -> None:
-        """Report a RESOLUTION other than what the predictor yields, if extractor and predictor know their sizes."""
+        """Report a RESOLUTION that differs from the predictor's output, if that is known."""
         if resolution is None or upsampling is None:
             return
         node, yielded = cfg.MODEL[cls._section()], resolution * upsampling

@@ -55,7 +55,7 @@ class CombinedROIHeads(nn.ModuleDict):
 
         Args:
             in_channels: channels of the feature levels.
-            learns: compute losses of all heads; False for those of the refine head only.
+            learns: compute losses of all heads; False for the refine head only.
         """
         _check_extra(cfg)
         heads: dict[str, nn.Module] = {}

@@ -33,7 +33,7 @@ def generate_anchors(
         stride: side of a cell, in pixels.
         sizes: square roots of the areas, in pixels.
         aspect_ratios: heights divided by widths.
-        offset: box convention. INCLUSIVE anchors are those of the released weights: a box of area stride * stride gets
+        offset: box convention. INCLUSIVE gives the anchors of the released weights: a box of area stride * stride gets
             the ratio, its sides are rounded to whole pixels (half to even), and the box is scaled to the size.
             HALF_OPEN anchors have the exact area and ratio.
     Returns: (len(aspect_ratios) * len(sizes), 4) float32 xyxy in pixels; first all sizes of the first ratio.
@@ -204,7 +204,7 @@ class AnchorGenerator(nn.Module):
         in_file = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(f"{prefix}cell_anchors.")}
         if in_file and (in_file.keys() != own.keys() or not all(_equal(in_file[key], own[key]) for key in own)):
             logger.warning(
-                "the anchors of the checkpoint differ from those of the config, which are used. The checkpoint's "
+                "the anchors of the checkpoint differ from the config's, which are used. The checkpoint's "
                 "weights were trained with other anchors and will score badly: compare %s, ASPECT_RATIOS, %s and "
                 "MODEL.BOX_OFFSET with the config of its training.",
                 self.sizes_key,

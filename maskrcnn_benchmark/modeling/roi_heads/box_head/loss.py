@@ -17,7 +17,7 @@ def fast_rcnn_loss(
     Args:
         class_logits: (R, J).
         box_regression: (R, 4 * J), or (R, 8) if `class_agnostic`: deltas of the background, which are not read, and
-            those of all other classes.
+            deltas shared by all other classes.
         samples: the R regions.
     Returns: classification loss and box regression loss, float32 scalars. Without regions, or without foreground, they
         are zero and attached to the graph.

@@ -137,7 +137,7 @@ class KeypointKind(MapKind[Tensor]):
     def match_targets(
         self, positives: SampledProposals, targets: Sequence[BoxList], host_frames: Tensor, size: int
     ) -> Tensor:
-        """(R, K, 3) keypoints in image pixels; those of an instance do not depend on the frame."""
+        """(R, K, 3) keypoints in image pixels. They do not depend on the frames."""
         return matched_keypoints(positives, targets)
 
     def frame_loss(self, logits: Tensor, matched: Tensor, frames: Tensor) -> Tensor:

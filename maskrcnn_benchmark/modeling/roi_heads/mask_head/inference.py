@@ -40,10 +40,10 @@ class Masker:
     def __call__(self, masks: Tensor | Sequence[Tensor], boxes: BoxList | Sequence[BoxList]) -> list[Tensor]:
         """
         Args:
-            masks: (R, 1, M, M) probabilities of each image, or those of the one image whose boxes are given.
-            boxes: one BoxList per image, or that of the one image.
+            masks: (R, 1, M, M) probabilities for each image, or one tensor if `boxes` is one BoxList.
+            boxes: one BoxList per image, or a single BoxList.
         Returns: (R, 1, H, W) for each image, bool, or uint8 under a negative threshold.
-        Raises: ValueError when the masks and boxes differ in number.
+        Raises: ValueError if the numbers of masks and boxes differ.
         """
         if isinstance(boxes, BoxList):
             boxes = [boxes]

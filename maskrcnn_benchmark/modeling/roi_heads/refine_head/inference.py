@@ -37,7 +37,7 @@ def attach_refined(
 
 
 def _move_fields(boxes: BoxList, names: Mapping[str, str], keep: bool) -> BoxList:
-    """A copy whose fields have the names that `names` gives them, or lack these fields if they are not to be kept."""
+    """A copy with fields renamed by `names`, {old: new}, or without these fields unless `keep`."""
     result = boxes.copy_with_fields([name for name in boxes.fields() if name not in names])
     for old, new in names.items():
         if keep and boxes.has_field(old):

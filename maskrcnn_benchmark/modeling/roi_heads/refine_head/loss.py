@@ -1,4 +1,4 @@
-"""Losses of the refine head: those of its outputs, over the enlarged region."""
+"""Losses of the refine head: the losses of its outputs, over the enlarged region."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refine_losses(
         logits: a mapping per supervised stack, the last stack last: name -> (R, num_own_maps, S, S).
         extents: (R, 4) half-open rectangles in pixels that the maps span.
         host_extents: the same on the CPU.
-    Returns: a loss per output, and for stacks before the last one whose name ends in "_stack1" and on.
+    Returns: a loss per output. The names of losses of stacks before the last one end in "_stack1", "_stack2", ...
     """
     suffixes = [f"_stack{number}" for number in range(1, len(logits))] + [""]
     losses = {}

@@ -282,7 +282,7 @@ class RefineHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Add corrections to the logits that outputs start from, if any; float32.
 
-        Of a correction per class, (R, J, S, S), each RoI takes that of its own class.
+        If there is a correction per class, (R, J, S, S), each RoI takes the one of its class.
         """
         logits = {}
         for name, correction in corrections.items():
@@ -292,7 +292,7 @@ class RefineHead(nn.Module):
 
 
 class PrivateRefineHeads(nn.ModuleDict):
-    """A refine head for each output, without shared weights: the baseline that shows what a shared trunk is worth.
+    """A refine head for each output, without shared weights: the baseline that shows the effect of a shared trunk.
 
     Each head gets only the indicator of its own kind. State-dict keys start with the output's name.
 
