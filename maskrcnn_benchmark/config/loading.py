@@ -26,7 +26,7 @@ def load_config(
         config_file: YAML; None or "" for the defaults only.
         opts: KEY, VALUE, KEY, VALUE, ... as left over on a command line.
         lenient: warn about unknown keys instead of refusing them, for files of other forks.
-        checks: more checks than those of `check_config`, whose problems are reported together with its own.
+        checks: additional checks for `check_config`; all problems are reported together.
     Returns: a tree that is not frozen.
     Raises: ConfigError, with one line per bad key or impossible combination.
     """

@@ -31,7 +31,7 @@ class UnknownKeyError(ConfigError, UnknownNameError):
 
 
 class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
-    """A section of the config. Attribute access, freezing, cloning and dumping are those of yacs.
+    """A section of the config. Attribute access, freezing, cloning and dumping are inherited from yacs.
 
     A merge checks all settings before it changes any, so a refused file leaves the values as they were. The error
     lists every bad key.

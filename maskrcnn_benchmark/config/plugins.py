@@ -52,8 +52,8 @@ def import_modules(names: Sequence[str], source: str) -> None:
     Args:
         names: dotted names, such as "my_project.heads".
         source: where IMPORTS was set, for messages.
-    Raises: ConfigError for a module that cannot be found, or that imports something that cannot be found; whatever
-        else a module raises when it is run.
+    Raises: ConfigError for a module that cannot be found, or that imports something that cannot be found. Other
+        errors of a module are not caught.
     """
     folder = os.getcwd()
     if names and folder not in sys.path and "" not in sys.path:

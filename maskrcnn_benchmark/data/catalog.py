@@ -1,4 +1,4 @@
-"""The catalog of data sets: which class and which files a name in DATASETS.TRAIN or DATASETS.TEST stands for."""
+"""The catalog of data sets: the class and the files for each name in DATASETS.TRAIN or DATASETS.TEST."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dataset_catalog(cfg: CfgNode) -> Catalog:
 def check_names(catalog: Catalog, names: Iterable[str]) -> None:
     """Let the catalog check that these data sets are known and on disk, if it can.
 
-    Raises: whatever its `check` raises; for ours a KeyError for an unknown name, and FileNotFoundError.
+    Raises: the errors of its `check`; for the default catalog KeyError for an unknown name, and FileNotFoundError.
     """
     check = getattr(catalog, "check", None)
     if check is not None:

@@ -19,7 +19,7 @@ from maskrcnn_benchmark.data.datasets.base import Sample
 
 
 class SampleKey(NamedTuple):
-    """A sample that a worker is asked for.
+    """A request for one sample, sent to a worker.
 
     Attributes:
         image: index in the data set.

@@ -78,9 +78,9 @@ def make_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSched
 
 
 def find_solver_problems(cfg: CfgNode) -> list[str]:
-    """Build what the SOLVER section describes, for one parameter, and return what is wrong with it, a line each.
+    """Build the optimiser and schedule of the SOLVER section for one parameter. Return its problems, one per line.
 
-    Errors other than wrong values are left to the real build, whose traceback shows them.
+    Errors other than wrong values are ignored here; the real build raises them with their traceback.
     """
     model = nn.ParameterList([nn.Parameter(torch.zeros(1))])  # the settings do not depend on the model
     optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

@@ -36,16 +36,16 @@ class MinimalDataset(Protocol):
 class DetectionDataset(Dataset[Sample]):
     """Base class of detection data sets: `MinimalDataset`, and the optional part with its defaults.
 
-    A data set of your own may derive from this class and override what it knows, or be any class with the three
+    A data set of your own may derive from this class and override the defaults, or be any class with the three
     required methods: `as_detection_dataset` then adds the defaults.
 
     Attributes:
-        evaluator: name in `EVALUATORS` of what scores detections on this data set; TEST.EVALUATORS wins over it.
+        evaluator: name in `EVALUATORS` of the evaluator for this data set; TEST.EVALUATORS takes precedence.
         class_names: name of each label, 0 being the background; empty if they are not known.
         categories: category id of the annotation file -> name; empty if they are not known.
         contiguous_category_id_to_json_id: label -> category id of the annotation file.
-        keypoint_names: name of each keypoint, whose mirror images are then known; empty if they are not known.
-        coco: the annotations as pycocotools has them, for COCO's evaluation; None if there are none of that form.
+        keypoint_names: name of each keypoint, which determines their mirror images; empty if the names are not known.
+        coco: the annotations as a pycocotools `COCO`, for COCO's evaluation; None if there are none in that form.
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
         id_to_img_map: index -> image id, as result files have it.
         kind: name of the class, for messages.
@@ -117,9 +117,9 @@ class DetectionDataset(Dataset[Sample]):
 
 
 class AdaptedDataset(DetectionDataset):
-    """A data set that does not derive from `DetectionDataset`, with the defaults of what it does not define itself.
+    """A data set that does not derive from `DetectionDataset`, with defaults for the attributes that it lacks.
 
-    All other attributes are those of the data set inside.
+    All other attributes are taken from the wrapped data set.
     """
 
     def __init__(self, dataset: Any) -> None:

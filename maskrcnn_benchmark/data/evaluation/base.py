@@ -27,7 +27,7 @@ class EvaluationSettings:
     Attributes:
         tasks: what the model predicts: "bbox", "segm", "keypoints", or the task of a head of your own.
         box_only: the boxes are proposals (MODEL.RPN_ONLY): recall is measured instead of precision.
-        keypoint_oks_sigmas: one falloff per keypoint, for OKS; empty for COCO's 17.
+        keypoint_oks_sigmas: sigma of each keypoint, for OKS; empty for COCO's 17.
         boundary_ap: score masks by their boundaries too.
     """
 
@@ -45,7 +45,7 @@ class Evaluator(ABC):
 
     Attributes:
         tasks: the tasks that it scores. Each task of the model must be scored by one of the evaluators.
-        dataset: what it evaluates on.
+        dataset: the data set that it evaluates on.
         results: what this rank has collected: anything that pickles. The default `merge` expects a dictionary by index
             into the data set.
     """
@@ -60,7 +60,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def process(self, indices: Sequence[int], detections: Sequence[BoxList]) -> None:
-        """Collect what is needed of a batch.
+        """Collect what the evaluation needs from a batch.
 
         Args:
             indices: of the images in the data set.

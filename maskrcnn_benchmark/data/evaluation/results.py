@@ -73,7 +73,7 @@ class EvaluationResults:
         return sum(headline) / len(headline) if headline else 0.0
 
     def table(self) -> str:
-        """Rows of tasks, columns of metrics; "-" if a task does not have the metric or nothing to measure it on."""
+        """Rows of tasks, columns of metrics; "-" if a task lacks the metric or has nothing to measure it on."""
         names = {name: None for metrics in self.metrics.values() for name in metrics}
         columns = _ordered(names, (*AP_METRICS, *PROPOSAL_METRICS))
         rows = [
@@ -100,8 +100,8 @@ class EvaluationResults:
 def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults:
     """The results of several evaluators on one data set as one.
 
-    Metrics of the same task share a row. If two evaluators have a metric of the same name, the later one gets a row of
-    its own, "task (evaluator)".
+    Metrics of the same task share a row. If two evaluators have a metric of the same name, the later one gets a
+    separate row, "task (evaluator)".
 
     Args:
         results: by name of the evaluator.

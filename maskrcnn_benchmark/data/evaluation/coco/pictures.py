@@ -1,4 +1,4 @@
-"""Pictures that a test leaves: ground truth beside prediction."""
+"""Pictures that a test writes: ground truth beside prediction."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compare(
 
 
 def _choose(dataset: DetectionDataset, indices: list[int], count: int) -> list[int]:
-    """Divide `indices` into `count` equal parts; of each the first with annotations, or else its first."""
+    """Divide `indices` into `count` equal parts. Choose from each the first with annotations, or else the first."""
     count = min(count, len(indices))
     bounds = [part * len(indices) // count for part in range(count + 1)] if count else []
     parts = [indices[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]

@@ -49,8 +49,8 @@ class Task(ABC):
 
     Attributes:
         name: "bbox", "segm", ...
-        stages: the final one, whose name is that of the task, and the one before refinement, if there may be one.
-        iou_type: name in `MEASURES` of how it is scored; "segm" and "keypoints" also need complete annotations.
+        stages: the final one, with the name of the task, and the one before refinement, if the task can be refined.
+        iou_type: name of its measure in `MEASURES`; "segm" and "keypoints" also need complete annotations.
         entry_key: key of the result in an entry of the result file.
         group: key of the results in predictions.pth; None if they are not kept there.
     """
