@@ -64,7 +64,7 @@ class Row:
 
 
 def touch(traffic: Traffic, device: str) -> Callable[[], torch.Tensor]:
-    """Reads and writes so many bytes, with all threads, into memory as results get it."""
+    """Reads and writes these numbers of bytes with all threads, into memory allocated as for results."""
     source = torch.ones(traffic.read // 4, device=device)
     written = traffic.written // 4
 
@@ -90,7 +90,7 @@ def once(run: Callable[[], Any], device: str, clock: Callable[[], float]) -> flo
 
 
 def measure(contenders: Contenders, device: str, seconds: float, clock: Callable[[], float]) -> list[list[float]]:
-    """Alternating times, in seconds, of ours, of each peer, and of touching memory where the case says how much."""
+    """Alternating times, in seconds, of ours, of each peer, and of touching memory if the case has its traffic."""
     runs = [contenders.ours, *(peer.run for peer in contenders.peers)]
     if contenders.traffic is not None:
         runs.append(touch(contenders.traffic, device))
@@ -156,7 +156,7 @@ def read(path: str) -> str:
 
 
 def run_in_process(own_arguments: Sequence[str], memory: str) -> list[Row]:
-    """All cases in a process of their own, whose C library keeps freed memory or gives it back."""
+    """All cases in a separate process, whose C library keeps freed memory or gives it back."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
         environment = os.environ | (KEEP_FREED_MEMORY if memory == "warm" else {})

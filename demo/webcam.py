@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     """Open both ends before the model, which takes longest; then let the frames run."""
     cfg = load_config(args.config_file, args.opts)
     with_window = wants_window(args)
-    cv2.setNumThreads(1)  # steps have threads of their own, and the cores are the model's
+    cv2.setNumThreads(1)  # each step has its own thread, and the model needs the cores
     source = open_source(args.source, args.timeout)
     sinks: list[Sink] = []
     try:

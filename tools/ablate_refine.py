@@ -122,7 +122,7 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
 def _perform(run: Run, threads: int, processes: list[subprocess.Popen[bytes]], after: Sequence[Future[float]]) -> float:
     """Train or test, after the runs `after` are done.
 
-    Returns: the seconds that it took, including those of earlier calls that were stopped.
+    Returns: the time in seconds, including earlier calls that were stopped.
     """
     wait(after)
     run.folder.mkdir(parents=True, exist_ok=True)

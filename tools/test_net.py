@@ -1,6 +1,6 @@
 """Test a trained detector: `python tools/test_net.py --config-file FILE [--ckpt FILE] [KEY VALUE ...]`.
 
-Several processes: `torchrun --nproc_per_node=N tools/test_net.py ...`; the result is that of a single one.
+Several processes: `torchrun --nproc_per_node=N tools/test_net.py ...`; the result equals that of one process.
 """
 
 from __future__ import annotations

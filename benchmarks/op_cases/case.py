@@ -24,7 +24,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that whoever computes a result has to read and to write, once each."""
+    """Bytes that any implementation has to read and to write, once each."""
 
     read: int
     written: int

@@ -140,13 +140,13 @@ def multi_level(device: str, layout: torch.memory_format) -> Contenders:
             ),
             *others,
         ],
-        # forward reads cells and writes the pooled, backward reads its gradient and writes that of the maps
+        # forward reads cells and writes pooled values; backward reads their gradient and writes the maps' gradient
         Traffic(case.cells + case.grad.nbytes, case.grad.nbytes + case.bytes_of_maps),
     )
 
 
 def multi_level_step(device: str, layout: torch.memory_format, dtype: torch.dtype, step: str) -> Contenders:
-    """Forward or backward alone, as GPUs train: eight images, a thousand regions each."""
+    """Only forward or only backward, as in training on a GPU: eight images, a thousand regions each."""
     case = Pyramid(device, layout, 8, 1000, dtype)
 
     def compare(ours: Any, theirs: Any) -> None:

@@ -66,7 +66,7 @@ def pasting_peers(masks: Tensor, boxes: Tensor) -> PastingPeers:
     height, width = IMAGE_HW
 
     def opencv() -> np.ndarray:
-        """A cell of zeros around, the box enlarged by as much and rounded to pixels, `cv2.resize`, threshold."""
+        """Pad by a cell of zeros, enlarge the box by a cell and round it to pixels, `cv2.resize`, threshold."""
         pasted = np.zeros((count, height, width), dtype=np.uint8)
         padded = np.pad(masks.cpu().numpy(), ((0, 0), (1, 1), (1, 1)))
         corners = boxes.cpu().numpy()

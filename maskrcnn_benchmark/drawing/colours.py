@@ -25,7 +25,7 @@ KIND_COLOURS: dict[str, Colour] = {
     SAME: (195, 166, 255),
     IGNORED: (184, 190, 198),
 }
-# SVG shapes, RGB: targets take these colours in turn, a limb or point takes that of its side.
+# SVG shapes, RGB: targets take these colours in turn; a limb or point takes the colour of its side.
 SVG_TARGET_COLOURS: tuple[Colour, ...] = ((255, 159, 26), (18, 184, 134), (230, 103, 216), (59, 156, 255))
 SVG_SIDE_COLOURS: dict[str, Colour] = {"left": (61, 220, 80), "right": (255, 77, 61), "middle": (47, 143, 255)}
 # Lines of training runs, as matplotlib takes colours.
@@ -66,7 +66,7 @@ def point_sides(keypoints: Keypoints, count: int) -> list[str]:
 
 
 def limb_sides(keypoints: Keypoints, sides: Sequence[str]) -> list[str]:
-    """The side of each connection: that of both its points, or "middle"."""
+    """The side of each connection: the side of its points if they agree, else "middle"."""
     return [sides[start] if sides[start] == sides[end] else "middle" for start, end in keypoints.CONNECTIONS]
 
 

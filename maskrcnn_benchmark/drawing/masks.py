@@ -61,7 +61,7 @@ def probability_windows(boxlist: BoxList, size_wh: tuple[int, int]) -> Iterator[
 
 
 def _mask_windows(boxlist: BoxList, threshold: float) -> Iterator[Window]:
-    """A window for each instance, nonzero inside the instance; outside of the window there is nothing of it."""
+    """A window around each instance, nonzero inside the instance."""
     if boxlist.has_field(fields.MASK):
         masks, spans = _predicted_masks(boxlist)
         if spans is not None:

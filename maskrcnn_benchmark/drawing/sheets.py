@@ -92,7 +92,7 @@ def side_by_side(
     Args:
         panels: images (H, W, 3) uint8, RGB; they are scaled to the same height.
         titles: one line per panel; cut off at the panel's right edge.
-        height: of the panels, in pixels; by default that of the highest.
+        height: of the panels, in pixels; by default the largest height.
         gap: white space between panels, in pixels.
     Returns: (H', W', 3) uint8, RGB, on white.
     """

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 Annotation = Mapping[str, Any]  # of COCO's annotation file
-Sigmas = NDArray[np.float64]  # (K,) one falloff per keypoint, for OKS
+Sigmas = NDArray[np.float64]  # (K,) sigma of each keypoint, for OKS
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Measure:
     """How the results of a task are compared with annotations.
 
     Attributes:
-        results: what is compared, in the plural.
+        results: the compared results, in the plural, such as "masks".
         name: "IoU" or "OKS".
         overlaps: (D results, G annotations, ground truth, sigmas) -> (D, G) overlaps; D and G are not 0. With a crowd,
             IoU is the fraction of the detection inside the crowd, as COCO defines it.
@@ -78,8 +78,8 @@ def keypoint_similarities(
 ) -> NDArray[np.float64]:
     """COCO's OKS (D, G) of detected points (D, K, 2) with annotations.
 
-    The mean over the labelled points of exp(-distance^2 / (8 * sigma^2 * area)). If no point is labelled, the distance
-    is that of the detected points from the annotation's box, enlarged to three times its size.
+    The mean over the labelled points of exp(-distance^2 / (8 * sigma^2 * area)). If no point is labelled, the distances
+    are from the detected points to the annotation's box, enlarged to three times its size.
     """
     truth = np.asarray([annotation["keypoints"] for annotation in annotations], dtype=np.float64)
     truth = truth.reshape(len(annotations), -1, 3)
@@ -98,7 +98,7 @@ def keypoint_similarities(
 
 
 def keypoint_sigmas(sigmas: Sequence[float] = ()) -> Sigmas:
-    """(K,) the given falloffs for OKS, or COCO's 17 if none are given."""
+    """(K,) the given sigmas for OKS, or COCO's 17 if none are given."""
     return np.asarray(sigmas if len(sigmas) else PersonKeypoints.OKS_SIGMAS, dtype=np.float64)
 
 

@@ -66,7 +66,7 @@ def report_refinement(
 
     Args:
         options: `task` is "segm" or "keypoints", or "" for the first of these that was refined.
-    Other arguments, result and errors are those of `report_predictions`.
+    Other arguments, result and errors: as for `report_predictions`.
     """
     options = options or Options()
     results = _read(results_folder, options.task)
@@ -85,7 +85,7 @@ def report_refinement(
     def lead(shown: int) -> list[str]:
         return [
             f"{results.folder}: {shown} of {len(dataset)} images; those whose {measure.results} {direction} most come "
-            f"first. The change is the {measure.name} of the refined result minus that of the coarse one; changes "
+            f"first. The change is the {measure.name} after minus before refinement; changes "
             f"below {NOTICEABLE:g} count as none.",
             "Ground truth, then the same detections before and after refinement. A detection is compared with the "
             f"annotation that its {'box' if compared == 'bbox' else 'refined result'} matches with an overlap of at "

@@ -21,11 +21,12 @@ class _Known:
 
 
 class Identities:
-    """Numbers the instances of a video: each gets the number of the known instance of its label that it overlaps most.
+    """Numbers the instances of a video. A detection gets the number of the earlier instance, of the same label, that
+    it overlaps most; without such an instance it gets a new number.
 
     Args:
         overlap: minimum IoU of an instance with itself in an earlier frame.
-        memory: number of frames for which an instance is remembered without being detected.
+        memory: number of frames without a detection for which an instance is remembered.
     """
 
     def __init__(self, overlap: float = 0.3, memory: int = 15) -> None:

@@ -46,7 +46,7 @@ class VideoSink:
     Args:
         path: the suffix determines the file format.
         fps: frames per second.
-        codec: four letters; by default that of VIDEO_CODECS.
+        codec: four letters; by default from VIDEO_CODECS.
         real_time: repeat or drop pictures so that the video plays at the speed at which they were recorded.
     Raises: StreamError for an unknown file format or codec, and if the file cannot be written.
     """
@@ -229,7 +229,7 @@ def open_sink(path: str, source: Source, *, fps: float | None = None, codec: str
     Args:
         path: the output.
         source: source of the frames; its own files are not overwritten.
-        fps: frames per second of a video; None for those of the source.
+        fps: frames per second of a video; None for the rate of the source.
         codec: as for `VideoSink`.
     Raises: StreamError.
     """

@@ -28,7 +28,7 @@ def write_tables(runs: Sequence[Run], output: str | Path, settings: Mapping[str,
 
     Args:
         output: folder of the files.
-        settings: what results.json shall say about the ablation, besides its results.
+        settings: of the ablation, to write into results.json with its results.
     Returns: the text of table.md.
     """
     finished: dict[str, dict[int, Metrics]] = {}
