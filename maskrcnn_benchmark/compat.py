@@ -88,7 +88,14 @@ Entry = Here | Registered | LossOf
 MOVED_MODULES: dict[str, str] = {  # upstream's module, with its submodules -> the module here
     "data.datasets.evaluation": "data.evaluation",
     "layers.batch_norm": "layers.norm",
+    "layers.dcn.deform_conv_func": "layers.deformable",
+    "layers.dcn.deform_conv_module": "layers.deformable",
+    "layers.dcn": "layers",
     "layers.misc": "layers",
+    "modeling.rpn.utils": "compat_parts",
+    "modeling.utils": "compat_parts",
+    "utils.cv2_util": "compat_parts",
+    "utils.env": "compat_parts",
 }
 
 # Module (the new one if upstream's has moved) -> upstream's name -> its replacement.
@@ -99,10 +106,25 @@ NAMES: dict[str, dict[str, Entry]] = {
     "data.evaluation.coco.coco_eval": {
         "check_expected_results": Here("check_expected_results", "data.evaluation"),
     },
+    "engine.trainer": {
+        "reduce_loss_dict": Here("reduce_dict", "utils.comm"),
+    },
+    "layers.sigmoid_focal_loss": {
+        "sigmoid_focal_loss_cpu": Here("sigmoid_focal_loss"),
+        "sigmoid_focal_loss_cuda": Here("sigmoid_focal_loss"),
+    },
+    "modeling.make_layers": {
+        "get_group_gn": Here("get_group_gn", "compat_parts"),
+    },
+    "modeling.poolers": {
+        "LevelMapper": Here("LevelMapper", "compat_parts"),
+        "make_pooler": Here("Pooler.from_cfg"),
+    },
     "modeling.roi_heads.roi_heads": {
         "build_roi_heads": Here("CombinedROIHeads.from_cfg"),
     },
     "modeling.roi_heads.box_head.box_head": {
+        "ROIBoxHead": Here("BoxHead"),
         "build_roi_box_head": Here("BoxHead.from_cfg"),
     },
     "modeling.roi_heads.box_head.inference": {
@@ -115,10 +137,15 @@ NAMES: dict[str, dict[str, Entry]] = {
         "make_roi_box_predictor": Registered("ROI_BOX_PREDICTOR", "ROI_BOX_HEAD", "PREDICTOR"),
     },
     "modeling.roi_heads.mask_head.mask_head": {
+        "ROIMaskHead": Here("MaskHead"),
         "build_roi_mask_head": Here("MaskHead.from_cfg"),
+        "keep_only_positive_boxes": Here("keep_only_positive_boxes", "compat_parts"),
     },
     "modeling.roi_heads.mask_head.inference": {
+        "expand_boxes": Here("expand_boxes", "compat_parts"),
+        "expand_masks": Here("expand_masks", "compat_parts"),
         "make_roi_mask_post_processor": Here("MaskPostProcessor.from_cfg"),
+        "paste_mask_in_image": Here("paste_mask_in_image", "compat_parts"),
     },
     "modeling.roi_heads.mask_head.loss": {
         "MaskRCNNLossComputation": Here("MaskKind", "modeling.roi_heads.mask_head.output"),
@@ -133,14 +160,18 @@ NAMES: dict[str, dict[str, Entry]] = {
         "make_roi_mask_predictor": Registered("ROI_MASK_PREDICTOR", "ROI_MASK_HEAD", "PREDICTOR"),
     },
     "modeling.roi_heads.keypoint_head.keypoint_head": {
+        "ROIKeypointHead": Here("KeypointHead"),
         "build_roi_keypoint_head": Here("KeypointHead.from_cfg"),
     },
     "modeling.roi_heads.keypoint_head.inference": {
+        "Keypointer": Here("Keypointer", "compat_parts"),
+        "heatmaps_to_keypoints": Here("heatmaps_to_keypoints", "compat_parts"),
         "make_roi_keypoint_post_processor": Here("KeypointPostProcessor.from_cfg"),
     },
     "modeling.roi_heads.keypoint_head.loss": {
         "KeypointRCNNLossComputation": Here("KeypointKind", "modeling.roi_heads.keypoint_head.output"),
         "make_roi_keypoint_loss_evaluator": LossOf("KeypointKind", "modeling.roi_heads.keypoint_head.output"),
+        "project_keypoints_to_heatmap": Here("project_keypoints_to_heatmap", "compat_parts"),
     },
     "modeling.roi_heads.keypoint_head.roi_keypoint_feature_extractors": {
         "make_roi_keypoint_feature_extractor": Registered(
@@ -170,6 +201,9 @@ NAMES: dict[str, dict[str, Entry]] = {
     },
     "modeling.rpn.rpn": {
         "build_rpn": Here("build_rpn", "modeling.rpn.build"),
+    },
+    "structures.keypoint": {
+        "keypoints_to_heat_map": Here("keypoints_to_heat_map", "compat_parts"),
     },
     "utils.c2_model_loading": {
         "load_c2_format": Here("load_c2_format", "modeling.state_dict_names"),

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "streams": {"engine", *BELOW_ENGINE},
     "__init__": {"compat"},
     "compat": {"reporting", "streams", "engine", *BELOW_ENGINE},
+    "compat_parts": BELOW_ENGINE,
 }
 IMPORTS_BY_STRING = {
     "compat": "upstream's import paths are looked up when they are used",

@@ -1,7 +1,5 @@
 """Layers and operators: tensors in, tensors out. The names that maskrcnn-benchmark exports, and the package's own."""
 
-from typing import Any
-
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d
 from torch.nn.functional import interpolate
 
@@ -17,6 +15,7 @@ from maskrcnn_benchmark.layers.deformable import (
 from maskrcnn_benchmark.layers.nms import batched_nms, nms, nms_padded
 from maskrcnn_benchmark.layers.norm import NORMS, FrozenBatchNorm2d, make_norm
 from maskrcnn_benchmark.layers.roi_align import ROIAlign, multi_level_roi_align, roi_align
+from maskrcnn_benchmark.layers.roi_pool import ROIPool, roi_pool
 from maskrcnn_benchmark.layers.sigmoid_focal_loss import SigmoidFocalLoss
 from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
 
@@ -46,16 +45,3 @@ __all__ = [
     "roi_pool",
     "smooth_l1_loss",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import torchvision's names when they are first used, since it loads under one version of PyTorch only."""
-    if name == "ROIPool":
-        from torchvision.ops import RoIPool
-
-        return RoIPool
-    if name == "roi_pool":
-        from torchvision.ops import roi_pool
-
-        return roi_pool
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
