@@ -37,14 +37,14 @@ class Pooler(nn.Module):
 
     Args:
         output_size: (height, width) of the grid of bins, or one number for both.
-        scales: 1 / stride of each level, finest first, each half the one before. Empty: those of the backbone, which
-            `fit_poolers` sets.
+        scales: 1 / stride of each level, finest first, each half the one before. Empty: from the backbone, set by
+            `fit_poolers`.
         sampling_ratio: samples per side of a bin; 0 means ceil(region cells / bins).
         aligned: shift samples by half a cell.
         offset: box convention for the area of a region.
         canonical_size, canonical_level: a region of this side, in pixels, is pooled from the level of stride
             2 ** canonical_level; one of half the side from the next finer level.
-    Inputs: features, at least L maps (N, C, H_l, W_l), of which the first L are read; rois (R, 5) or N BoxLists.
+    Inputs: features, maps (N, C, H_l, W_l), of which the first L are read; rois (R, 5) or N BoxLists.
     Returns: (R, C, height, width).
     Raises: ValueError for invalid scales, or for fewer feature maps than scales.
     Source: Lin et al. 2017, Feature pyramid networks, equation 1.

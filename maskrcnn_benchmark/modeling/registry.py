@@ -1,4 +1,4 @@
-"""Names that a config can give. Users add entries of their own; a module named in `IMPORTS` is a good place.
+"""Registries of the names that a config can use. Add your own entries in a module that `IMPORTS` lists.
 
 An entry is a callable that returns a module. Backbones and detectors are called with (cfg), the other parts with
 (cfg, in_channels), refine predictors with (cfg, in_channels, maps). Extractors and backbones have `out_channels`.

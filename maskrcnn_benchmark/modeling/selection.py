@@ -72,7 +72,7 @@ def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -
     """Keep only the first `count` rows of each group: `keep` (R,) bool -> (R,) bool."""
     if num_groups == 1:
         return keep & (keep.cumsum(0) <= count)
-    owner = torch.where(keep, groups, num_groups)  # dropped rows get a group of their own, the last
+    owner = torch.where(keep, groups, num_groups)  # dropped rows get a separate group, the last
     return keep & (rank_in_group(owner, num_groups + 1) < count)
 
 
@@ -100,7 +100,7 @@ def split_rows(keep: Tensor, image_ids: Tensor, num_images: int) -> list[Tensor]
     """
     if num_images == 1:
         return [keep.nonzero().squeeze(1)]
-    owner = torch.where(keep, image_ids, num_images)  # dropped rows get an image of their own, the last
+    owner = torch.where(keep, image_ids, num_images)  # dropped rows get a separate image, the last
     order = owner.argsort(stable=True)
     counts = torch.zeros(num_images + 1, dtype=torch.int64, device=keep.device)
     counts.scatter_add_(0, owner, torch.ones_like(owner))

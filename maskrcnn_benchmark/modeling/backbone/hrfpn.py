@@ -16,14 +16,14 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {"AVG": F.avg_pool2d, "MAX": F.max_
 class HRFPN(nn.Module):
     """Concatenate all branches at the finest resolution, reduce them to one map, and pool it to levels.
 
-    Each level has half the resolution of the one before, rounded up, and a 3x3 convolution of its own. The reduction
+    Each level has half the resolution of the one before, rounded up, and its own 3x3 convolution. The reduction
     is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own resolution, then enlarged and
     added. The result is the same, with a fraction of the multiplications and without the wide concatenated map.
 
     Args:
         in_channels: channels of the branches, finest first.
         out_channels: channels of every level.
-        num_outs: number of levels; their strides are 1, 2, 4, ... times that of the finest branch, times `stride`.
+        num_outs: number of levels; their strides are `stride` * (1, 2, 4, ...) times the finest branch's.
         pooling: "AVG" or "MAX".
         stride: stride of the 3x3 convolutions; 2 makes every level half as fine.
         norm: norm after each convolution, or None.

@@ -1,6 +1,6 @@
 """HRNet: parallel branches of several resolutions that exchange features repeatedly.
 
-Module names are those of the official weights: `conv1, bn1, conv2, bn2, layer1, transition{1-3}`,
+Module names are the same as in the official weights: `conv1, bn1, conv2, bn2, layer1, transition{1-3}`,
 `stage{2-4}.{module}.branches.{branch}.{block}` and `stage{2-4}.{module}.fuse_layers.{to}.{from}`.
 """
 
@@ -26,7 +26,7 @@ Inputs = TypeVar("Inputs", Tensor, list[Tensor])
 
 BOTTLENECK_EXPANSION = 4
 
-# Values of MODEL.HRNET.STAGE*.BLOCK. MODEL.HRNET.NORM sets the norm, whatever the name of a block says.
+# Values of MODEL.HRNET.STAGE*.BLOCK. MODEL.HRNET.NORM sets the norm, not the name of a block.
 IS_BOTTLENECK = {
     "BottleneckWithFixedBatchNorm": True,
     "BasicBlockWithFixedBatchNorm": False,

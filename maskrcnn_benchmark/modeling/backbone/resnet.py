@@ -164,7 +164,7 @@ class ResNet(nn.Module):
 class ResNetHead(nn.Module):
     """The last stage as a head on pooled features: (R, in_channels, S, S) -> (R, out_channels, S / stride, S / stride).
 
-    C4 models run it on every RoI. Its weights are those of layer4 of the classification network.
+    C4 models run it on every RoI. It starts with the weights of layer4 of the classification network.
     """
 
     def __init__(self, geometry: StageGeometry, settings: BottleneckSettings) -> None:

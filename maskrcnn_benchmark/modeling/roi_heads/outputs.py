@@ -51,7 +51,7 @@ class OutputKind(ABC):
         """
         Args:
             logits: (R, ...) from `select_own`.
-            positives: the R RoIs, each of which matched an instance. R may be 0.
+            positives: the R RoIs that matched an instance. R may be 0.
             targets: ground truth with `target_field`, one BoxList per image.
         Returns: scalar; attached to the graph of `logits` and zero if there is nothing to learn from.
         """

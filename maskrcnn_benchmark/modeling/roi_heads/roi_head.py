@@ -77,7 +77,7 @@ class ROIHead(nn.Module):
 
     @classmethod
     def shares_box_features(cls, cfg: CfgNode) -> bool:
-        """Does the head read the box head's features in place of its own?"""
+        """Does the head read the box head's features instead of computing its own?"""
         return False
 
     @classmethod
@@ -138,7 +138,7 @@ class ROIHead(nn.Module):
     ) -> BranchOutput:
         """As `forward`, but without losses, and without writing anything to detections.
 
-        A head whose logits come about in another way overrides this.
+        Override this if the head computes its logits differently.
         """
         x = self._extract(features, rois, box_features)
         return BranchOutput(self.predictor(x), x)

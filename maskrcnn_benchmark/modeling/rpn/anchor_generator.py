@@ -221,7 +221,7 @@ def _equal(anchors: Tensor, others: Tensor) -> bool:
 def check_anchor_strides(
     strides: Sequence[int], backbone_strides: Sequence[int], strides_key: str = STRIDES_KEY
 ) -> None:
-    """Report strides of anchors that differ from those of the backbone's levels."""
+    """Report anchor strides that differ from the strides of the backbone's levels."""
     if tuple(strides) != tuple(backbone_strides):
         config_problem(
             f"{strides_key} is {tuple(strides)}, the backbone's levels have the strides {tuple(backbone_strides)}; set "

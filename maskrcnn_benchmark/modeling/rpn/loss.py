@@ -62,7 +62,7 @@ class RPNLossComputation:
             visible: (N, A) bool: False for anchors that are not trained on.
             objectness: per level (N, A_l, H_l, W_l) logits.
             box_regression: per level (N, A_l * 4, H_l, W_l).
-            targets: N BoxLists of ground truth, each of which may be empty.
+            targets: N BoxLists of ground truth; they may be empty.
         Returns: objectness loss and box regression loss: float32 scalars, attached to both predictions even if they
             are zero.
         """

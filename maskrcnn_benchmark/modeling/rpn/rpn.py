@@ -122,7 +122,7 @@ class RPNModule(nn.Module):
     ) -> tuple[list[BoxList], dict[str, Tensor]]:
         """
         Args:
-            images: N images, of which only the sizes are read.
+            images: N images; only their sizes are read.
             features: L maps (N, C, H_l, W_l).
             targets: N BoxLists of ground truth; training only.
         Returns: N BoxLists with `objectness`, and in training the losses `loss_objectness` and `loss_rpn_box_reg`.

@@ -118,7 +118,7 @@ class PostProcessor:
         """Suppress candidates within their image and class, and keep the best of each image; drop NaN scores.
 
         Args:
-            candidates: as from `find_candidates`, or those of several views of the images together.
+            candidates: from `find_candidates`, or concatenated from several views of the images.
             sizes: (width, height) of each of the N images, in pixels.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """

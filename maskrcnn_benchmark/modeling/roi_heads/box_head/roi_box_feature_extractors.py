@@ -111,7 +111,7 @@ class FPNXconv1fcFeatureExtractor(nn.Module):
         for index in range(num_convs):
             channels = in_channels if index == 0 else conv_width
             conv = make_conv3x3(channels, conv_width, dilation=dilation, norm=norm, relu=True, kaiming_init=False)
-            layers += conv.children()  # flat: in checkpoints each convolution, norm and ReLU has an index of its own
+            layers += conv.children()  # flat: in checkpoints each convolution, norm and ReLU has its own index
         self.xconvs = nn.Sequential(*layers)
         pooled_width = conv_width if num_convs else in_channels
         self.fc6 = make_fc(pooled_width * pooler.output_size[0] * pooler.output_size[1], width)

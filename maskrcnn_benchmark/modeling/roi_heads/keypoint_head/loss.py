@@ -24,8 +24,7 @@ def matched_keypoints(positives: SampledProposals, targets: Sequence[BoxList]) -
 def keypoint_loss(logits: Tensor, keypoints: Tensor, frames: Tensor) -> Tensor:
     """Softmax cross-entropy over the cells of each heat map, mean over the keypoints that have a target.
 
-    A keypoint has a target if it is labelled and lies inside its RoI's frame. The others do not count, nor does a RoI
-    without any.
+    A keypoint has a target if it is labelled and lies inside its RoI's frame. Others are ignored.
 
     Args:
         logits: (R, K, S, S).

@@ -101,7 +101,7 @@ class KeypointKind(MapKind[Tensor]):
         return logits.flatten(2).softmax(-1).view_as(logits)
 
     def mirror(self, logits: Tensor) -> Tensor:
-        """Mirrors the maps and swaps those of left and right keypoints."""
+        """Mirrors the maps, and swaps the maps of left and right keypoints."""
         if self.flip_inds is None:
             raise ValueError(self.mirror_problem)
         order = torch.tensor(self.flip_inds).to(logits.device, non_blocking=True)

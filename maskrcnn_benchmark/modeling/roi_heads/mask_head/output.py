@@ -40,14 +40,14 @@ class MaskTargets(NamedTuple):
 
 @dataclass(eq=False)
 class MaskKind(MapKind[MaskTargets]):
-    """A mask per class, of which each RoI has the one of its own class.
+    """A mask per class. Each RoI uses the mask of its class.
 
     Args:
         num_maps: J, the classes with the background.
         offset: box convention.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
-        outline_weight: how much more a cell near the outline weighs than another; None for equal weights.
+        outline_weight: how much more a cell near the outline weighs than other cells; None for equal weights.
         post_processor: writes masks to detections.
     """
 
