@@ -23,7 +23,7 @@ _ACCEPTED = "__accepted_types__"  # {leaf name: types accepted besides the defau
 _SINGLE = "__single_values__"  # leaf names whose one value may be written without a sequence around it
 _IMPLIED = "__implied_keys__"  # {full key: (full key that it sets too, {value: value there}; None: the same value)}
 _PYTHON_SUFFIX = ".py"
-IMPORTS, CUSTOM = "IMPORTS", "CUSTOM"  # modules of the user's own, and the section of the keys that they declare
+IMPORTS, CUSTOM = "IMPORTS", "CUSTOM"  # the user's modules, and the section with the keys that they declare
 
 
 class UnknownKeyError(ConfigError, UnknownNameError):
@@ -52,7 +52,7 @@ class CfgNode(YacsNode):  # type: ignore[misc]  # yacs has no types
             raise AttributeError(name)
         raise AttributeError(f"the config has no {name!r} here{_did_you_mean(name, [str(key) for key in self])}")
 
-    # ---- values besides those of the default's type ----
+    # ---- values that need not have the default's type ----
 
     def also_accept(self, name: str, *types: type) -> None:
         """Also accept values of `types` for the key `name` of this section."""

@@ -25,16 +25,16 @@ def declare_custom(section: str, defaults: Mapping[str, Any]) -> None:
 
     Args:
         section: an identifier, by convention in capitals.
-        defaults: {key: default value}; a value may be a mapping with keys of its own. The type of a default is the
+        defaults: {key: default value}; a value may be a mapping with further keys. The type of a default is the
             type of the key.
-    Raises: ValueError for a name that is not an identifier, or a section that was declared with other defaults.
+    Raises: ValueError for a name that is not an identifier, or a section that was declared with different defaults.
     """
     if not section.isidentifier():
         raise ValueError(f"a section of CUSTOM is named {section!r}; expected an identifier such as 'AGE_HEAD'.")
     if section in _declared and _declared[section] != defaults:
         raise ValueError(
             f"CUSTOM.{section} is declared already, with the defaults {dict(_declared[section])}; "
-            f"give the section with {dict(defaults)} a name of its own."
+            f"give the section with {dict(defaults)} a different name."
         )
     _declared[section] = copy.deepcopy(defaults)
 

@@ -50,7 +50,7 @@ def sample_randomness(seed: int, position: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset[Sample]):
-    """Wraps a data set: takes `SampleKey`s and seeds each sample. All other attributes are those of the data set."""
+    """Wraps a data set: takes `SampleKey`s and seeds each sample. All other attributes are taken from the data set."""
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset

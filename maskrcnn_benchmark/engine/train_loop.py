@@ -57,7 +57,7 @@ class Trainer:
         max_iter: iterations of the whole run.
         start_iter: iterations that the resumed run has already done.
         precision: "float32", or "float16" / "bfloat16" for mixed precision; float16 scales the loss.
-        accumulate: batches per step; their gradients are averaged, as those of one larger batch.
+        accumulate: batches per step; their gradients are averaged, as for one larger batch.
         clip_gradients: called with the parameters before each step; may return their gradient norm.
         hooks: called in this order.
     Attributes:

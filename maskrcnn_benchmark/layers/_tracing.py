@@ -1,4 +1,4 @@
-"""What the fake kernels share, which give PyTorch's tracers the shape and format of a result without computing it."""
+"""Helpers of the fake kernels, which give PyTorch's tracers the shape and format of a result without computing it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _starts(lengths: Sequence[int]) -> Tensor:
 def cover_fractions(
     bitmaps: Sequence[Tensor], bitmap_extents: Tensor, indices: Tensor, extents: Tensor, size_hw: tuple[int, int]
 ) -> Tensor:
-    """Compute the exact fraction of each cell, of a grid over each region, that the region's bitmap covers.
+    """Divide each region into a grid, and compute the exact fraction of each cell that the region's bitmap covers.
 
     Args:
         bitmaps: G tensors (h, w) of 0 and 1 (any dtype, sizes may differ), all on one device.

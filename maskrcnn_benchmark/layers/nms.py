@@ -11,7 +11,7 @@ from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int = INCLUSIVE) -> Tensor:
-    """Keep each box that no kept box of a higher score overlaps by more than the threshold.
+    """Remove each box that overlaps a kept box of a higher score by more than the threshold.
 
     Args:
         boxes: (R, 4) xyxy in pixels, of any floating type.

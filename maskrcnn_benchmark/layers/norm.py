@@ -14,7 +14,7 @@ from maskrcnn_benchmark.utils.registry import Registry
 NormFactory = Callable[[int], nn.Module]
 """Builds a norm layer for a number of channels. Modules take one as an argument and do not know which norm it is."""
 
-# Smaller groups have statistics close to those of single channels.
+# Smaller groups have nearly the statistics of single channels.
 _MIN_CHANNELS_PER_GROUP = 4
 
 
@@ -23,7 +23,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     All four vectors are buffers. The optimiser does not update them, and `.train()` does not change them. Checkpoints
     of the HRNet family also hold the epsilon of each channel. On loading, the difference to this layer's epsilon is
-    added to `running_var`, so the output is that of the checkpoint's model. The epsilon is not saved again.
+    added to `running_var`, so the output equals the output of the checkpoint's model. The epsilon is not saved again.
 
     Args:
         channels: C of the input.

@@ -38,7 +38,7 @@ class Results:
     Attributes:
         folder: folder of the result files.
         entries: name of the file -> its entries, in COCO's result format.
-        scores: name of the file -> (D,) scores; masks and keypoints may have scores of their own.
+        scores: name of the file -> (D,) scores; masks and keypoints may have separate scores.
         rows: image id -> indices of its detections.
     """
 

@@ -19,7 +19,7 @@ def boxlist_nms(
 
     Args:
         nms_thresh: a box whose IoU with a box of higher score is above this is removed; <= 0 keeps every box.
-        max_proposals: keep at most this many boxes, those of the highest scores; <= 0 for no limit.
+        max_proposals: keep at most this many boxes, highest scores first; <= 0 for no limit.
         score_field: name of the field of scores (R,).
     Returns: the boxes that are kept, with all fields, by descending score.
     """

@@ -187,7 +187,7 @@ class Checkpointer:
         return {key: value for key, value in content.items() if key not in ("optimizer", "scheduler")}
 
     def _load_weights(self, state: Mapping[str, Tensor]) -> LoadReport:
-        """Copy weights that are not those of the run itself. A subclass may understand more names."""
+        """Copy weights to start from, without resuming a run. A subclass may understand more names."""
         return load_weights(self.model, state, self.names)
 
     def read(self, path: str) -> dict[str, Any]:

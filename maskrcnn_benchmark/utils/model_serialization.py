@@ -62,7 +62,7 @@ class LoadReport:
         unused: names in the file that the model did not read.
         statistics_unused: norms of the model without running statistics, which got weights of batch norms.
         statistics_missing: batch norms of the model that got weights, but no running statistics.
-        family: which project's file it is; "" if it is not known, None if nobody asked.
+        family: which project's file it is; "" if it is not known, None if it was not determined.
         notes: what was converted.
         warnings: what the user should know.
     """
@@ -138,7 +138,7 @@ def strip_prefix_if_present(state: Mapping[str, T], prefix: str = _WRAPPER) -> d
 
 
 def strip_wrappers(state: Mapping[str, T]) -> dict[str, T]:
-    """Remove the prefixes that training scripts add to all names but those of their losses."""
+    """Remove the prefixes that training scripts add to all names except the names of their losses."""
     names = [name for name in state if not name.startswith(_LOSS)]
     prefix = next((prefix for prefix in _WRAPPERS if names and all(name.startswith(prefix) for name in names)), None)
     if prefix is None:

@@ -27,7 +27,7 @@ def cache_url(url: str, model_dir: str | os.PathLike[str] | None = None, progres
     (`name-0676ba61.pth`). If the URL has none, the SHA-256 of the download is logged, so that you can add it.
 
     Args:
-        model_dir: cache folder; by default that of torch.hub's checkpoints.
+        model_dir: cache folder; by default torch.hub's folder for checkpoints.
     Raises: OSError if the download fails; ValueError if the hash differs.
     """
     address, fragment = urldefrag(url)

@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors to the CPU. Raises: ValueError for a file that is damaged or of another format."""
+    """Read all tensors to the CPU. Raises: ValueError for a file that is damaged or has a different format."""
     with open(path, "rb") as file:
         content = file.read()
     try:

@@ -85,7 +85,7 @@ struct Lanes {
     return lanes;
   }
 
-  // The larger value of each lane; that of b if either is NaN.
+  // The larger value of each lane; the value of b if either is NaN.
   static inline Lanes larger(const Lanes& a, const Lanes& b) {
     Lanes lanes;
 #if defined(__GNUC__)

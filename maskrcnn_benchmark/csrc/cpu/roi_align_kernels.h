@@ -3,7 +3,7 @@
 // Arithmetic runs over blocks of adjacent channels. Channels-last maps are read in place. The cells of a planar map
 // that its regions touch are first packed, one block of channels at a time, into a buffer that stays in the cache while
 // all regions of the map pool from it. Backward accumulates into such a buffer for both formats and writes each
-// gradient once. Each thread owns channels of its own there, so sums have a fixed order and the result is
+// gradient once. Each thread has its own channels there, so sums have a fixed order and the result is
 // deterministic.
 
 #include "lanes.h"

@@ -43,11 +43,11 @@ class PackedSegmentations:
     """Polygons or run lengths of A annotations.
 
     Attributes:
-        coordinates: x, y, x, y, ... of all polygons in pixels; those of polygon p are `polygon_ends[p]` to
-            `polygon_ends[p + 1]`. Double precision, as in COCO's tools; else some pixels of a mask would differ.
+        coordinates: x, y, x, y, ... of all polygons in pixels; polygon p has coordinates `polygon_ends[p]` to
+            `polygon_ends[p + 1]`. Double precision, as in pycocotools; else some pixels of a mask would differ.
         polygon_ends: (number of polygons + 1,) int64.
         first_polygon: (A + 1,) int64; annotation a has polygons `first_polygon[a]` to `first_polygon[a + 1]`.
-        runs: COCO's compressed run lengths; those of mask r are bytes `run_ends[r]` to `run_ends[r + 1]`.
+        runs: COCO's compressed run lengths; mask r has bytes `run_ends[r]` to `run_ends[r + 1]`.
         run_ends: (number of masks + 1,) int64.
         first_run: (A + 1,) int64; annotation a has masks `first_run[a]` to `first_run[a + 1]`.
     """

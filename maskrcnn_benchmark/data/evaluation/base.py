@@ -22,7 +22,7 @@ EVALUATORS = Registry()
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What a run asks of its evaluators, the same for every data set.
+    """Settings of a run for its evaluators, the same for every data set.
 
     Attributes:
         tasks: what the model predicts: "bbox", "segm", "keypoints", or the task of a head of your own.

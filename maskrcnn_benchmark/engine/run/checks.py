@@ -1,4 +1,4 @@
-"""Checks at the start of a run of what would make it fail later."""
+"""Checks, at the start of a run, for problems that would make it fail later."""
 
 from __future__ import annotations
 

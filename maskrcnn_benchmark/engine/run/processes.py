@@ -32,7 +32,7 @@ class Process:
 
     Attributes:
         rank: its number among all processes, from 0.
-        local_rank: its number among those of this machine, from 0.
+        local_rank: its number among the processes of this machine, from 0.
         world_size: number of processes.
         local_world_size: number of processes on this machine.
         device: the GPU of this process, or the CPU.

@@ -66,7 +66,7 @@ class CocoEvaluator(Evaluator):
 
     @classmethod
     def from_settings(cls, dataset: DetectionDataset, settings: EvaluationSettings) -> CocoEvaluator:
-        """The entry of `EVALUATORS`: scores those of the tasks that are COCO's."""
+        """The entry of `EVALUATORS`: scores COCO's tasks among `settings.tasks`."""
         return cls(
             dataset,
             iou_types=[task for task in settings.tasks if task in TASKS],
