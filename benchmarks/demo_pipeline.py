@@ -1,4 +1,4 @@
-"""Compare the frame rate of the demo's pipeline, from video file to annotated video file, with that of the bare model.
+"""Compare the frame rates of the demo's pipeline, from video file to annotated video file, and of the bare model.
 
     python benchmarks/demo_pipeline.py --config-file FILE --weights FILE [--source video.mp4] [--rounds 5] [KEY VALUE]
 

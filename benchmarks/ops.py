@@ -3,8 +3,8 @@
 The results of all contenders are compared. Then the contenders run in turn, many times. The table gives the median and
 the minimum of ours and of the fastest peer, and the median of their paired ratios. "Fresh" is the default: the system
 has to map and clear new pages for large outputs. "Warm" is a second process in which the C library keeps freed memory,
-so that outputs reuse pages (CPU only). "Times the floor" is the ratio of our time to that of reading and writing, once
-each, the bytes that the op has to touch; this copy takes its turn like a peer.
+so that outputs reuse pages (CPU only). "Times the floor" is the ratio of our time to the time of reading and writing
+once the bytes that the op has to touch; this copy takes its turn like a peer.
 
     python benchmarks/ops.py                                    all cases on the CPU, fresh and warm
     python benchmarks/ops.py --device cuda --filter NMS         some of them on a GPU

@@ -51,7 +51,7 @@ class COCODemo:
         predictor: runs the model.
         model: the predictor's model.
         device: the model's device.
-        categories: {label: name}; the subclass's CATEGORIES if it has any, else those of the checkpoint or data set.
+        categories: {label: name}; the subclass's CATEGORIES if it has any, else from the checkpoint or data set.
         transforms: the result of `build_transform`.
         masker: pastes masks into the image.
         keypoint_threshold: keypoints with a lower logit are not shown.

@@ -4,7 +4,7 @@ Usage: `python tools/plain_train_net.py --config-file FILE [KEY VALUE ...]`; for
 `torchrun --nproc_per_node=N tools/plain_train_net.py ...`.
 
 The losses equal those of train_net.py with the same config and seed. What train_net.py adds: resuming, evaluation,
-checkpoints on the way, float16, accumulated batches, a mean of the weights, metrics.jsonl and TensorBoard, a guard
+checkpoints during training, float16, accumulated batches, a mean of the weights, metrics.jsonl and TensorBoard, a guard
 against nan, and hooks of your own.
 """
 
