@@ -17,6 +17,7 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from ..base import EvaluationSettings, Evaluator
 from ..results import EvaluationResults, write_results
+from .from_groundtruth import coco_from_groundtruth
 from .image_results import ImageResult
 from .measures import headline_metrics, per_class_ap, run_cocoeval
 from .pictures import write_pictures
@@ -30,7 +31,8 @@ class CocoEvaluator(Evaluator):
     """Evaluates as COCO does, each task by its object in `TASKS`.
 
     Args:
-        dataset: with `coco`, `id_to_img_map` and `contiguous_category_id_to_json_id`.
+        dataset: with `coco`, `id_to_img_map` and `contiguous_category_id_to_json_id`; or with `get_groundtruth` and
+            `class_names`, from which the annotations are made.
         iou_types: of "bbox", "segm", "keypoints".
         box_only, keypoint_oks_sigmas, boundary_ap: as in `EvaluationSettings`.
     Raises: TypeError for a data set without COCO annotations; ValueError for an unknown iou type, and for a number of
@@ -53,13 +55,7 @@ class CocoEvaluator(Evaluator):
         unknown = [iou_type for iou_type in iou_types if iou_type not in TASKS]
         if unknown:
             raise ValueError(f"unknown iou types {unknown}; COCO's evaluation knows {', '.join(TASKS)}")
-        if self.dataset.coco is None:
-            raise TypeError(
-                f"{self.dataset.kind} cannot be evaluated: it has no `coco` annotations (pycocotools.coco.COCO). "
-                "A data set in COCO's format is a COCODataset. Others offer their annotations in that form, or name "
-                "another evaluator in their attribute `evaluator` or in TEST.EVALUATORS."
-            )
-        self.coco: COCO = self.dataset.coco
+        self.coco = _annotations_of(self.dataset)
         self.tasks = [name for name in TASKS if name in iou_types]
         for name in self.tasks:
             TASKS[name].check(self.coco, settings)
@@ -141,3 +137,16 @@ class CocoEvaluator(Evaluator):
             {"image_id": image_id, **result.plain()}
             for image_id, result in zip(self._image_ids(), self.results.values(), strict=True)
         ]
+
+
+def _annotations_of(dataset: DetectionDataset) -> COCO:
+    """The annotations of a data set, or those made from its ground truth. Raises: TypeError if it has neither."""
+    if dataset.coco is not None:
+        return dataset.coco
+    if not (dataset.has_groundtruth and dataset.class_names):
+        raise TypeError(
+            f"{dataset.kind} cannot be evaluated: it has no `coco` annotations (pycocotools.coco.COCO), and no "
+            "`get_groundtruth` with `class_names` to make them from. COCO's format is read by COCODataset. Others "
+            "define these members, or name another evaluator in their attribute `evaluator` or in TEST.EVALUATORS."
+        )
+    return coco_from_groundtruth(dataset)

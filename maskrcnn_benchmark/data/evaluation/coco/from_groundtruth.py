@@ -1,0 +1,59 @@
+"""COCO annotations made from the ground truth of any data set, so that COCO's metrics can score on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from .ground_truth import new_coco
+from .run_lengths import encode_masks
+
+
+def coco_from_groundtruth(dataset: DetectionDataset) -> COCO:
+    """The ground truth of all images as COCO has it: boxes, masks and keypoints, as far as the targets have them.
+
+    Objects that the field DIFFICULT marks become crowd regions, which COCO's metrics ignore. The area of an object is
+    that of its mask, else that of its box.
+
+    Args:
+        dataset: with `get_groundtruth` and `class_names`.
+    """
+    category_ids = dataset.contiguous_category_id_to_json_id
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        image_id = dataset.id_to_img_map[index]
+        info = dataset.get_img_info(index)
+        images.append({"id": image_id, "width": info["width"], "height": info["height"]})
+        truth = dataset.get_groundtruth(index)
+        columns = _columns(truth)
+        for row, label in enumerate(truth.get_field(fields.LABELS).tolist()):
+            values = {key: column[row] for key, column in columns.items()}
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_ids[label]}
+            annotations.append({**entry, **values})
+    names = enumerate(dataset.class_names)
+    categories = [{"id": category_ids[label], "name": name} for label, name in names if label > 0]
+    return new_coco({"info": {}, "images": images, "categories": categories, "annotations": annotations})
+
+
+def _columns(truth: BoxList) -> dict[str, list[Any]]:
+    """The keys of COCO's annotations, with one value per object."""
+    boxes = truth.convert("xywh").bbox
+    columns: dict[str, list[Any]] = {"bbox": boxes.tolist(), "area": (boxes[:, 2] * boxes[:, 3]).tolist()}
+    columns["iscrowd"] = [0] * len(truth)
+    if truth.has_field(fields.DIFFICULT):
+        columns["iscrowd"] = truth.get_field(fields.DIFFICULT).int().tolist()
+    if truth.has_field(fields.MASKS) and len(truth):
+        columns["segmentation"] = encode_masks(truth.get_field(fields.MASKS).get_mask_tensor())
+        columns["area"] = [float(mask_utils.area(rle)) for rle in columns["segmentation"]]
+    if truth.has_field(fields.KEYPOINTS):
+        points = truth.get_field(fields.KEYPOINTS).keypoints
+        columns["keypoints"] = points.flatten(1).tolist()
+        columns["num_keypoints"] = (points[..., 2] > 0).sum(dim=1).tolist()
+    return columns
