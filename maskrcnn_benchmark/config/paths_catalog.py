@@ -51,12 +51,21 @@ def _known_datasets() -> dict[str, dict[str, Any]]:
             "img_dir": "cityscapes/images",
             "ann_file": f"cityscapes/annotations/instancesonly_filtered_gtFine_{split}.json",
         }
+        datasets[f"cityscapes_fine_instanceonly_seg_{split}"] = _cityscapes(split, "mask")
+    for mode in ("poly", "mask"):
+        for split in ("train", "val"):
+            datasets[f"cityscapes_{mode}_instance_{split}"] = _cityscapes(split, mode)
+        datasets[f"cityscapes_{mode}_instance_minival"] = {**_cityscapes("val", mode), "mini": 10}
     for split in ("train", "val"):  # drawn by tools/make_people_dataset.py
         datasets[f"people_{split}"] = {
             "img_dir": f"people/{split}",
             "ann_file": f"people/annotations/person_keypoints_{split}.json",
         }
     return datasets
+
+
+def _cityscapes(split: str, mode: str) -> dict[str, Any]:
+    return {"img_dir": "cityscapes/leftImg8bit", "ann_dir": "cityscapes/gtFine", "split": split, "mode": mode}
 
 
 class DatasetCatalog:

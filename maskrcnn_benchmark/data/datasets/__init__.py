@@ -6,6 +6,7 @@ callable will do. To add a class of your own: `DATASETS.register("MyDataset", My
 offer.
 """
 
+from maskrcnn_benchmark.data.datasets.cityscapes import CityScapesDataset
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.concat_dataset import ConcatDataset
 from maskrcnn_benchmark.data.datasets.list_dataset import ListDataset
@@ -15,5 +16,6 @@ from maskrcnn_benchmark.utils.registry import Registry
 DATASETS = Registry()
 DATASETS.register("COCODataset", COCODataset)
 DATASETS.register("PascalVOCDataset", PascalVOCDataset)
+DATASETS.register("CityScapesDataset", CityScapesDataset)
 
-__all__ = ["COCODataset", "ConcatDataset", "DATASETS", "ListDataset", "PascalVOCDataset"]
+__all__ = ["COCODataset", "CityScapesDataset", "ConcatDataset", "DATASETS", "ListDataset", "PascalVOCDataset"]

@@ -2,15 +2,18 @@
 
 from .base import EVALUATORS, EvaluationSettings, Evaluator
 from .build import build_evaluator, evaluate
+from .cityscapes import CityscapesEvaluator
 from .coco import CocoEvaluator
 from .results import EvaluationResults, check_expected_results, write_results
 from .voc import VocEvaluator
 
 EVALUATORS.register("COCO", CocoEvaluator.from_settings)
 EVALUATORS.register("VOC", VocEvaluator)
+EVALUATORS.register("Cityscapes", CityscapesEvaluator)
 
 __all__ = [
     "EVALUATORS",
+    "CityscapesEvaluator",
     "CocoEvaluator",
     "EvaluationResults",
     "EvaluationSettings",

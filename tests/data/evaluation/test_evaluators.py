@@ -106,7 +106,7 @@ def test_tables_are_written_into_a_new_folder(tmp_path):
 
 def test_unknown_names_are_told(count):
     dataset = FakeDataset(ANNOTATIONS)
-    with pytest.raises(KeyError, match="TEST.EVALUATORS names 'Coco'; registered: COCO, Count, VOC"):
+    with pytest.raises(KeyError, match="TEST.EVALUATORS names 'Coco'; registered: COCO, Cityscapes, Count, VOC"):
         build_evaluator(dataset, evaluators=("Coco",))
     with pytest.raises(ValueError, match="unknown iou types .'age'.: COCO scores bbox; Count scores count"):
         build_evaluator(dataset, iou_types=("bbox", "age"), evaluators=("COCO", "Count"))

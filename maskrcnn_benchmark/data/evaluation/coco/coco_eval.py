@@ -9,25 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
-from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-from ..base import EvaluationSettings, Evaluator
+from ..base import EvaluationSettings
 from ..results import EvaluationResults, write_results
 from .from_groundtruth import coco_from_groundtruth
-from .image_results import ImageResult
+from .image_evaluator import ImageEvaluator
 from .measures import headline_metrics, per_class_ap, run_cocoeval
-from .pictures import write_pictures
 from .proposal_recall import evaluate_proposals
 from .tasks import COARSE, TASKS, Task
 
 logger = logging.getLogger(__name__)
 
 
-class CocoEvaluator(Evaluator):
+class CocoEvaluator(ImageEvaluator):
     """Evaluates as COCO does, each task by its object in `TASKS`.
 
     Args:
@@ -38,8 +35,6 @@ class CocoEvaluator(Evaluator):
     Raises: TypeError for a data set without COCO annotations; ValueError for an unknown iou type, and for a number of
         sigmas that is not the data set's number of keypoints.
     """
-
-    results: dict[int, ImageResult]  # by index into the data set
 
     def __init__(
         self,
@@ -71,20 +66,13 @@ class CocoEvaluator(Evaluator):
             boundary_ap=settings.boundary_ap,
         )
 
-    def process(self, indices: Sequence[int], detections: Sequence[BoxList]) -> None:
-        for index, detections_per_image in zip(indices, detections, strict=True):
-            info = self.dataset.get_img_info(index)
-            size_wh = (info["width"], info["height"])
-            self.results[int(index)] = ImageResult.from_detections(detections_per_image, size_wh)
-
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
         """Score, and write predictions.pth, COCO's result files and the tables into the folder."""
         folder = Path(output_folder) if output_folder else None
         if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._plain_predictions(), folder / "predictions.pth")
+            self.save_predictions(folder)
         if self.settings.box_only:
-            metrics = evaluate_proposals(self.coco, self._image_ids(), list(self.results.values()), folder)
+            metrics = evaluate_proposals(self.coco, self.image_ids(), list(self.results.values()), folder)
             results = EvaluationResults({"box_proposal": metrics}, len(self.results))
         else:
             results = EvaluationResults({}, len(self.results))
@@ -93,9 +81,6 @@ class CocoEvaluator(Evaluator):
         if folder:
             write_results(results, folder)
         return results
-
-    def write_pictures(self, folder: Path, count: int) -> Path | None:
-        return write_pictures(self.dataset, self.results, folder, count) if self.dataset.can_draw else None
 
     def coco_results(self, name: str) -> list[dict[str, Any]]:
         """All detections in COCO's result format: "bbox", "segm", "keypoints", "segm_coarse" or "keypoints_coarse"."""
@@ -109,7 +94,7 @@ class CocoEvaluator(Evaluator):
 
     def _evaluate_task(self, task: Task, results: EvaluationResults, folder: Path | None) -> None:
         """Add a row per stage and measure to the results."""
-        image_ids = self._image_ids()
+        image_ids = self.image_ids()
         ground_truth = task.ground_truth(self.coco, image_ids, self.settings)
         for stage in reversed(task.stages):  # coarse first
             if stage.name.endswith(COARSE) and not self._was_predicted(stage.name):
@@ -128,15 +113,6 @@ class CocoEvaluator(Evaluator):
 
     def _was_predicted(self, stage_name: str) -> bool:
         return any(stage_name in result.packed for result in self.results.values())
-
-    def _image_ids(self) -> list[Any]:
-        return [self.dataset.id_to_img_map[index] for index in self.results]
-
-    def _plain_predictions(self) -> list[dict[str, Any]]:
-        return [
-            {"image_id": image_id, **result.plain()}
-            for image_id, result in zip(self._image_ids(), self.results.values(), strict=True)
-        ]
 
 
 def _annotations_of(dataset: DetectionDataset) -> COCO:

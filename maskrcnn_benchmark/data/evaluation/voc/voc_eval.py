@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
@@ -15,9 +14,9 @@ from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-from ..base import EvaluationSettings, Evaluator
+from ..base import EvaluationSettings
+from ..coco.image_evaluator import ImageEvaluator
 from ..coco.image_results import ImageResult
-from ..coco.pictures import write_pictures
 from ..results import EvaluationResults, write_results
 from .average_precision import ImageMatches, ap_by_area, ap_by_points, match_detections, precision_recall
 
@@ -25,7 +24,7 @@ IOU_THRESHOLD = 0.5
 POINTS, AREA = "AP", "AP (area)"
 
 
-class VocEvaluator(Evaluator):
+class VocEvaluator(ImageEvaluator):
     """Scores boxes as Pascal VOC does: AP at an IoU of at least 0.5, per class, averaged over the classes with objects.
 
     Both definitions of AP are reported: "AP" by 11 points (VOC 2007; upstream reports this one), and "AP (area)" by the
@@ -39,7 +38,6 @@ class VocEvaluator(Evaluator):
     """
 
     tasks = ("bbox",)
-    results: dict[int, ImageResult]  # by index into the data set
 
     def __init__(self, dataset: DetectionDataset, settings: EvaluationSettings) -> None:
         super().__init__(dataset, settings)
@@ -51,11 +49,6 @@ class VocEvaluator(Evaluator):
         if not dataset.has_groundtruth or not dataset.class_names:
             missing = "class_names" if dataset.has_groundtruth else "get_groundtruth"
             raise TypeError(f"the evaluator VOC cannot score on a {dataset.kind}: it has no `{missing}`")
-
-    def process(self, indices: Sequence[int], detections: Sequence[BoxList]) -> None:
-        for index, found in zip(indices, detections, strict=True):
-            info = self.dataset.get_img_info(int(index))
-            self.results[int(index)] = ImageResult.from_detections(found, (info["width"], info["height"]))
 
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
         """Score, and write predictions.pth and the tables into the folder."""
@@ -71,16 +64,9 @@ class VocEvaluator(Evaluator):
         per_class_ap = {"bbox": by_points, "bbox (area)": by_area}
         results = EvaluationResults({"bbox": metrics}, len(self.results), per_class_ap if len(per_class) > 1 else {})
         if output_folder:
-            folder = Path(output_folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            ids = self.dataset.id_to_img_map
-            plain = [{"image_id": ids[index], **result.plain()} for index, result in self.results.items()]
-            torch.save(plain, folder / "predictions.pth")
-            write_results(results, folder)
+            self.save_predictions(Path(output_folder))
+            write_results(results, output_folder)
         return results
-
-    def write_pictures(self, folder: Path, count: int) -> Path | None:
-        return write_pictures(self.dataset, self.results, folder, count) if self.dataset.can_draw else None
 
 
 def _match_image(truth: BoxList, result: ImageResult, num_classes: int) -> Iterator[ImageMatches]:
