@@ -333,6 +333,11 @@ def test_number_of_classes_is_compared_with_the_dataset(tiny):
                 make_data_loader(tiny, is_train=is_train)
     tiny.MODEL.RPN_ONLY = True  # knows objects, no classes
     make_data_loader(tiny)
+    tiny.MODEL.RETINANET_ON = True  # knows classes again
+    with pytest.raises(ValueError, match=r"MODEL.RETINANET.NUM_CLASSES is 81, but tiny has 2 categories"):
+        make_data_loader(tiny)
+    tiny.MODEL.RETINANET.NUM_CLASSES = 3
+    make_data_loader(tiny)
 
 
 def test_joined_datasets_must_number_their_categories_alike(tmp_path, catalog, tiny):

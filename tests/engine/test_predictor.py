@@ -155,6 +155,8 @@ def test_names_come_from_the_checkpoint_then_the_data_then_the_number(folder, pr
     cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES = 7
     assert find_category_names(cfg) == {}
     assert "names of the 6 categories are not known" in caplog.text
+    cfg.MODEL.RETINANET_ON = True
+    assert len(find_category_names(cfg)) == 81
 
 
 def test_weights(folder, tmp_path):

@@ -41,3 +41,11 @@ def test_focal_loss_gradient_and_repr():
     assert (logits.grad[1] == 0).all() and (logits.grad[[0, 2]] != 0).all()
     assert repr(layer) == "SigmoidFocalLoss(gamma=2.0, alpha=0.25)"
     assert layer(logits[:0], targets[:0]) == 0
+
+
+def test_focal_loss_with_classes_in_another_dimension():
+    logits = torch.randn(2, 5, 3, 4, 6, dtype=torch.float64)
+    targets = torch.randint(-1, 4, (2, 5, 4, 6))
+    found = sigmoid_focal_loss(logits, targets, 2.0, 0.25, dim=2)
+    rows = sigmoid_focal_loss(logits.movedim(2, -1).reshape(-1, 3), targets.flatten(), 2.0, 0.25)
+    torch.testing.assert_close(found, rows.view(2, 5, 4, 6, 3).movedim(-1, 2))

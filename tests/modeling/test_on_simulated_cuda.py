@@ -17,7 +17,8 @@ from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
-from tests.modeling.tiny import ALL_HEADS, tiny_cfg, tiny_detector, tiny_target
+from maskrcnn_benchmark.utils.detector_kind import num_classes
+from tests.modeling.tiny import ALL_HEADS, RETINANET, tiny_cfg, tiny_detector, tiny_target
 from tests.simulated_cuda import NO_SIMULATION, CudaTensor, simulated_cuda
 
 pytestmark = pytest.mark.skipif(NO_SIMULATION is not None, reason=str(NO_SIMULATION))
@@ -35,6 +36,8 @@ NARROW_RESNET = [
     *("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 16),
 ]
 
+FEW_CLASSES = ["MODEL.RETINANET.NUM_CLASSES", 3, "MODEL.RETINANET.NUM_CONVS", 1, "TEST.DETECTIONS_PER_IMG", 8]
+
 # (place, operation) -> how often in a step, whatever the number of images
 WAITS_OF_TRAINING = {
     # how many proposals each image has: they leave the RPN as one BoxList per image
@@ -50,6 +53,10 @@ WAITS_OF_INFERENCE = {
     # how many pairs of region and class score above the threshold
     ("layers/reference/candidates.py:classes_above", "nonzero"): 1,
 }
+RETINANET_MODEL = "retinanet/retinanet_R-50-FPN_1x.yaml"
+# a RetinaNet needs no number on the host but those of its results
+WAITS_OF_RETINANET_TRAINING = {("modeling/batching.py:HostCopy.wait", "Event.synchronize"): 1}
+WAITS_OF_RETINANET_INFERENCE = {("modeling/selection.py:split_rows", "_to_copy"): 1}
 # the sizes of the regions, to which heat maps are enlarged
 BICUBIC = {("layers/reference/keypoints.py:decode_bicubic", "_to_copy"): 1}
 
@@ -74,7 +81,7 @@ def batch(cfg, masks="poly", images=3):
         ][number % 3]
         pixels.append(torch.randn(3, height, width, generator=generator))
         target = tiny_target(boxes, (width, height), cfg.MODEL.BOX_OFFSET)
-        last_label = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES - 1
+        last_label = num_classes(cfg)[1] - 1
         target.add_field(fields.LABELS, target.get_field(fields.LABELS).clamp(max=last_label))
         target.add_field(fields.MASKS, target.get_field(fields.MASKS).convert(masks))
         targets.append(target)
@@ -180,6 +187,44 @@ def test_rpn_alone():
     cfg = tiny_cfg("MODEL.RPN_ONLY", True)
     waits = {place: count for place, count in WAITS_OF_TRAINING.items() if "HostCopy" in place[0]}
     check_step(tiny_detector(cfg), *batch(cfg), waits)
+
+
+@pytest.mark.parametrize(
+    "name", [RETINANET_MODEL, pytest.param("retinanet/retinanet_hrnet_w18_1x.yaml", marks=pytest.mark.slow)]
+)
+def test_training_step_of_retinanet(name):
+    cfg, model = small_model(name, *FEW_CLASSES)
+    check_step(model, *batch(cfg), WAITS_OF_RETINANET_TRAINING)
+
+
+@pytest.mark.parametrize("images", [1, 2, 16])
+def test_waits_of_retinanet_do_not_grow_with_the_batch(images):
+    cfg = tiny_cfg(*RETINANET)
+    check_step(tiny_detector(cfg), *batch(cfg, images=images), WAITS_OF_RETINANET_TRAINING)
+
+
+def test_retinanet_without_ground_truth():
+    cfg = tiny_cfg(*RETINANET)
+    pixels, targets = batch(cfg)
+    check_step(tiny_detector(cfg), pixels[2:] * 2, targets[2:] * 2, WAITS_OF_RETINANET_TRAINING)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 1.0])
+def test_inference_of_retinanet(threshold):
+    cfg, model = small_model(RETINANET_MODEL, *FEW_CLASSES, "MODEL.RETINANET.INFERENCE_TH", threshold)
+    torch.nn.init.zeros_(model.rpn.head.cls_logits.bias)  # else it finds nothing before it is trained
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight)
+    pixels, _ = batch(cfg)
+    expected = detect(model, pixels)
+    assert all(len(detections) == (8 if threshold < 1 else 0) for detections in expected)
+    with simulated_cuda() as device:
+        model.to("cuda")
+        pixels = [image.to("cuda") for image in pixels]
+        device.waits.clear()
+        found = detect(model, pixels)
+        assert device.waits == WAITS_OF_RETINANET_INFERENCE
+    for there, here in zip(found, expected, strict=True):
+        check_detections(there, here)
 
 
 def test_flawed_ground_truth_is_named():

@@ -140,7 +140,9 @@ class GeneralizedRCNN(nn.Module):
         if self.training:
             raise ValueError("`predict_on_boxes` is for inference; call model.eval() first")
         if self.roi_heads is None:
-            raise ValueError("MODEL.RPN_ONLY is True: there are no heads that predict something on given boxes")
+            raise ValueError(
+                "MODEL.RPN_ONLY or RETINANET_ON is True: there are no heads that predict something on given boxes"
+            )
         images = to_image_list(images, self.size_divisible)
         boxes = self._check_boxes(images, boxes, "BoxList")
         features = self.backbone(images.tensors)

@@ -83,7 +83,7 @@ def test_boxes_that_cannot_be_used_are_refused():
         model.predict_on_boxes(images, tiny_batch(offset=0)[1])
     with pytest.raises(ValueError, match="is for inference"):
         model.train().predict_on_boxes(images, targets)
-    with pytest.raises(ValueError, match="RPN_ONLY is True"):
+    with pytest.raises(ValueError, match="RPN_ONLY or RETINANET_ON is True"):
         detector("MODEL.RPN_ONLY", True).predict_on_boxes(images, targets)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers.sigmoid_focal_loss import sigmoid_focal_loss
 from maskrcnn_benchmark.layers.smooth_l1_loss import smooth_l1_loss
 from maskrcnn_benchmark.modeling.batching import pad_boxes, pad_labels
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
@@ -124,12 +125,7 @@ def focal_loss_sum(logits: Tensor, num_anchors: int, labels: Tensor, *, alpha: f
         labels: (N, H * W * A) int64 in the order of the anchors: class from 1, 0 background, -1 no loss.
         alpha, gamma: see `RetinaNetLossComputation`.
     """
-    from torchvision.ops import sigmoid_focal_loss  # it loads under one version of PyTorch only
-
     per_class = logits.unflatten(1, (num_anchors, -1)).float()  # (N, A, J, H, W)
     # reorder the labels to the layout of the logits, which are larger
-    labels = labels.unflatten(1, (*logits.shape[-2:], num_anchors)).permute(0, 3, 1, 2).unsqueeze(2)  # (N, A, 1, H, W)
-    classes = torch.arange(1, per_class.shape[2] + 1, device=logits.device)[:, None, None]
-    one_hot = (labels == classes).to(per_class.dtype)
-    losses = sigmoid_focal_loss(per_class, one_hot, alpha=alpha, gamma=gamma, reduction="none")
-    return torch.where(labels >= 0, losses, 0).sum()
+    labels = labels.unflatten(1, (*logits.shape[-2:], num_anchors)).permute(0, 3, 1, 2)  # (N, A, H, W)
+    return sigmoid_focal_loss(per_class, labels, gamma, alpha, dim=2).sum()
