@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,105 +15,20 @@ from maskrcnn_benchmark import compat
 from maskrcnn_benchmark.config import load_config
 from tests.modeling.roi_heads.head_cases import person_batch, small_cfg
 
-UPSTREAM = """
-config: cfg
-config.defaults: _C
-config.paths_catalog: DatasetCatalog ModelCatalog
-data: make_data_loader
-data.build: build_dataset make_data_loader
-data.collate_batch: BatchCollator
-data.datasets: COCODataset ConcatDataset
-data.datasets.coco: COCODataset
-data.datasets.concat_dataset: ConcatDataset
-data.datasets.list_dataset: ListDataset
-data.datasets.evaluation: evaluate
-data.datasets.evaluation.coco: coco_evaluation
-data.datasets.evaluation.coco.coco_eval: check_expected_results
-data.samplers: DistributedSampler GroupedBatchSampler IterationBasedBatchSampler
-data.samplers.distributed: DistributedSampler
-data.samplers.grouped_batch_sampler: GroupedBatchSampler
-data.samplers.iteration_based_batch_sampler: IterationBasedBatchSampler
-data.transforms: Compose Resize RandomHorizontalFlip ToTensor Normalize build_transforms
-data.transforms.build: build_transforms
-data.transforms.transforms: Compose Resize RandomHorizontalFlip RandomVerticalFlip ColorJitter ToTensor Normalize
-engine.inference: inference compute_on_dataset
-engine.trainer: do_train
-layers: nms Conv2d DFConv2d ConvTranspose2d BatchNorm2d interpolate roi_align ROIAlign roi_pool ROIPool smooth_l1_loss
-    FrozenBatchNorm2d deform_conv
-layers.batch_norm: FrozenBatchNorm2d
-layers.misc: Conv2d ConvTranspose2d BatchNorm2d interpolate DFConv2d
-layers.batch_norm: FrozenBatchNorm2d
-layers.misc: Conv2d DFConv2d ConvTranspose2d BatchNorm2d interpolate
-layers.nms: nms
-layers.roi_align: ROIAlign roi_align
-layers.smooth_l1_loss: smooth_l1_loss
-modeling.registry: BACKBONES RPN_HEADS ROI_BOX_FEATURE_EXTRACTORS ROI_BOX_PREDICTOR ROI_KEYPOINT_FEATURE_EXTRACTORS
-    ROI_KEYPOINT_PREDICTOR ROI_MASK_FEATURE_EXTRACTORS ROI_MASK_PREDICTOR
-modeling.balanced_positive_negative_sampler: BalancedPositiveNegativeSampler
-modeling.box_coder: BoxCoder
-modeling.make_layers: group_norm make_conv3x3 make_fc conv_with_kaiming_uniform
-modeling.matcher: Matcher
-modeling.poolers: Pooler
-modeling.backbone: build_backbone
-modeling.backbone.backbone: build_backbone build_resnet_backbone build_resnet_fpn_backbone build_hrnet_backbone
-    build_hrnet_hrfpn_backbone
-modeling.backbone.fpn: FPN LastLevelMaxPool LastLevelP6P7
-modeling.backbone.hrfpn: HRFPN
-modeling.backbone.hrnet: HRNet HighResolutionModule BasicBlock Bottleneck
-modeling.backbone.resnet: ResNet ResNetHead Bottleneck
-modeling.detector: build_detection_model
-modeling.detector.detectors: build_detection_model
-modeling.detector.generalized_rcnn: GeneralizedRCNN
-modeling.rpn.anchor_generator: AnchorGenerator BufferList make_anchor_generator generate_anchors
-modeling.rpn.inference: RPNPostProcessor make_rpn_postprocessor
-modeling.rpn.loss: RPNLossComputation make_rpn_loss_evaluator
-modeling.rpn.rpn: RPNModule RPNHead build_rpn
-modeling.roi_heads.roi_heads: CombinedROIHeads build_roi_heads
-modeling.roi_heads.box_head.box_head: build_roi_box_head
-modeling.roi_heads.box_head.inference: PostProcessor make_roi_box_post_processor
-modeling.roi_heads.box_head.roi_box_feature_extractors: ResNet50Conv5ROIFeatureExtractor FPN2MLPFeatureExtractor
-    FPNXconv1fcFeatureExtractor make_roi_box_feature_extractor
-modeling.roi_heads.box_head.roi_box_predictors: FastRCNNPredictor FPNPredictor make_roi_box_predictor
-modeling.roi_heads.mask_head.mask_head: build_roi_mask_head
-modeling.roi_heads.mask_head.inference: MaskPostProcessor Masker make_roi_mask_post_processor
-modeling.roi_heads.mask_head.loss: MaskRCNNLossComputation make_roi_mask_loss_evaluator
-modeling.roi_heads.mask_head.roi_mask_feature_extractors: MaskRCNNFPNFeatureExtractor make_roi_mask_feature_extractor
-modeling.roi_heads.mask_head.roi_mask_predictors: MaskRCNNC4Predictor MaskRCNNConv1x1Predictor make_roi_mask_predictor
-modeling.roi_heads.keypoint_head.keypoint_head: build_roi_keypoint_head
-modeling.roi_heads.keypoint_head.inference: KeypointPostProcessor make_roi_keypoint_post_processor
-modeling.roi_heads.keypoint_head.loss: KeypointRCNNLossComputation make_roi_keypoint_loss_evaluator
-modeling.roi_heads.keypoint_head.roi_keypoint_feature_extractors: KeypointRCNNFeatureExtractor
-    make_roi_keypoint_feature_extractor
-modeling.roi_heads.keypoint_head.roi_keypoint_predictors: KeypointRCNNPredictor make_roi_keypoint_predictor
-solver: make_optimizer make_lr_scheduler WarmupMultiStepLR
-solver.build: make_optimizer make_lr_scheduler
-solver.lr_scheduler: WarmupMultiStepLR
-structures.bounding_box: BoxList FLIP_LEFT_RIGHT FLIP_TOP_BOTTOM
-structures.boxlist_ops: boxlist_nms remove_small_boxes boxlist_iou cat_boxlist
-structures.image_list: ImageList to_image_list
-structures.keypoint: Keypoints PersonKeypoints
-structures.segmentation_mask: SegmentationMask FLIP_LEFT_RIGHT FLIP_TOP_BOTTOM
-utils.c2_model_loading: load_c2_format
-utils.checkpoint: Checkpointer DetectronCheckpointer
-utils.collect_env: collect_env_info
-utils.comm: get_world_size get_rank is_main_process synchronize all_gather reduce_dict
-utils.imports: import_file
-utils.logger: setup_logger
-utils.metric_logger: SmoothedValue MetricLogger
-utils.miscellaneous: mkdir save_labels save_config
-utils.model_serialization: strip_prefix_if_present load_state_dict
-utils.model_zoo: cache_url
-utils.registry: Registry
-utils.timer: Timer get_time_str
-"""  # module below the package: public names of maskrcnn-benchmark in it that user code may import
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def upstream_names() -> list[tuple[str, str]]:
-    names = []
-    for line in UPSTREAM.replace("\n    ", " ").strip().splitlines():
-        module, _, attributes = line.partition(": ")
-        names += [(module, attribute) for attribute in attributes.split()]
-    return names
+    """(module below the package, public name of maskrcnn-benchmark in it), for all of them."""
+    lines = (ROOT / "tests" / "upstream_names.txt").read_text().splitlines()
+    return [(module, name) for module, _, names in (line.partition(": ") for line in lines) for name in names.split()]
+
+
+def replaced_names() -> set[tuple[str, str]]:
+    """The names that docs/MIGRATION.md lists with what to use instead."""
+    table = (ROOT / "docs" / "MIGRATION.md").read_text().split("## Names that are not here")[1]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    return {(row[0].strip("| `"), name) for row in rows for name in re.findall(r"`(\w+)`", row[1])}
 
 
 def import_name(module: str, name: str) -> object:
@@ -121,8 +38,23 @@ def import_name(module: str, name: str) -> object:
 
 
 @pytest.mark.parametrize(("module", "name"), upstream_names())
-def test_public_names_of_upstream_are_importable(module, name):
-    assert import_name(module, name) is not None
+def test_public_names_of_upstream_are_importable_or_have_a_replacement(module, name):
+    try:
+        assert import_name(module, name) is not None
+    except ImportError:
+        assert (module, name) in replaced_names(), "say in docs/MIGRATION.md what takes its place"
+
+
+def test_the_table_of_replacements_names_upstreams_names():
+    assert replaced_names() <= set(upstream_names())
+    assert len(upstream_names()) > 316
+
+
+@pytest.mark.parametrize("name", ["nms", "roi_align", "roi_pool", "deform_conv", "modulated_deform_conv"])
+def test_functions_of_layers_are_no_modules(name):
+    for module in ("layers.nms", "layers.roi_pool", "layers.dcn.deform_conv_func", "layers.sigmoid_focal_loss"):
+        importlib.import_module(f"maskrcnn_benchmark.{module}")
+    assert inspect.isfunction(import_name("layers", name))
 
 
 @pytest.mark.parametrize(
