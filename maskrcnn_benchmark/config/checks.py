@@ -16,9 +16,11 @@ from .node import CfgNode
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "DTYPE": ("float32", "float16", "bfloat16"),
     "MODEL.BOX_OFFSET": (0, 1),
+    "MODEL.WEIGHT_FORMAT": ("", "RGB", "BGR"),
     "INPUT.FORMAT": ("", "RGB", "BGR", "RGB255", "BGR255"),
 }
 _RANGES: dict[str, tuple[float, float]] = {  # smallest and largest valid value
+    "MODEL.WEIGHT_LEAST_SHARE": (0, 1),
     "INPUT.HORIZONTAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.VERTICAL_FLIP_PROB_TRAIN": (0, 1),
     "INPUT.HUE": (0, 0.5),

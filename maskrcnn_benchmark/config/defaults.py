@@ -27,6 +27,8 @@ _C.MODEL = CN()
 _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # name of the detector class
 _C.MODEL.DEVICE = "cuda"  # device of the model, as torch spells it
 _C.MODEL.WEIGHT = ""  # initial weights: .pth, .pkl or .safetensors file, http(s) URL or catalog:// name; "" = random
+_C.MODEL.WEIGHT_FORMAT = ""  # new: RGB or BGR: channels of the images that WEIGHT was trained with; "" = by its family
+_C.MODEL.WEIGHT_LEAST_SHARE = 0.5  # new: refuse a WEIGHT of unknown names that fits a smaller part of the parameters
 _C.MODEL.CHANNELS_LAST = False  # new: weights and maps in the channels-last layout; faster on CPUs and tensor cores
 _C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 - x1 + 1), 0 = it does not
 _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall

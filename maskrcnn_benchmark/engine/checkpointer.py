@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.state_dict_names import NAME_RULES, load_state_dict, tensors_of
+from maskrcnn_benchmark.modeling.state_dict_names import NAME_RULES, load_state_dict, refusal, tensors_of
 from maskrcnn_benchmark.utils.c2_model_loading import read_named_arrays
-from maskrcnn_benchmark.utils.checkpoint import Checkpointer, Stateful, check_exists
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer, CheckpointError, Stateful, check_exists
 from maskrcnn_benchmark.utils.imports import import_catalog
 from maskrcnn_benchmark.utils.model_serialization import LoadReport
 from maskrcnn_benchmark.utils.model_zoo import cache_url
@@ -58,5 +58,11 @@ class DetectronCheckpointer(Checkpointer):
             return {"model": tensors_of(read_named_arrays(path))}
         return super().read(path)
 
-    def _load_weights(self, state: Mapping[str, Tensor]) -> LoadReport:
-        return load_state_dict(self.model, state, self.cfg)
+    def _load_weights(self, state: Mapping[str, Tensor], path: str) -> LoadReport:
+        node = self.cfg.MODEL
+        order = node.WEIGHT_FORMAT if path == node.WEIGHT else ""  # not of checkpoints of this run
+        report = load_state_dict(self.model, state, self.cfg, pixel_order=order)
+        reason = refusal(self.model, report, self.cfg.MODEL.WEIGHT_LEAST_SHARE)
+        if reason is not None and report.loaded:  # without any, the caller says so
+            raise CheckpointError(f"{path} is refused: {reason}")
+        return report

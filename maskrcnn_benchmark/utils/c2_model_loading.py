@@ -41,7 +41,7 @@ class _Array:
         self.value = _from_bytes(numbers, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _from_bytes(numbers: bytes | str, dtype: _Dtype) -> NDArray[Any]:
+def _from_bytes(numbers: bytes | bytearray | str, dtype: _Dtype) -> NDArray[Any]:
     raw = numbers.encode("latin1") if isinstance(numbers, str) else numbers  # Python 2 has one type for both
     return np.frombuffer(raw, dtype.value)
 
@@ -57,6 +57,12 @@ for _module in ("builtins", "__builtin__"):
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # the second since NumPy 2
     _ADMITTED[_module, "_reconstruct"] = _Array
     _ADMITTED[_module, "scalar"] = lambda dtype, numbers: _from_bytes(numbers, dtype)[0]
+
+
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):  # arrays in protocol 5
+    _ADMITTED[_module, "_frombuffer"] = lambda numbers, dtype, shape, order: _from_bytes(numbers, dtype).reshape(
+        shape, order="F" if order == "F" else "C"
+    )
 
 
 class _ArraysOnly(pickle.Unpickler):

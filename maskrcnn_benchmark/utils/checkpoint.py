@@ -21,6 +21,11 @@ from .safetensors_file import read_safetensors
 
 LAST_CHECKPOINT = "last_checkpoint"  # a file that holds the path of the newest checkpoint
 _NUMBERED = re.compile(r"model_(\d+)\.pth")  # checkpoints that KEEP_LAST counts; model_final and others stay
+# Keys of the weights in files of this and other projects. Averaged weights are read if there are no others.
+_WEIGHT_KEYS = (
+    *("model", "state_dict", "model_state", "model_state_dict", "network"),
+    *("model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema", "averaged"),
+)
 _PLAIN = (type(None), bool, int, float, str, Tensor, torch.dtype, torch.device)
 
 
@@ -158,7 +163,7 @@ class Checkpointer:
         path = os.fspath(path)
         self.logger.info("loading weights from %s", path)
         content = self.read(path)
-        report = self._load_weights(content.pop("model"))
+        report = self._load_weights(content.pop("model"), path)
         report.log(self.logger, os.path.basename(path))
         if not report.loaded:
             names = [*report.unused, *report.mis_shaped]
@@ -186,8 +191,8 @@ class Checkpointer:
             self.scheduler.load_state_dict(content["scheduler"])
         return {key: value for key, value in content.items() if key not in ("optimizer", "scheduler")}
 
-    def _load_weights(self, state: Mapping[str, Tensor]) -> LoadReport:
-        """Copy weights to start from, without resuming a run. A subclass may understand more names."""
+    def _load_weights(self, state: Mapping[str, Tensor], path: str) -> LoadReport:
+        """Copy the weights of `path`. A subclass may understand more names."""
         return load_weights(self.model, state, self.names)
 
     def read(self, path: str) -> dict[str, Any]:
@@ -226,14 +231,14 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 
 def _with_model(content: Any, path: str) -> dict[str, Any]:
-    """Put the weights under "model": accepts bare state dicts, and "state_dict" as other projects call it."""
+    """Put the weights under "model": accepts bare state dicts, and the keys of other projects, also nested."""
     if isinstance(content, Mapping):
-        for key in ("model", "state_dict"):
-            if isinstance(content.get(key), Mapping):
-                rest = {name: value for name, value in content.items() if name != key}
-                return {**rest, "model": strip_prefix_if_present(content[key])}
         if any(isinstance(value, Tensor) for value in content.values()):
             return {"model": strip_prefix_if_present(content)}
+        for key in _WEIGHT_KEYS:
+            if isinstance(content.get(key), Mapping):
+                rest = {name: value for name, value in content.items() if name != key}
+                return {**rest, "model": _with_model(content[key], path)["model"]}
     raise CheckpointError(f'{path} holds no weights; expected a state dict, or a dictionary with one under "model".')
 
 

@@ -138,3 +138,17 @@ def test_the_named_arrays_of_a_file_are_its_blobs(tmp_path):
     blobs = {"fc6_w": np.ones(2, np.float32), "name": "text"}
     for content in ({"blobs": blobs, "cfg": "text"}, blobs):
         assert list(read_named_arrays(write(tmp_path / "x.pkl", content))) == ["fc6_w"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_files_of_detectron2_in_every_protocol(tmp_path, protocol):
+    array = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    content = {
+        "model": {"fc.weight": array, "fc.bias": np.ones(3)},
+        "__author__": "someone",
+        "matching_heuristics": True,
+    }
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol))
+    arrays = read_named_arrays(tmp_path / "x.pkl")
+    assert sorted(arrays) == ["fc.bias", "fc.weight"]
+    np.testing.assert_array_equal(arrays["fc.weight"], array)

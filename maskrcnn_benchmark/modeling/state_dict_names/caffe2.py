@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def _reorder_anchors_of_retinanet(weights: dict[str, Tensor], model: Conventions
             convert_rows(
                 weights,
                 f"rpn.head.{layer}.{ending}",
-                lambda rows: ratios_outside(rows, len(deltas) // 4, model.aspect_ratios),
+                partial(ratios_outside, num_anchors=len(deltas) // 4, num_ratios=model.aspect_ratios),
             )
 
 

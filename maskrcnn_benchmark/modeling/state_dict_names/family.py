@@ -72,9 +72,11 @@ class WeightFamily:
     Attributes:
         name: as the log says it.
         signature: a pattern that names of this family contain, and those of other families do not.
+        conventions: those of the weights that `export` writes.
     """
 
     name: ClassVar[str]
+    conventions: ClassVar[Conventions] = Conventions()
     signature: ClassVar[re.Pattern[str]]
 
     def recognise(self, state: Mapping[str, Tensor]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ WEIGHT_FAMILIES = Registry()
 
 _HEADS_WITH_LAST_STAGE = ("box", "mask")  # C4 models hold the last stage of the body in these heads
 _STEMS = ("backbone.body.stem.conv1.weight", "backbone.body.conv1.weight", "stem.conv1.weight", "conv1.weight")
+_MOST_OF_A_CLASSIFIER = 8  # tensors of a file that belong to its classifier rather than to the body
 _MAX_LISTED = 5  # names in a message
 
 NAME_RULES = NameRules(
@@ -58,20 +59,26 @@ def recognise(state: Mapping[str, Tensor]) -> WeightFamily | None:
     return families[scores.index(best)] if best > 0 else None
 
 
-def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], cfg: CfgNode | None = None) -> LoadReport:
+def load_state_dict(
+    model: nn.Module, state: Mapping[str, Tensor], cfg: CfgNode | None = None, *, pixel_order: str = ""
+) -> LoadReport:
     """Copy weights of any known family into a model of this project.
 
     Args:
         state: name -> tensor, as the file has them.
         cfg: config of the model. It says which images the model gets (INPUT.FORMAT, PIXEL_STD); without it the first
             convolution is not converted.
+        pixel_order: "RGB" or "BGR", of the images that the weights were trained with; "" = what their family says.
     Returns: the report, with the family, what was converted, and warnings. Names of unused tensors are the file's.
     """
-    state = strip_wrappers(state)
+    if not state.keys() & model.state_dict().keys():
+        state = strip_wrappers(state)
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     family = recognise(state)
     own = conventions_of(model, cfg)
     converted = Converted(dict(state)) if family is None else family.convert(state, own)
+    if pixel_order:
+        converted.conventions = replace(converted.conventions, pixel_order=pixel_order)
     _adapt(converted, own)
     report = load_weights(model, converted.weights, NAME_RULES)
     report.use_names_of_file(converted.sources)
@@ -80,7 +87,39 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], cfg: CfgNode 
     report.warnings += _warnings_of_norms(report)
     if own.stride_in_1x1 is not None and converted.conventions.stride_in_1x1 is (not own.stride_in_1x1):
         report.warnings.append(_stride_warning(own.stride_in_1x1))
+    if family is not None and converted.unknown and report.missing:
+        report.warnings.append(
+            f"{family.name} has no name like {_listed(converted.unknown)}, and the model needs {len(report.missing)} "
+            "tensors that the file does not have: the config describes another architecture. `python "
+            "tools/inspect_weights.py FILE` says which config fits."
+        )
     return report
+
+
+def refusal(model: nn.Module, report: LoadReport, least_share: float) -> str | None:
+    """Why weights of no known family must not be used; None if they may.
+
+    They have to fit this share of the parameters of the model, or of its body if the rest of the file is small.
+    """
+    if report.family != "":
+        return None
+    loaded = {name for name in report.loaded if not name.endswith(".num_batches_tracked")}
+    parameters = {name: value.numel() for name, value in model.named_parameters()}
+    body = {name: size for name, size in parameters.items() if name.startswith("backbone.body.")}
+    share, share_of_body = _share(loaded, parameters), _share(loaded, body)
+    is_body = len(report.unused) <= max(_MOST_OF_A_CLASSIFIER, len(loaded) // 10)
+    if share >= least_share or (is_body and share_of_body >= least_share):
+        return None
+    return (
+        f"its names belong to no known family ({', '.join(WEIGHT_FAMILIES)}), and only {share:.0%} of the parameters "
+        f"of the model were found in it. In the file, without a place: {_listed(report.unused)}. In the model, without "
+        f"weights: {_listed([*report.missing, *report.mis_shaped])}. `python tools/inspect_weights.py FILE` shows what "
+        "it holds; docs/WEIGHTS.md says how to add a family. MODEL.WEIGHT_LEAST_SHARE 0 loads what fits."
+    )
+
+
+def _share(loaded: Collection[str], sizes: Mapping[str, int]) -> float:
+    return sum(size for name, size in sizes.items() if name in loaded) / max(sum(sizes.values()), 1)
 
 
 def conventions_of(model: nn.Module, cfg: CfgNode | None = None) -> Conventions:
@@ -94,9 +133,9 @@ def conventions_of(model: nn.Module, cfg: CfgNode | None = None) -> Conventions:
     if cfg is not None:
         image_format = cfg.INPUT.FORMAT or ("BGR255" if cfg.INPUT.TO_BGR255 else "RGB")
         top = 1.0 if image_format.endswith("255") else 255.0
-        red, green, blue = (number * top for number in cfg.INPUT.PIXEL_STD)
+        first, second, third = (number * top for number in cfg.INPUT.PIXEL_STD)
         ratios = len(cfg.MODEL.RPN.ASPECT_RATIOS)
-        own = replace(own, pixel_order=image_format[:3], pixel_std=(red, green, blue), aspect_ratios=ratios)
+        own = replace(own, pixel_order=image_format[:3], pixel_std=(first, second, third), aspect_ratios=ratios)
     return own
 
 
@@ -120,7 +159,7 @@ def _stride_warning(stride_in_1x1: bool) -> str:
 def _adapt(converted: Converted, own: Conventions) -> None:
     """Convert what depends on conventions in which the file and the model differ."""
     _add_epsilon(converted, own)
-    _convert_stem(converted, own)
+    convert_stem(converted, own)
 
 
 def _add_epsilon(converted: Converted, own: Conventions) -> None:
@@ -139,7 +178,7 @@ def _add_epsilon(converted: Converted, own: Conventions) -> None:
         )
 
 
-def _convert_stem(converted: Converted, own: Conventions) -> None:
+def convert_stem(converted: Converted, own: Conventions) -> None:
     """Make the first convolution read the images of the model."""
     name = next((name for name in _STEMS if name in converted.weights), None)
     theirs = converted.conventions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def _put_background_first(converted: Converted) -> None:
     num_masks = len(scores) - 1
     for ending in ("weight", "bias"):
         convert_rows(weights, f"{_SCORES}.{ending}", background_first)
-        convert_rows(weights, f"{_DELTAS}.{ending}", lambda rows: add_background(rows, 4))
+        convert_rows(weights, f"{_DELTAS}.{ending}", partial(add_background, count=4))
         if len(weights.get(f"{_MASKS}.{ending}", ())) == num_masks:
-            convert_rows(weights, f"{_MASKS}.{ending}", lambda rows: add_background(rows, 1))
+            convert_rows(weights, f"{_MASKS}.{ending}", partial(add_background, count=1))
     converted.notes.append("the background was the last class; it is the first one here")

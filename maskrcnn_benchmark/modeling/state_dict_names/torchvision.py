@@ -66,6 +66,7 @@ class TorchvisionDetector(WeightFamily):
     """
 
     name = "torchvision"
+    conventions = Conventions(_EPS, False, "RGB", IMAGENET_STD)
     signature = re.compile(
         r"^(backbone\.fpn\.(inner|layer)_blocks\.|roi_heads\.\w+_predictor\.|roi_heads\.box_head\.fc6\."
         r"|head\.(classification|regression)_head\.)"
