@@ -1,4 +1,4 @@
-// The type that sums run in, on every device.
+// The type in which sums are accumulated, on every device.
 #pragma once
 
 #include <type_traits>

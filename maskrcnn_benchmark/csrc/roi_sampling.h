@@ -92,8 +92,8 @@ struct Tap {
 };
 
 // Appends a tap to the `used` taps of a bin, or adds its weight to the tap that has the same cell. Returns the new
-// count. Samples come in order, so a cell that was seen before is one of the last two. Merged, a bin of two by two
-// samples that are one cell apart takes 9 reads (or atomic additions) instead of 16.
+// count. Samples come in order, so a cell that was seen before is one of the last two. After merging, a bin of two by
+// two samples that are one cell apart takes 9 reads (or atomic additions) instead of 16.
 template <typename Acc>
 MRB_HOST_DEVICE inline int32_t add_tap(Tap<Acc>* taps, int32_t used, const Tap<Acc>& tap) {
   if (tap.weight == 0) {

@@ -4,8 +4,8 @@
 // shared memory (region.h) and then computes outputs. Adjacent threads take adjacent bins of planar maps and adjacent
 // channels of channels-last maps, so that memory accesses coalesce.
 //
-// Backward adds gradients to the cells atomically, in an order that varies from run to run, and with it the rounding of
-// floating-point sums. If the caller asks for the same bits every time, sums are of integers (FixedPoint).
+// Backward adds gradients to the cells atomically. The order varies from run to run, and so does the rounding of
+// floating-point sums. If the caller asks for deterministic results, integers are added instead (FixedPoint).
 #include "common.h"
 
 #include <torch/csrc/stable/library.h>
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) find_largest(const T* values, int64_
   }
 }
 
-// Converts the sums back. All cells are NaN if any gradient was not finite.
+// Converts the sums back to floating point. All cells are NaN if any gradient was not finite.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     from_fixed_point(const int64_t* sums, int64_t count, FixedPoint fixed_point, T* values) {
