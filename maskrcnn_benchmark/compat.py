@@ -183,6 +183,7 @@ NAMES: dict[str, dict[str, Entry]] = {
     },
     "modeling.rpn.anchor_generator": {
         "make_anchor_generator": Here("AnchorGenerator.from_cfg"),
+        "make_anchor_generator_retinanet": Here("make_retinanet_anchors", "modeling.rpn.retinanet.retinanet"),
     },
     "modeling.rpn.inference": {
         "make_rpn_postprocessor": Here("RPNPostProcessor.from_cfg"),

@@ -242,3 +242,14 @@ def test_training_needs_targets():
     with pytest.raises(ValueError, match="needs `targets`"):
         module = tiny_detector(retinanet_cfg()).rpn
         module(None, [torch.randn(1, CHANNELS, 4, 4)] * 3)
+
+
+def test_upstreams_builders():
+    from maskrcnn_benchmark.modeling.rpn.anchor_generator import make_anchor_generator_retinanet
+    from maskrcnn_benchmark.modeling.rpn.retinanet.retinanet import build_retinanet
+    from maskrcnn_benchmark.modeling.rpn.rpn import build_rpn as build_upstreams_rpn
+
+    cfg = retinanet_cfg()
+    assert make_anchor_generator_retinanet(cfg).num_anchors_per_location() == [9] * 3
+    for build in (build_retinanet, build_upstreams_rpn):
+        assert isinstance(build(cfg, CHANNELS), RetinaNetModule)
