@@ -257,6 +257,7 @@ _C.MODEL.RETINANET.OCTAVE = 2.0  # a level's sizes are ANCHOR_SIZES * OCTAVE ** 
 _C.MODEL.RETINANET.SCALES_PER_OCTAVE = 3  # sizes per level
 _C.MODEL.RETINANET.USE_C5 = True  # make P6 from C5, else from P5
 _C.MODEL.RETINANET.NUM_CONVS = 4  # per tower
+_C.MODEL.RETINANET.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # new: factors of dx, dy, dw, dh; upstream's are fixed
 _C.MODEL.RETINANET.BBOX_REG_WEIGHT = 4.0  # divisor of the regression loss
 _C.MODEL.RETINANET.BBOX_REG_BETA = 0.11  # where smooth L1 turns from square to linear
 _C.MODEL.RETINANET.PRE_NMS_TOP_N = 1000  # candidates per level and image before NMS

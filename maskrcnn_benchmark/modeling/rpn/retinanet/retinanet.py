@@ -21,7 +21,6 @@ from maskrcnn_benchmark.utils.problems import check_range, config_problem
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-BOX_CODER_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # as upstream, which has no key for them
 SMALLEST_PRIOR = 1e-6  # MODEL.RETINANET.PRIOR_PROB; the logit of 0 is infinite
 
 
@@ -112,7 +111,7 @@ class RetinaNetModule(nn.Module):
                 empty. None if they are unknown: ANCHOR_STRIDES is not checked.
         """
         _check_heads(cfg)
-        box_coder = BoxCoder(BOX_CODER_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET)
+        box_coder = BoxCoder(cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET)
         anchor_generator = make_retinanet_anchors(cfg, backbone_strides)
         return cls(
             anchor_generator,
