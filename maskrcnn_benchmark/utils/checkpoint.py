@@ -102,9 +102,9 @@ class Checkpointer:
         self.logger.info("saving checkpoint to %s", path)
         try:
             mkdir(self.save_dir)
-            with _replacing(path) as file:
+            with replacing_file(path) as file:
                 torch.save(content, file)
-            with _replacing(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
+            with replacing_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
                 file.write(path.encode())
         except (OSError, RuntimeError) as error:  # PyTorch raises a RuntimeError if the disk is full
             raise CheckpointError(
@@ -267,7 +267,7 @@ def _check_plain(value: Any, where: str) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file that replaces `path` if the block ends without an error; otherwise `path` stays as it was."""
     folder, name = os.path.split(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder or ".")

@@ -5,6 +5,7 @@ Names that older files of this project use are read by the modules themselves, i
 """
 
 from .caffe2 import Caffe2, load_c2_format, rename_c2_blobs, tensors_of
+from .describing import describe_config
 from .detectron2 import Detectron2
 from .exporting import EXPORT_FAMILIES, Exported, convert_file
 from .family import Conventions, Converted, NameTable, UnsupportedExportError, WeightFamily
@@ -26,6 +27,7 @@ __all__ = [
     "WeightFamily",
     "conventions_of",
     "convert_file",
+    "describe_config",
     "load_c2_format",
     "load_state_dict",
     "recognise",
