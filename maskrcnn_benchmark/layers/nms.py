@@ -17,7 +17,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int = INCLUSIVE
         boxes: (R, 4) xyxy in pixels, of any floating type.
         scores: (R,) of any floating type. Among equal scores the lower index comes first. Boxes with a NaN or infinite
             score are dropped, so -inf masks a box out.
-        threshold: intersection over union, at least 0; boxes that share no area never overlap.
+        threshold: intersection over union, at least 0; a box at exactly this overlap is kept, as in torchvision. Boxes
+            that share no area never overlap.
         offset: box convention.
     Returns: (K,) int64 indices of the kept boxes from high score to low. Overlaps are decided in double precision.
     Raises: RuntimeError for wrong shapes, types, devices or a negative threshold.

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,6 +82,31 @@ def test_small_integer_boxes_hit_thresholds_and_ties_exactly(rows, threshold, of
         assert kept.tolist() == greedy_reference(boxes, score, threshold, offset, groups)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_an_exact_tie_is_kept_at_every_scale(threshold, dtype, device):
+    """A box that shares exactly the threshold, 7 of 10 or 63 of 90 pixels, is kept; one that shares more is dropped."""
+    tenths = round(threshold * 10)
+    for scale in (1, 3, 9, 10, 64, 1000):
+        boxes = torch.tensor([[0, 0, 10, scale], [0, 0, tenths, scale]], dtype=dtype, device=device)
+        scores = torch.tensor([2.0, 1.0], device=device)
+        assert nms(boxes, scores, threshold, 0).tolist() == [0, 1]
+        inclusive = boxes - torch.tensor([0, 0, 1, 1], dtype=dtype, device=device)
+        assert nms(inclusive, scores, threshold, 1).tolist() == [0, 1]
+        boxes[1, 2] += 0.001
+        assert nms(boxes, scores, threshold, 0).tolist() == [0]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_ties_are_those_of_torchvision(threshold):
+    for _ in range(50):
+        corners = torch.randint(0, 20, (60, 2)).float()
+        boxes = torch.cat([corners, corners + torch.randint(1, 20, (60, 2))], dim=1)
+        scores = torch.rand(60)
+        assert torch.equal(nms(boxes, scores, threshold, 0), torchvision.ops.nms(boxes, scores, threshold))
+
+
 def greedy_for_all(boxes, scores, threshold, offset):
     """The same for many cases at once: (M, R, 4) and (M, R) -> (M, R) indices of the kept, -1 after the last."""
     scores = scores.double().where(scores.isfinite(), -float("inf"))
@@ -89,7 +115,8 @@ def greedy_for_all(boxes, scores, threshold, offset):
     corners = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
     shared = (corners - torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2]) + offset).clamp(min=0).prod(dim=-1)
     areas = (boxes[..., 2:] - boxes[..., :2] + offset).prod(dim=-1)
-    overlap = (shared > 0) & (shared > threshold * (areas[:, :, None] + areas[:, None, :] - shared))
+    union = areas[:, :, None] + areas[:, None, :] - shared
+    overlap = (shared > 0) & (shared / union > threshold)
     kept = scores.gather(1, order).isfinite()
     for i in range(1, boxes.shape[1]):
         kept[:, i] &= ~(kept[:, :i] & overlap[:, i, :i]).any(dim=1)

@@ -1,8 +1,9 @@
 """Greedy non-maximum suppression with torchvision's kernel, one call per group.
 
-torchvision decides overlaps in the precision of the boxes, the compiled kernels in double; where an overlap is within
-rounding of the threshold the two may differ. torchvision loads under one version of PyTorch, the compiled kernels under
-many. It is therefore imported where it is called.
+Overlaps are decided in double on a CPU, as in the compiled kernels. torchvision's CUDA kernel rounds the threshold to
+float32, so there boxes are compared in float32: a box at exactly the threshold is kept, but where an overlap is within
+rounding of the threshold the result may differ from that of the compiled kernels. torchvision loads under one version
+of PyTorch, the compiled kernels under many. It is therefore imported where it is called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
     _check_nms(boxes, scores, groups, threshold)
     finite = scores.isfinite().nonzero().squeeze(1)
     # torchvision's boxes are half-open; an inclusive box as a half-open one ends a pixel further
-    extents, wide_scores = box_extents(widened(boxes), offset)[finite], widened(scores)[finite]
+    extents, wide_scores = box_extents(widened(boxes).double(), offset)[finite], widened(scores)[finite]
+    if extents.device.type != "cpu":
+        extents = extents.float()
     wide_scores = wide_scores.to(extents.dtype)
     kept = [finite[:0]]
     for group in groups[finite].unique():
