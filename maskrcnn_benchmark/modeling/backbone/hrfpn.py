@@ -16,9 +16,10 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {"AVG": F.avg_pool2d, "MAX": F.max_
 class HRFPN(nn.Module):
     """Concatenate all branches at the finest resolution, reduce them to one map, and pool it to levels.
 
-    Each level has half the resolution of the one before, rounded up, and its own 3x3 convolution. The reduction
-    is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own resolution, then enlarged and
-    added. The result is the same, with a fraction of the multiplications and without the wide concatenated map.
+    Each level is the reduced map pooled by a power of two, rounded down, then convolved by its own 3x3 kernel. The
+    reduction is a 1x1 convolution, which commutes with resizing: each branch is reduced at its own resolution, then
+    enlarged and added. The result is the same, with a fraction of the multiplications and without the wide concatenated
+    map.
 
     Args:
         in_channels: channels of the branches, finest first.
@@ -27,7 +28,8 @@ class HRFPN(nn.Module):
         pooling: "AVG" or "MAX".
         stride: stride of the 3x3 convolutions; 2 makes every level half as fine.
         norm: norm after each convolution, or None.
-    Inputs: (N, in_channels[i], H_i, W_i), finest first, any sizes. Returns: (N, out_channels, ceil(H_0 / 2**i), ...).
+    Inputs: (N, in_channels[i], H_i, W_i), finest first, any sizes. Returns: (N, out_channels, H_0 // 2**i, ...), at
+        least one cell: a map smaller than the window is pooled whole.
     Source: Wang et al. 2020, Deep High-Resolution Representation Learning for Visual Recognition (HRNetV2p).
     """
 
@@ -55,11 +57,13 @@ class HRFPN(nn.Module):
         self.fpn_conv = nn.ModuleList(make_conv(out_channels, out_channels, 3, stride) for _ in range(num_outs))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        pool = POOLINGS[self.pooling]
-        levels = [self._reduce(features)]
-        while len(levels) < len(self.fpn_conv):
-            levels.append(pool(levels[-1], kernel_size=2, stride=2, ceil_mode=True))
+        finest = self._reduce(features)
+        levels = [finest, *(self._pool(finest, 2**level) for level in range(1, len(self.fpn_conv)))]
         return [conv(level) for conv, level in zip(self.fpn_conv, levels, strict=True)]
+
+    def _pool(self, finest: Tensor, side: int) -> Tensor:
+        window = (min(side, finest.shape[-2]), min(side, finest.shape[-1]))
+        return POOLINGS[self.pooling](finest, kernel_size=window, stride=window)
 
     def _reduce(self, features: Sequence[Tensor]) -> Tensor:
         conv, *norm = self.reduction_conv

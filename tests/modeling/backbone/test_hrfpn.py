@@ -42,10 +42,10 @@ def test_any_size_gives_levels_that_halve_and_are_never_empty(size_hw):
     features = branches(*size_hw)
     copies = [level.clone() for level in features]
     outputs = neck(features)
-    sizes = [tuple(-(-side // 2**level) for side in size_hw) for level in range(5)]
+    sizes = [tuple(max(1, side // 2**level) for side in size_hw) for level in range(5)]
     assert [tuple(output.shape) for output in outputs] == [(2, 8, *size) for size in sizes]
     assert all(torch.equal(level, copy) for level, copy in zip(features, copies, strict=True))
-    # Cells at the far edge are means of the cells that exist: a constant map stays constant.
+    # A map that is smaller than the window is pooled whole: a constant map stays constant.
     constant = [torch.ones_like(level) for level in features]
     level_means = [conv.weight.data.zero_() for conv in neck.fpn_conv]
     for weight in level_means:
@@ -53,6 +53,18 @@ def test_any_size_gives_levels_that_halve_and_are_never_empty(size_hw):
     expected = neck.reduction_conv[0].weight.sum(dim=(1, 2, 3)).view(1, 8, 1, 1)
     for output in neck(constant):
         torch.testing.assert_close(output, expected.expand_as(output))
+
+
+@pytest.mark.parametrize(("pooling", "pool"), [("AVG", F.avg_pool2d), ("MAX", F.max_pool2d)])
+def test_levels_are_the_finest_map_pooled_by_powers_of_two_as_in_the_fork(pooling, pool):
+    """At 800 x 1344 the finest map has 200 x 336 cells, and P6 12 x 21: the last row of cells is left out."""
+    neck = HRFPN(CHANNELS, 8, pooling=pooling)
+    features = branches(50, 84)
+    finest = neck._reduce(features)
+    outputs = neck(features)
+    assert [tuple(output.shape[2:]) for output in outputs] == [(50, 84), (25, 42), (12, 21), (6, 10), (3, 5)]
+    for level, (output, conv) in enumerate(zip(outputs, neck.fpn_conv, strict=True)):
+        torch.testing.assert_close(output, conv(pool(finest, 2**level, 2**level)))
 
 
 def test_gradients():
