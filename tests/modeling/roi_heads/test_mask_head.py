@@ -104,7 +104,7 @@ def test_training_step(device):
     output = head(features, samples, [target.to(device) for target in targets])
     assert output.logits.shape == (5, 5, 14, 14) and output.features.shape == (5, 8, 7, 7)
     assert head.feature_channels == 8
-    drawn = matched_mask_targets(samples, targets, box_extents(samples.boxes, 1), 14)
+    drawn = matched_mask_targets(samples, targets, samples.boxes, 14)  # corner to corner
     expected = 3.0 * mask_loss(select_class(output.logits, samples.labels), drawn)
     torch.testing.assert_close(output.losses["loss_mask"], expected)
     output.losses["loss_mask"].backward()

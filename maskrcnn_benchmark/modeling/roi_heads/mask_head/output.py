@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers.boxes import box_extents
+from maskrcnn_benchmark.layers.boxes import HALF_OPEN, box_extents
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import MaskPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
     mask_loss,
@@ -95,6 +95,16 @@ class MaskKind(MapKind[MaskTargets]):
     def frames(self, boxes: Tensor) -> Tensor:
         return box_extents(boxes, self.offset)
 
+    def target_frames(self, boxes: Tensor) -> Tensor:
+        """(R, 4) boxes -> (R, 4) what the targets of the coarse head span.
+
+        An inclusive box is cut from corner to corner, at least a pixel wide, as upstream does, although it covers a
+        pixel more; a half-open one as it is.
+        """
+        if self.offset == HALF_OPEN:
+            return self.frames(boxes)
+        return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
+
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
@@ -116,7 +126,7 @@ class MaskKind(MapKind[MaskTargets]):
         Raises: ValueError if the logits' resolution is not the configured one.
         """
         self.check_resolution(logits)
-        host_frames = self.frames(positives.on_host().boxes)
+        host_frames = self.target_frames(positives.on_host().boxes)
         matched = self.match_targets(positives, targets, host_frames, logits.shape[-1])
         return self.frame_loss(logits, matched, positives.boxes)
 
