@@ -50,6 +50,8 @@ _C.MODEL.RESNETS.STRIDE_IN_1X1 = True  # stride 2 on the first 1x1 convolution (
 _C.MODEL.RESNETS.TRANS_FUNC = "BottleneckWithFixedBatchNorm"  # residual block
 _C.MODEL.RESNETS.STEM_FUNC = "StemWithFixedBatchNorm"
 _C.MODEL.RESNETS.NORM = ""  # new: FrozenBN, BN, SyncBN, GN, LN or another name in NORMS; "" = by TRANS_FUNC, STEM_FUNC
+# new: added to the variance in every norm of the body; -1 = 0 for FrozenBN, GROUP_NORM.EPSILON for GN, else 1e-5
+_C.MODEL.RESNETS.NORM_EPS = -1.0
 _C.MODEL.RESNETS.RES5_DILATION = 1  # dilation of the last stage; above 1 the stage keeps its input's resolution
 _C.MODEL.RESNETS.BACKBONE_OUT_CHANNELS = 1024  # channels that RPN and heads receive: 256 with FPN, 1024 for C4
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # channels of the first stage; each later stage doubles them
@@ -71,6 +73,7 @@ _C.MODEL.GROUP_NORM.EPSILON = 1e-5
 # HRNet body and its stages. STAGE1 is one sequence of blocks; from STAGE2 on there are branches of falling resolution.
 _C.MODEL.HRNET = CN()
 _C.MODEL.HRNET.NORM = "FrozenBN"  # new: as RESNETS.NORM, but not ""
+_C.MODEL.HRNET.NORM_EPS = -1.0  # new: added to the variance; -1 = GROUP_NORM.EPSILON for GN, else 1e-5
 _C.MODEL.HRNET.STEM_CHANNELS = 64  # new: of both convolutions of the stem; 64 in every released model
 _C.MODEL.HRNET.FREEZE_AT = 0  # new: stem (1) and stages up to this one (2 = STAGE1, ...) do not learn; 0 = all do
 _C.MODEL.HRNET.CHECKPOINT_ACTIVATIONS = False  # new: recompute stages in the backward pass, less memory for more time
@@ -143,16 +146,29 @@ _C.MODEL.RPN.USE_FPN = False  # several levels, one anchor size on each
 _C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # side of an anchor of aspect ratio 1
 _C.MODEL.RPN.ANCHOR_STRIDE = (16,)  # pixels between neighbouring anchors, per level; () = the strides of the backbone
 _C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
+# new: centre of the first cell's anchors, in parts of the cell: 0.5 = the middle of its pixels, 0 = its corner, where
+# torchvision and Detectron2 centre them
+_C.MODEL.RPN.ANCHOR_OFFSET = 0.5
+# new: none: anchors have the exact area and ratio; base: a box of one cell is rounded, then scaled (released weights);
+# corners: the corners about the centre are rounded (torchvision); "" = base with BOX_OFFSET 1, none with 0
+_C.MODEL.RPN.ANCHOR_ROUNDING = ""
+# new: step between anchors = size of the padded images // size of the map, as torchvision; False: ANCHOR_STRIDE
+_C.MODEL.RPN.ANCHOR_STEP_FROM_SIZES = False
 _C.MODEL.RPN.STRADDLE_THRESH = 0  # anchors further than this outside the image are not trained on; -1 = all are
 _C.MODEL.RPN.FG_IOU_THRESHOLD = 0.7  # an anchor is positive from this overlap on
 _C.MODEL.RPN.BG_IOU_THRESHOLD = 0.3  # and negative below this one
 _C.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 256  # anchors sampled per image for the losses
 _C.MODEL.RPN.POSITIVE_FRACTION = 0.5  # largest share of positives among them
+_C.MODEL.RPN.SMOOTH_L1_BETA = 1.0 / 9  # new: where the box loss turns from square to linear; 0 = linear everywhere
+# new: divisor of both losses: sampled = number of sampled anchors, batch_size = BATCH_SIZE_PER_IMAGE per image
+_C.MODEL.RPN.LOSS_NORMALIZER = "sampled"
 _C.MODEL.RPN.PRE_NMS_TOP_N_TRAIN = 12000  # best proposals per level and image that enter NMS
 _C.MODEL.RPN.PRE_NMS_TOP_N_TEST = 6000
 _C.MODEL.RPN.POST_NMS_TOP_N_TRAIN = 2000  # proposals per level and image that leave NMS
 _C.MODEL.RPN.POST_NMS_TOP_N_TEST = 1000
 _C.MODEL.RPN.NMS_THRESH = 0.7
+# new: order of boxes in NMS and after it: logits, or probabilities, which are equal where float32 rounds them to 1
+_C.MODEL.RPN.RANK_BY = "logits"
 _C.MODEL.RPN.MIN_SIZE = 0  # proposals with a shorter side are dropped
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN = 2000  # proposals left after all levels are merged
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TEST = 2000
@@ -168,6 +184,7 @@ _C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25  # largest share of foreground among
 _C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are dropped
 _C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
 _C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes
+_C.MODEL.ROI_HEADS.MIN_SIZE = 0.0  # new: detections with a shorter side, in pixels, are dropped
 _C.MODEL.ROI_HEADS.EXTRA = ()  # new: heads of your own, by their names in the ROI_HEADS registry
 
 _C.MODEL.ROI_BOX_HEAD = CN()
@@ -179,6 +196,7 @@ _C.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 0  # samples per side of a bin; 0 
 _C.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.0625,)
 _C.MODEL.ROI_BOX_HEAD.POOLER_ALIGNED = False  # new: shift samples by half a cell, as later ROIAligns do
 _C.MODEL.ROI_BOX_HEAD.NUM_CLASSES = 81  # classes with the background; of the mask branch too
+_C.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA = 1.0  # new: as RPN.SMOOTH_L1_BETA
 _C.MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM = 1024  # width of the fully connected layers
 _C.MODEL.ROI_BOX_HEAD.USE_GN = False
 _C.MODEL.ROI_BOX_HEAD.DILATION = 1  # of the convolutions of FPNXconv1fcFeatureExtractor
@@ -198,6 +216,9 @@ _C.MODEL.ROI_MASK_HEAD.RESOLUTION = 14  # cells per side of the predicted mask a
 _C.MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True  # reuse the box branch's features; for single-level bodies
 _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS = False  # paste masks into the image inside the model
 _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from which a pixel belongs to the pasted mask
+# new: where a mask is pasted: box = exactly in its box (Detectron2), pixels = in whole pixels around it (upstream,
+# torchvision)
+_C.MODEL.ROI_MASK_HEAD.PASTE = "box"
 _C.MODEL.ROI_MASK_HEAD.DILATION = 1
 _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
@@ -216,6 +237,9 @@ _C.MODEL.ROI_KEYPOINT_HEAD.RESOLUTION = 14  # cells per side of the heatmap; 4 *
 _C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
 _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
+# new: divisor of loss_kp: visible = number of keypoints with a target, batch_size = all keypoints of as many RoIs as
+# ROI_HEADS.BATCH_SIZE_PER_IMAGE * POSITIVE_FRACTION allows per image
+_C.MODEL.ROI_KEYPOINT_HEAD.LOSS_NORMALIZER = "visible"
 _C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic (upstream's), argmax, quarter or dark
 _C.MODEL.ROI_KEYPOINT_HEAD.RESCORE = False  # new: rank skeletons by box score times expected OKS
 
@@ -297,6 +321,9 @@ _C.INPUT.MIN_SIZE_TRAIN = (800,)  # lengths of the shorter side; one is drawn pe
 _C.INPUT.MAX_SIZE_TRAIN = 1333  # limit of the longer side; fork: a tuple with one limit per entry of MIN_SIZE_TRAIN
 _C.INPUT.MIN_SIZE_TEST = 800
 _C.INPUT.MAX_SIZE_TEST = 1333
+# new: PIL, torchvision (bilinear on floats without antialiasing, sizes rounded down) or detectron2 (PIL, sizes rounded
+# to the nearest)
+_C.INPUT.RESIZE = "PIL"
 _C.INPUT.ALIGN_IMAGE_FACTOR = 0  # fork: pad each image to a multiple of this many pixels; 0 = off
 _C.INPUT.TO_BGR255 = True  # channels in the order BGR, values 0 to 255 (Caffe2's weights); False: RGB, 0 to 1
 _C.INPUT.FORMAT = ""  # new: RGB, BGR (0 to 1), RGB255 or BGR255 (0 to 255); "" = what TO_BGR255 says

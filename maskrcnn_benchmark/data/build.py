@@ -29,7 +29,8 @@ from maskrcnn_benchmark.data.samplers import (
     RoundRobinBatchSampler,
 )
 from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDataset
-from maskrcnn_benchmark.data.transforms import Resize, build_transforms
+from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.transforms.build import resize_from_cfg
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, num_classes
@@ -204,7 +205,7 @@ def _test_loader(cfg: CfgNode, dataset: DetectionDataset, replicas: int, rank: i
     group_size = cfg.TEST.IMS_PER_BATCH
     if group_size < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {group_size}; it must be 1 or more")
-    resize = Resize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resize = resize_from_cfg(cfg, is_train=False)
     sizes = np.array([resize.get_size((w, h)) for w, h in dataset.sizes_wh.tolist()], dtype=np.int64).reshape(-1, 2)
     canvas = np.maximum.reduceat(sizes, np.arange(0, len(sizes), group_size)) if len(sizes) else sizes
     return DataLoader(

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskrcnn_benchmark.layers.mask_ops import paste_masks, paste_windows
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.mask_spans import mask_extents
 
 from .colours import Colour
 from .strokes import line_width
@@ -43,29 +44,28 @@ def image_masks(boxlist: BoxList, threshold: float = 0.5) -> Tensor | None:
     """(R, H, W), nonzero inside each instance; None for boxes without masks. MASK is preferred to MASKS."""
     width, height = (int(side) for side in boxlist.size)
     if boxlist.has_field(fields.MASK):
-        masks, spans = _predicted_masks(boxlist)
-        return masks if spans is None else paste_masks(masks, spans.extents(), (height, width), threshold)
+        masks, extents = _predicted_masks(boxlist)
+        return masks if extents is None else paste_masks(masks, extents, (height, width), threshold)
     return boxlist.get_field(fields.MASKS).get_mask_tensor() if boxlist.has_field(fields.MASKS) else None
 
 
 def probability_windows(boxlist: BoxList, size_wh: tuple[int, int]) -> Iterator[Window]:
     """MASK's probability * 255 in the image scaled to `size_wh`: one window per instance; outside of it all is 0."""
-    masks, spans = _predicted_masks(boxlist)
-    if spans is None:
+    masks, extents = _predicted_masks(boxlist, size_wh)
+    if extents is None:
         for mask in masks.numpy():
             heat = mask.astype(np.uint8) * (255 if mask.max(initial=0) <= 1 else 1)
             yield 0, 0, cv2.resize(heat, size_wh, interpolation=cv2.INTER_AREA)
         return
-    ratios = [size_wh[0] / boxlist.size[0], size_wh[1] / boxlist.size[1]] * 2
-    yield from _windows(masks, spans.extents().double() * spans.bbox.new_tensor(ratios), size_wh, threshold=-1.0)
+    yield from _windows(masks, extents, size_wh, threshold=-1.0)
 
 
 def _mask_windows(boxlist: BoxList, threshold: float) -> Iterator[Window]:
     """A window around each instance, nonzero inside the instance."""
     if boxlist.has_field(fields.MASK):
-        masks, spans = _predicted_masks(boxlist)
-        if spans is not None:
-            yield from _windows(masks, spans.extents(), (int(boxlist.size[0]), int(boxlist.size[1])), threshold)
+        masks, extents = _predicted_masks(boxlist)
+        if extents is not None:
+            yield from _windows(masks, extents, (int(boxlist.size[0]), int(boxlist.size[1])), threshold)
             return
     drawn = image_masks(boxlist)
     if drawn is not None:
@@ -79,13 +79,16 @@ def _windows(masks: Tensor, extents: Tensor, size_wh: tuple[int, int], threshold
         yield left, top, window.numpy().view(np.uint8)
 
 
-def _predicted_masks(boxlist: BoxList) -> tuple[Tensor, BoxList | None]:
-    """MASK as (R, M, M) probabilities with the boxes that they span, or as (R, H, W) masks of the image with None."""
+def _predicted_masks(boxlist: BoxList, size_wh: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
+    """MASK as (R, M, M) probabilities with their extents (R, 4), or as (R, H, W) masks of the image with None.
+
+    Extents are in the image scaled to `size_wh`, or in the boxlist's image.
+    """
     masks = boxlist.get_field(fields.MASK)
     masks = masks[:, 0] if masks.dim() == 4 else masks
     if not masks.is_floating_point() and masks.shape[-2:] == (int(boxlist.size[1]), int(boxlist.size[0])):
         return masks, None
-    return masks, boxlist.get_field(fields.MASK_BOXES) if boxlist.has_field(fields.MASK_BOXES) else boxlist
+    return masks, mask_extents(boxlist, masks.shape[-1], size_wh)
 
 
 def _tint(

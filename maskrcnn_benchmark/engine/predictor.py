@@ -210,7 +210,7 @@ def detections_in_image(detections: BoxList, size_wh: tuple[int, int]) -> BoxLis
     if not masks.is_floating_point():  # already pasted into the input
         drawn = resize_drawn_masks(masks[:, 0], (size_wh[1], size_wh[0]))[:, None]
         resized.add_field(fields.MASK, drawn)
-    elif not detections.has_field(fields.MASK_BOXES):
+    elif not (detections.has_field(fields.MASK_BOXES) or detections.has_field(fields.MASK_IN_PIXELS)):
         ratios = detections.bbox.new_tensor([size_wh[0] / detections.size[0], size_wh[1] / detections.size[1]] * 2)
         spanned = BoxList(detections.extents() * ratios, size_wh, offset=HALF_OPEN)
         resized.add_field(fields.MASK_BOXES, spanned)

@@ -146,6 +146,25 @@ def paste_masks(masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], th
     return pasted
 
 
+def pixel_extents(boxes: Tensor, side: int) -> Tensor:
+    """The rectangles in which upstream and torchvision paste masks: whole pixels around each box.
+
+    They pad a mask with a cell of zeros, enlarge the box in proportion, cut its corners to integers, count both corner
+    pixels, and resize the padded mask to that many pixels. That is `paste_masks` in the inner cells of this rectangle.
+
+    Args:
+        boxes: (R, 4) corners in pixels of the image, of any convention.
+        side: M, cells per side of a mask without padding.
+    Returns: (R, 4) for `paste_masks`, float64.
+    """
+    scale = (side + 2) / side
+    centres, reach = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
+    first = (centres - reach).trunc().double()
+    sizes = ((centres + reach).trunc().double() - first + 1).clamp(min=1)
+    cells = sizes / (side + 2)
+    return torch.cat([first + cells, first + sizes - cells], dim=1)
+
+
 def mask_run_lengths(
     masks: Tensor, extents: Tensor, image_size_hw: Sequence[int], threshold: float = 0.5
 ) -> list[np.ndarray]:

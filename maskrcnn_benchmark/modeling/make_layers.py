@@ -26,6 +26,7 @@ __all__ = [
     "init_for_relu",
     "make_conv3x3",
     "make_fc",
+    "norm_eps",
     "norm_factory",
 ]
 
@@ -67,6 +68,14 @@ def norm_factory(
     elif name == "GN" and group_norm_node is not None:
         settings["eps"] = group_norm_node.EPSILON
     return partial(make_norm, name, **settings)
+
+
+def norm_eps(cfg: CfgNode, section: str) -> float | None:
+    """MODEL.<section>.NORM_EPS; None for -1, which means the usual epsilon of the norm."""
+    eps: float = cfg.MODEL[section].NORM_EPS
+    if eps < 0 and eps != -1:
+        config_problem(f"MODEL.{section}.NORM_EPS is {eps}; expected 0 or more, or -1 for the usual value of the norm.")
+    return None if eps < 0 else eps
 
 
 def init_for_relu(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:

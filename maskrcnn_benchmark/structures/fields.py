@@ -10,6 +10,7 @@ MASKS = "masks"  # SegmentationMask: ground truth
 KEYPOINTS = "keypoints"  # Keypoints: ground truth, or predictions with a field LOGITS
 MASK = "mask"  # (R, 1, M, M) float: predicted probabilities over MASK_BOXES if present, otherwise over the boxes
 MASK_BOXES = "mask_boxes"  # BoxList of R boxes: the regions of MASK if they are not the boxes
+MASK_IN_PIXELS = "mask_in_pixels"  # (R,) bool, if present: MASK is pasted in whole pixels, see `pixel_extents`
 COARSE_MASK = "coarse_mask"  # (R, 1, m, m) float: the mask before refinement, over the box
 COARSE_KEYPOINTS = "coarse_keypoints"  # Keypoints before refinement
 # (R,) float: SCORES times the expected quality of the mask or the keypoints; results are ranked by it if present

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.data.transforms import transforms as T
-from maskrcnn_benchmark.utils.problems import config_problem
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 from maskrcnn_benchmark.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 # Name -> callable (cfg, is_train) that returns a transform, or None if the config does not ask for it.
 TRANSFORMS = Registry()
 
-# A transform of your own runs between the two: on the resized and flipped 8-bit image, before it becomes a tensor.
+# A transform of your own runs between the two: on the flipped 8-bit image, before it becomes a tensor. The image is
+# resized already, unless INPUT.RESIZE is torchvision, which resizes tensors.
 IMAGE_TRANSFORMS = ("ColorJitter", "Resize", "RandomHorizontalFlip", "RandomVerticalFlip")
-TENSOR_TRANSFORMS = ("ToTensor", "Normalize")
+TENSOR_TRANSFORMS = ("ToTensor", "ResizeTensor", "Normalize")
 
 
 def build_transforms(cfg: CfgNode, is_train: bool = True) -> T.Compose:
@@ -47,10 +48,21 @@ def _color_jitter(cfg: CfgNode, is_train: bool) -> T.ColorJitter | None:
 
 
 @TRANSFORMS.register("Resize")
-def _resize(cfg: CfgNode, is_train: bool) -> T.Resize:
-    if is_train:
-        return T.Resize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
-    return T.Resize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+def _resize(cfg: CfgNode, is_train: bool) -> T.Resize | None:
+    return None if cfg.INPUT.RESIZE == "torchvision" else resize_from_cfg(cfg, is_train)
+
+
+@TRANSFORMS.register("ResizeTensor")
+def _resize_tensor(cfg: CfgNode, is_train: bool) -> T.Resize | None:
+    return resize_from_cfg(cfg, is_train) if cfg.INPUT.RESIZE == "torchvision" else None
+
+
+def resize_from_cfg(cfg: CfgNode, is_train: bool) -> T.Resize:
+    """The resizing of training or test images."""
+    node = cfg.INPUT
+    check_choice("INPUT.RESIZE", node.RESIZE, T.RESIZE_KINDS)
+    sizes = (node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN) if is_train else (node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
+    return T.Resize(*sizes, kind=node.RESIZE)
 
 
 @TRANSFORMS.register("RandomHorizontalFlip")

@@ -7,6 +7,7 @@ training loader seeds for every sample (see `maskrcnn_benchmark.data.seeding`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, BoxList
 
+RESIZE_KINDS = ("PIL", "torchvision", "detectron2")
 IMAGE_FORMATS = ("RGB", "BGR", "RGB255", "BGR255")  # order of the channels; 255: values 0 to 255 instead of 0 to 1
 
 
@@ -39,15 +42,23 @@ class Compose:
 class Resize:
     """Resize an image so that its short side has a given length, or its long side the longest length allowed.
 
-    Bilinear, with antialiasing when the image shrinks (PIL), as released weights expect.
-
     Args:
+        kind: how; one of RESIZE_KINDS.
+            "PIL": bilinear on 8-bit pixels, with antialiasing when the image shrinks, as released weights expect.
+            "detectron2": the same, with both sides rounded to the nearest pixel.
+            "torchvision": bilinear on floats without antialiasing, with both sides rounded down, as in torchvision's
+            detectors. The image is then the tensor that `ToTensor` returns, and the result is float, 0 to 1.
         min_size: length of the short side in pixels, or several lengths, of which one is drawn per image.
         max_size: longest long side in pixels: one, or one for each of `min_size`; None for no limit.
     Raises: ValueError if the numbers do not fit together.
     """
 
-    def __init__(self, min_size: int | Sequence[int], max_size: int | Sequence[int] | None = None) -> None:
+    def __init__(
+        self, min_size: int | Sequence[int], max_size: int | Sequence[int] | None = None, *, kind: str = "PIL"
+    ) -> None:
+        if kind not in RESIZE_KINDS:
+            raise ValueError(f"Resize was given the kind {kind!r} (INPUT.RESIZE); it can be {', '.join(RESIZE_KINDS)}")
+        self.kind = kind
         self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
         limits = (max_size,) if max_size is None or isinstance(max_size, int) else tuple(max_size)
         if not self.min_size or len(limits) not in (1, len(self.min_size)):
@@ -61,6 +72,9 @@ class Resize:
 
     def get_size(self, size_wh: tuple[int, int], choice: int = 0) -> tuple[int, int]:
         """(height, width) of an image of size (width, height) after resizing; `choice` is an index into `min_size`."""
+        if self.kind != "PIL":
+            width, height = self._scaled(size_wh, choice)
+            return height, width
         short, long = min(size_wh), max(size_wh)
         new_short, limit = self.min_size[choice], self.max_size[choice]
         if limit is not None and long / short * new_short > limit:
@@ -70,15 +84,41 @@ class Resize:
         new_long = int(new_short * long / short)
         return (new_long, new_short) if size_wh[0] < size_wh[1] else (new_short, new_long)
 
-    def __call__(self, image: Image.Image, target: BoxList | None = None) -> tuple[Image.Image, BoxList | None]:
+    def _scaled(self, size_wh: tuple[int, int], choice: int) -> tuple[int, int]:
+        """(width, height) by one factor for both sides, as torchvision and Detectron2 compute them."""
+        scale = self.min_size[choice] / min(size_wh)
+        limit = self.max_size[choice]
+        if self.kind == "torchvision":
+            if limit is not None:
+                scale = min(scale, limit / max(size_wh))
+            return max(1, math.floor(size_wh[0] * scale)), max(1, math.floor(size_wh[1] * scale))
+        # the short side is exact, as a product it may round below
+        sides = [float(self.min_size[choice]) if side == min(size_wh) else side * scale for side in size_wh]
+        if limit is not None and max(sides) > limit:
+            scale = limit / max(sides)
+            sides = [side * scale for side in sides]
+        return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
+
+    def __call__(
+        self, image: Image.Image | Tensor, target: BoxList | None = None
+    ) -> tuple[Image.Image | Tensor, BoxList | None]:
         choice = int(torch.randint(len(self.min_size), ())) if len(self.min_size) > 1 else 0
-        height, width = self.get_size(image.size, choice)
-        if (width, height) != image.size:
+        size_wh = (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
+        height, width = self.get_size(size_wh, choice)
+        if isinstance(image, Tensor):
+            image = _resize_floats(image, (height, width))
+        elif (width, height) != size_wh:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         return image, target if target is None else target.resize((width, height))
 
     def __repr__(self) -> str:
-        return f"Resize(min_size={self.min_size}, max_size={self.max_size})"
+        return f"Resize(min_size={self.min_size}, max_size={self.max_size}, kind={self.kind!r})"
+
+
+def _resize_floats(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(3, h, w) uint8 -> (3, *size_hw) float32, 0 to 1, bilinear."""
+    pixels = image.to(torch.float32, memory_format=torch.contiguous_format) / 255
+    return F.interpolate(pixels[None], size=size_hw, mode="bilinear", align_corners=False)[0]
 
 
 class _RandomFlip:

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.layers.norm import NormFactory, freeze
 from maskrcnn_benchmark.modeling.backbone.blocks import BasicBlock, Bottleneck, BottleneckSettings, init_body
-from maskrcnn_benchmark.modeling.make_layers import norm_factory
+from maskrcnn_benchmark.modeling.make_layers import norm_eps, norm_factory
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 Inputs = TypeVar("Inputs", Tensor, list[Tensor])
@@ -188,7 +188,8 @@ class HRNet(nn.Module):
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "HRNet":
         node = cfg.MODEL.HRNET
-        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, key="MODEL.HRNET.NORM", required=True)
+        eps = norm_eps(cfg, "HRNET")
+        norm = norm_factory(node.NORM, cfg.MODEL.GROUP_NORM, eps=eps, key="MODEL.HRNET.NORM", required=True)
         assert norm is not None
         return cls(
             [_stage_from_cfg(node, number) for number in (1, 2, 3, 4)],

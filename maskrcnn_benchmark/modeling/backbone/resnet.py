@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.layers.norm import NormFactory, freeze
 from maskrcnn_benchmark.modeling.backbone.blocks import Bottleneck, BottleneckSettings, init_body
-from maskrcnn_benchmark.modeling.make_layers import norm_factory
+from maskrcnn_benchmark.modeling.make_layers import norm_eps, norm_factory
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 # Blocks of layer1, layer2, ... by depth. Source: He et al. 2016, table 1.
@@ -214,8 +214,9 @@ def _norm_from_cfg(cfg: CfgNode, key: str, norms: dict[str, str]) -> NormFactory
     node = cfg.MODEL.RESNETS
     check_choice(f"MODEL.RESNETS.{key}", node[key], norms)
     name = node.NORM or norms.get(node[key], "FrozenBN")
-    # the released ResNet weights were folded with an epsilon of 0
-    eps = 0.0 if name == "FrozenBN" else None
+    eps = norm_eps(cfg, "RESNETS")
+    if eps is None and name == "FrozenBN":
+        eps = 0.0  # the released ResNet weights were folded with an epsilon of 0
     factory = norm_factory(name, cfg.MODEL.GROUP_NORM, eps=eps, key="MODEL.RESNETS.NORM")
     assert factory is not None
     return factory

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
-from maskrcnn_benchmark.utils.problems import config_problem
+from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -24,31 +24,52 @@ STRIDES_KEY = "MODEL.RPN.ANCHOR_STRIDE"
 SAME_ANCHOR = 1e-3  # largest difference between corners of equal anchors, in pixels
 
 
+ROUNDINGS = ("none", "base", "corners")
+
+
+def default_rounding(offset: int) -> str:
+    """The rounding of anchors in a box convention: that of the released weights for INCLUSIVE, none for HALF_OPEN."""
+    return "base" if offset == INCLUSIVE else "none"
+
+
 def generate_anchors(
-    stride: int, sizes: Sequence[float], aspect_ratios: Sequence[float], offset: int = INCLUSIVE
+    stride: int,
+    sizes: Sequence[float],
+    aspect_ratios: Sequence[float],
+    offset: int = INCLUSIVE,
+    *,
+    rounding: str = "",
+    centre: float = 0.5,
 ) -> Tensor:
-    """Anchors of the first cell, at the upper left corner of the image. They are centred on the cell.
+    """Anchors of the first cell, at the upper left corner of the image.
 
     Args:
         stride: side of a cell, in pixels.
         sizes: square roots of the areas, in pixels.
         aspect_ratios: heights divided by widths.
-        offset: box convention. INCLUSIVE gives the anchors of the released weights: a box of area stride * stride gets
-            the ratio, its sides are rounded to whole pixels (half to even), and the box is scaled to the size.
-            HALF_OPEN anchors have the exact area and ratio.
+        offset: box convention.
+        rounding: one of ROUNDINGS, or "" for `default_rounding`.
+            "base": a box of area stride * stride gets the ratio, its sides are rounded to whole pixels (half to even),
+            and the box is scaled to the size, as in py-faster-rcnn and the released weights.
+            "corners": the corners about the centre are rounded to whole pixels, as in torchvision.
+            "none": anchors have the exact area and ratio, as in Detectron2.
+        centre: of the anchors, in parts of the cell: 0.5 is the middle of its pixels, 0 its upper left corner.
     Returns: (len(aspect_ratios) * len(sizes), 4) float32 xyxy in pixels; first all sizes of the first ratio.
     """
+    rounding = rounding or default_rounding(offset)
     ratios = np.repeat(np.asarray(aspect_ratios, dtype=np.float64), len(sizes))
     areas_root = np.tile(np.asarray(sizes, dtype=np.float64), len(aspect_ratios))
-    if offset == INCLUSIVE:
+    if rounding == "base":
         base_widths = np.round(np.sqrt(stride * stride / ratios))
         base_heights = np.round(base_widths * ratios)
         widths, heights = base_widths * areas_root / stride, base_heights * areas_root / stride
     else:
         widths, heights = areas_root / np.sqrt(ratios), areas_root * np.sqrt(ratios)
-    centre, reach_x, reach_y = (stride - offset) / 2, (widths - offset) / 2, (heights - offset) / 2
-    corners = np.stack([centre - reach_x, centre - reach_y, centre + reach_x, centre + reach_y], axis=1)
-    return torch.tensor(corners, dtype=torch.float32)
+    reach_x, reach_y = (widths - offset) / 2, (heights - offset) / 2
+    corners = np.stack([-reach_x, -reach_y, reach_x, reach_y], axis=1)
+    if rounding == "corners":
+        corners = np.round(corners)
+    return torch.tensor((stride - offset) * centre + corners, dtype=torch.float32)
 
 
 class BufferList(nn.Module):
@@ -80,6 +101,9 @@ class AnchorGenerator(nn.Module):
             negative number all anchors are visible.
         offset: box convention.
         sizes_key, strides_key: config keys of the sizes and the strides, for messages.
+        rounding, centre: see `generate_anchors`.
+        step_from_sizes: the step between anchors is the size of the images, with their padding, over that of the map,
+            rounded down, as in torchvision; it differs from the stride where the map's size was rounded up.
     Raises: ValueError if the numbers of sizes and strides differ, or if one of them is not positive.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.1.
     """
@@ -96,6 +120,9 @@ class AnchorGenerator(nn.Module):
         offset: int = INCLUSIVE,
         sizes_key: str = "MODEL.RPN.ANCHOR_SIZES",
         strides_key: str = STRIDES_KEY,
+        rounding: str = "",
+        centre: float = 0.5,
+        step_from_sizes: bool = False,
     ) -> None:
         super().__init__()
         if len(sizes) != len(strides):
@@ -114,9 +141,10 @@ class AnchorGenerator(nn.Module):
         self.straddle_thresh = straddle_thresh
         self.offset = offset
         self.sizes_key, self.strides_key = sizes_key, strides_key
+        self.step_from_sizes = step_from_sizes
         self.cell_anchors = BufferList(
             [
-                generate_anchors(stride, level_sizes, aspect_ratios, offset)
+                generate_anchors(stride, level_sizes, aspect_ratios, offset, rounding=rounding, centre=centre)
                 for stride, level_sizes in zip(strides, sizes_of_levels, strict=True)
             ]
         )
@@ -150,35 +178,59 @@ class AnchorGenerator(nn.Module):
             check_anchor_strides(strides, backbone_strides)
         # without a pyramid all sizes belong to the only level
         sizes = node.ANCHOR_SIZES if node.USE_FPN else (node.ANCHOR_SIZES,)
-        return cls(sizes, node.ASPECT_RATIOS, strides, node.STRADDLE_THRESH, offset=cfg.MODEL.BOX_OFFSET)
+        check_choice("MODEL.RPN.ANCHOR_ROUNDING", node.ANCHOR_ROUNDING, ("", *ROUNDINGS))
+        return cls(
+            sizes,
+            node.ASPECT_RATIOS,
+            strides,
+            node.STRADDLE_THRESH,
+            offset=cfg.MODEL.BOX_OFFSET,
+            rounding=node.ANCHOR_ROUNDING,
+            centre=node.ANCHOR_OFFSET,
+            step_from_sizes=node.ANCHOR_STEP_FROM_SIZES,
+        )
 
     def num_anchors_per_location(self) -> list[int]:
         return [len(anchors) for anchors in self.cell_anchors]
 
-    def forward(self, feature_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def forward(
+        self, feature_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """
         Args:
             feature_sizes: (height, width) of each level, in cells.
+            image_size: (height, width) of the images with their padding, in pixels; read only with `step_from_sizes`.
         Returns: per level (H * W * A, 4) xyxy in image pixels, row by row, the anchors of a cell together. Later calls
             return the same tensors: do not write to them.
-        Raises: ValueError if the numbers of levels and strides differ.
+        Raises: ValueError if the numbers of levels and strides differ, or if `step_from_sizes` needs the images' size.
         """
         if len(feature_sizes) != len(self.strides):
             raise ValueError(
                 f"the backbone gives {len(feature_sizes)} feature levels, {self.strides_key} names "
                 f"{len(self.strides)} strides: {self.strides}"
             )
+        steps = self._steps(feature_sizes, image_size)
         cells = [anchors.float() for anchors in self.cell_anchors]  # float32 also in a half-precision model
-        key = (tuple(map(tuple, feature_sizes)), cells[0].device)
+        key = (tuple(map(tuple, feature_sizes)), tuple(steps), cells[0].device)
         if key not in self._grids:
             self._grids[key] = [
-                grid_anchors(anchors, height, width, stride)
-                for anchors, (height, width), stride in zip(cells, feature_sizes, self.strides, strict=True)
+                grid_anchors(anchors, height, width, step)
+                for anchors, (height, width), step in zip(cells, feature_sizes, steps, strict=True)
             ]
             if len(self._grids) > CACHED_GRIDS:
                 self._grids.popitem(last=False)
         self._grids.move_to_end(key)
         return self._grids[key]
+
+    def _steps(
+        self, feature_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int] | None
+    ) -> list[tuple[int, int]]:
+        """Pixels between neighbouring anchors of each level, down and to the right."""
+        if not self.step_from_sizes:
+            return [(stride, stride) for stride in self.strides]
+        if image_size is None:
+            raise ValueError("MODEL.RPN.ANCHOR_STEP_FROM_SIZES needs the size of the images; pass `image_size`")
+        return [(image_size[0] // height, image_size[1] // width) for height, width in feature_sizes]
 
     def visible(self, anchors: Tensor, sizes_wh: Tensor) -> Tensor:
         """Anchors (A, 4) and image sizes (N, 2) in pixels -> (N, A) bool: does the anchor lie in the image?"""
@@ -205,8 +257,8 @@ class AnchorGenerator(nn.Module):
         if in_file and (in_file.keys() != own.keys() or not all(_equal(in_file[key], own[key]) for key in own)):
             logger.warning(
                 "the anchors of the checkpoint differ from the config's, which are used. The checkpoint's "
-                "weights were trained with other anchors and will score badly: compare %s, ASPECT_RATIOS, %s and "
-                "MODEL.BOX_OFFSET with the config of its training.",
+                "weights were trained with other anchors and will score badly: compare %s, ASPECT_RATIOS, %s, "
+                "MODEL.RPN.ANCHOR_OFFSET, ANCHOR_ROUNDING and MODEL.BOX_OFFSET with the config of its training.",
                 self.sizes_key,
                 self.strides_key,
             )
@@ -230,12 +282,15 @@ def check_anchor_strides(
         )
 
 
-def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Repeat the anchors of one cell, (A, 4) in pixels, over height x width cells: (height * width * A, 4)."""
+def grid_anchors(cell_anchors: Tensor, height: int, width: int, step: tuple[int, int]) -> Tensor:
+    """Repeat the anchors of one cell, (A, 4), over height x width cells that are `step` pixels (down, right) apart.
+
+    Returns: (height * width * A, 4).
+    """
     device = cell_anchors.device
     shift_y, shift_x = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float32) * stride,
-        torch.arange(width, device=device, dtype=torch.float32) * stride,
+        torch.arange(height, device=device, dtype=torch.float32) * step[0],
+        torch.arange(width, device=device, dtype=torch.float32) * step[1],
         indexing="ij",
     )
     shifts = torch.stack([shift_x, shift_y, shift_x, shift_y], dim=-1)  # (H, W, 4)

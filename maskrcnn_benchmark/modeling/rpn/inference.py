@@ -14,9 +14,13 @@ from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import OBJECTNESS
+from maskrcnn_benchmark.utils.problems import check_choice
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+
+RANKINGS = ("logits", "probabilities")
 
 
 class RPNPostProcessor:
@@ -31,6 +35,8 @@ class RPNPostProcessor:
         fpn_post_nms_top_n: number of boxes over all levels; not applied to a single level.
         fpn_post_nms_per_batch: that number is for the whole batch, so that one image may have more boxes than another;
             else it is for each image.
+        rank_by: "logits" or "probabilities": what NMS and the limits sort by. Probabilities above 1 - 3e-8 are equal in
+            float32; of equal ones the finer level comes first.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1; the limits over all levels follow upstream.
     """
 
@@ -44,6 +50,7 @@ class RPNPostProcessor:
         box_coder: BoxCoder,
         fpn_post_nms_top_n: int | None = None,
         fpn_post_nms_per_batch: bool = False,
+        rank_by: str = "logits",
     ) -> None:
         self.pre_nms_top_n = pre_nms_top_n
         self.post_nms_top_n = post_nms_top_n
@@ -52,10 +59,12 @@ class RPNPostProcessor:
         self.box_coder = box_coder
         self.fpn_post_nms_top_n = post_nms_top_n if fpn_post_nms_top_n is None else fpn_post_nms_top_n
         self.fpn_post_nms_per_batch = fpn_post_nms_per_batch
+        self.rank_by = rank_by
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder, is_train: bool) -> RPNPostProcessor:
         node = cfg.MODEL.RPN
+        check_choice("MODEL.RPN.RANK_BY", node.RANK_BY, RANKINGS)
         return cls(
             node.PRE_NMS_TOP_N_TRAIN if is_train else node.PRE_NMS_TOP_N_TEST,
             node.POST_NMS_TOP_N_TRAIN if is_train else node.POST_NMS_TOP_N_TEST,
@@ -64,6 +73,7 @@ class RPNPostProcessor:
             box_coder=box_coder,
             fpn_post_nms_top_n=node.FPN_POST_NMS_TOP_N_TRAIN if is_train else node.FPN_POST_NMS_TOP_N_TEST,
             fpn_post_nms_per_batch=is_train and node.FPN_POST_NMS_PER_BATCH,
+            rank_by=node.RANK_BY,
         )
 
     @torch.no_grad()
@@ -98,7 +108,8 @@ class RPNPostProcessor:
             min_size=self.min_size,
         )
         logits, boxes, groups = candidates.logits.flatten(), candidates.boxes.flatten(0, 1), candidates.groups.flatten()
-        best, keep = suppress(boxes, logits, groups, self.nms_thresh, self.box_coder.offset)
+        ranks = logits if self.rank_by == "logits" else logits.sigmoid()
+        best, keep = suppress(boxes, ranks, groups, self.nms_thresh, self.box_coder.offset)
         boxes, scores, groups = boxes[best], logits[best].sigmoid(), groups[best]
         image_ids = groups // num_levels
         if self.post_nms_top_n < self.pre_nms_top_n:

@@ -15,37 +15,53 @@ from maskrcnn_benchmark.modeling.batching import pad_boxes
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.matcher import Matcher
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.problems import check_choice, check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-BETA = 1.0 / 9  # where smooth L1 changes from quadratic to linear
+NORMALIZERS = ("sampled", "batch_size")
 
 
 class RPNLossComputation:
     """Binary cross-entropy of the sampled anchors, smooth L1 of the foreground among them.
 
-    Both sums are divided by the number of sampled anchors.
-
     Args:
         matcher: matches anchors with ground truth.
         sampler: samples anchors.
         box_coder: encodes deltas.
+        beta: difference at which smooth L1 changes from quadratic to linear.
+        normalizer: what both sums are divided by: "sampled", the number of sampled anchors, or "batch_size", the
+            sampler's batch size for each image, as in Detectron2.
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.2.
     """
 
-    def __init__(self, matcher: Matcher, sampler: BalancedPositiveNegativeSampler, box_coder: BoxCoder) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        sampler: BalancedPositiveNegativeSampler,
+        box_coder: BoxCoder,
+        *,
+        beta: float = 1.0 / 9,
+        normalizer: str = "sampled",
+    ) -> None:
         self.matcher = matcher
         self.sampler = sampler
         self.box_coder = box_coder
+        self.beta = beta
+        self.normalizer = normalizer
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:
         node = cfg.MODEL.RPN
+        check_range("MODEL.RPN.SMOOTH_L1_BETA", node.SMOOTH_L1_BETA, 0)
+        check_choice("MODEL.RPN.LOSS_NORMALIZER", node.LOSS_NORMALIZER, NORMALIZERS)
         return cls(
             Matcher.from_cfg(cfg, "RPN", allow_low_quality_matches=True),
             BalancedPositiveNegativeSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION),
             box_coder,
+            beta=node.SMOOTH_L1_BETA,
+            normalizer=node.LOSS_NORMALIZER,
         )
 
     def __call__(
@@ -73,21 +89,24 @@ class RPNLossComputation:
             matched_idxs = matches.matched_idxs.gather(1, sample.idxs)
             matched_boxes = gt_boxes.gather(1, matched_idxs[..., None].expand(-1, -1, 4))
             regression_targets = self.box_coder.encode(matched_boxes, anchors[sample.idxs])
-            num_sampled = sample.filled.sum().clamp(min=1)
+            if self.normalizer == "sampled":
+                divisor: Tensor | int = sample.filled.sum().clamp(min=1)
+            else:
+                divisor = self.sampler.batch_size_per_image * len(targets)
 
         logits = flatten_predictions(objectness, 1)[..., 0].gather(1, sample.idxs).float()
         per_anchor = F.binary_cross_entropy_with_logits(logits, sample.is_positive.to(logits.dtype), reduction="none")
-        objectness_loss = torch.where(sample.filled, per_anchor, 0).sum() / num_sampled
+        objectness_loss = torch.where(sample.filled, per_anchor, 0).sum() / divisor
 
         deltas = flatten_predictions(box_regression, 4).gather(1, sample.idxs[..., None].expand(-1, -1, 4)).float()
         foreground = sample.is_positive[..., None]
         box_loss = smooth_l1_loss(
             torch.where(foreground, deltas, 0),
             torch.where(foreground, regression_targets, 0),
-            beta=BETA,
+            beta=self.beta,
             size_average=False,
         )
-        return objectness_loss, box_loss / num_sampled
+        return objectness_loss, box_loss / divisor
 
 
 def flatten_predictions(maps: Sequence[Tensor], columns: int) -> Tensor:

@@ -130,7 +130,10 @@ class RPNModule(nn.Module):
         Raises: ValueError in training without targets.
         """
         objectness, box_regression = self.head(features)
-        anchors = self.anchor_generator([(feature.shape[-2], feature.shape[-1]) for feature in features])
+        height, width = images.tensors.shape[-2:]
+        anchors = self.anchor_generator(
+            [(feature.shape[-2], feature.shape[-1]) for feature in features], (height, width)
+        )
         sizes = [(width, height) for height, width in images.image_sizes]
         if not self.training:
             return self.selector_test(anchors, objectness, box_regression, sizes), {}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from maskrcnn_benchmark.layers.mask_ops import mask_run_lengths
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.mask_spans import mask_extents
 
 RLE = dict[str, Any]  # {"size": [height, width], "counts": str}
 
@@ -23,9 +24,8 @@ def encode_detected_masks(
 ) -> list[RLE]:
     """The masks of one image's detections as run lengths, pasted into an image of `size_wh`.
 
-    Probabilities (R, 1, M, M) are pasted into the extents of the detections, or of the boxes in `boxes_field`. Extents
-    are scaled, not inclusive corners, which would move a mask's far side by up to a pixel. Masks that the model has
-    pasted already (bool or uint8, (R, 1, H, W), MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS) are resized.
+    Probabilities (R, 1, M, M) are pasted where `mask_extents` says. Masks that the model has pasted already (bool or
+    uint8, (R, 1, H, W), MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS) are resized.
     """
     masks = detections.get_field(mask_field)
     if masks.shape[0] == 0:
@@ -37,12 +37,7 @@ def encode_detected_masks(
         for chunk in masks.split(max(1, _PIXELS_AT_ONCE // (height * width))):
             rles += encode_masks(resize_drawn_masks(chunk, (height, width)))
         return rles
-    spanned = detections
-    if boxes_field is not None and detections.has_field(boxes_field):
-        spanned = detections.get_field(boxes_field)
-    ratios = (width / detections.size[0], height / detections.size[1])
-    extents = spanned.extents()
-    extents = extents * torch.tensor(ratios * 2, dtype=extents.dtype).to(extents.device, non_blocking=True)
+    extents = mask_extents(detections, masks.shape[-1], (width, height), boxes_field)
     runs = mask_run_lengths(masks, extents, (height, width))
     size = [height, width]
     return _plain(mask_utils.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width))

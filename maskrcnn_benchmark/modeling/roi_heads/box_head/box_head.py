@@ -46,6 +46,7 @@ class BoxHead(nn.Module):
         sampler: chooses the proposals to train on.
         post_processor: logits, deltas and proposals -> detections.
         class_agnostic: all classes share one set of deltas, the second of two.
+        beta: see `fast_rcnn_loss`.
         learns: compute losses; False if the detector is frozen.
     """
 
@@ -57,6 +58,7 @@ class BoxHead(nn.Module):
         sampler: ProposalSampler,
         post_processor: PostProcessor,
         class_agnostic: bool = False,
+        beta: float = 1.0,
         learns: bool = True,
     ) -> None:
         super().__init__()
@@ -65,6 +67,7 @@ class BoxHead(nn.Module):
         self.sampler = sampler
         self.post_processor = post_processor
         self.class_agnostic = class_agnostic
+        self.beta = beta
         self.learns = learns
 
     @classmethod
@@ -75,6 +78,7 @@ class BoxHead(nn.Module):
         )
         check_choice("MODEL.ROI_BOX_HEAD.PREDICTOR", node.PREDICTOR, registry.ROI_BOX_PREDICTOR)
         check_range("MODEL.ROI_BOX_HEAD.NUM_CLASSES", node.NUM_CLASSES, 2)
+        check_range("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", node.SMOOTH_L1_BETA, 0)
         sampler, post_processor = ProposalSampler.from_cfg(cfg), PostProcessor.from_cfg(cfg)
         extractor: Any = registry.ROI_BOX_FEATURE_EXTRACTORS[node.FEATURE_EXTRACTOR](cfg, in_channels)
         return cls(
@@ -83,6 +87,7 @@ class BoxHead(nn.Module):
             sampler=sampler,
             post_processor=post_processor,
             class_agnostic=cfg.MODEL.CLS_AGNOSTIC_BBOX_REG,
+            beta=node.SMOOTH_L1_BETA,
             learns=learns,
         )
 
@@ -109,7 +114,7 @@ class BoxHead(nn.Module):
         losses = {}
         if self.learns:
             loss_classifier, loss_box_reg = fast_rcnn_loss(
-                class_logits, box_regression, samples, class_agnostic=self.class_agnostic
+                class_logits, box_regression, samples, class_agnostic=self.class_agnostic, beta=self.beta
             )
             losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         return BoxHeadOutput(x, class_logits, box_regression, losses=losses, samples=samples)

@@ -31,6 +31,7 @@ class PostProcessor:
             earlier proposals are kept. <= 0 for no limit.
         box_coder: applies deltas to proposals.
         class_agnostic: all classes share one set of deltas, the second of two.
+        min_size: boxes with a side shorter than this, in pixels, are dropped before NMS.
     """
 
     def __init__(
@@ -41,24 +42,28 @@ class PostProcessor:
         *,
         box_coder: BoxCoder,
         class_agnostic: bool = False,
+        min_size: float = 0.0,
     ) -> None:
         self.score_thresh = score_thresh
         self.nms = nms
         self.detections_per_img = detections_per_img
         self.box_coder = box_coder
         self.class_agnostic = class_agnostic
+        self.min_size = min_size
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> PostProcessor:
         node = cfg.MODEL.ROI_HEADS
         check_range("MODEL.ROI_HEADS.NMS", node.NMS, 0, 1)
         check_range("MODEL.ROI_HEADS.DETECTIONS_PER_IMG", node.DETECTIONS_PER_IMG, -1)
+        check_range("MODEL.ROI_HEADS.MIN_SIZE", node.MIN_SIZE, 0)
         return cls(
             node.SCORE_THRESH,
             node.NMS,
             node.DETECTIONS_PER_IMG,
             box_coder=BoxCoder(weights=node.BBOX_REG_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET),
             class_agnostic=cfg.MODEL.CLS_AGNOSTIC_BBOX_REG,
+            min_size=node.MIN_SIZE,
         )
 
     @torch.no_grad()
@@ -122,6 +127,10 @@ class PostProcessor:
             sizes: (width, height) of each of the N images, in pixels.
         Returns: N BoxLists with `scores` and `labels`, best first.
         """
+        if self.min_size > 0:
+            widths, heights = box_sizes(candidates.boxes, self.box_coder.offset)
+            large = (widths >= self.min_size) & (heights >= self.min_size)
+            candidates = candidates._replace(scores=torch.where(large, candidates.scores, torch.nan))
         return best_detections(
             candidates,
             sizes,

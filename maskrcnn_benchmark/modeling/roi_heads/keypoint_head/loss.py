@@ -21,7 +21,7 @@ def matched_keypoints(positives: SampledProposals, targets: Sequence[BoxList]) -
     return positives.matched([target.get_field(KEYPOINTS).keypoints for target in targets])
 
 
-def keypoint_loss(logits: Tensor, keypoints: Tensor, frames: Tensor) -> Tensor:
+def keypoint_loss(logits: Tensor, keypoints: Tensor, frames: Tensor, divisor: float | None = None) -> Tensor:
     """Softmax cross-entropy over the cells of each heat map, mean over the keypoints that have a target.
 
     A keypoint has a target if it is labelled and lies inside its RoI's frame. Others are ignored.
@@ -30,6 +30,7 @@ def keypoint_loss(logits: Tensor, keypoints: Tensor, frames: Tensor) -> Tensor:
         logits: (R, K, S, S).
         keypoints: (R, K, 3) in image pixels.
         frames: (R, 4) rectangles in pixels that the maps span.
+        divisor: of the sum; None for the number of keypoints that have a target.
     Returns: scalar float32; zero and attached to the graph if no keypoint has a target.
     """
     cells, valid = encode_keypoints(keypoints, frames, logits.shape[-1])
@@ -37,4 +38,4 @@ def keypoint_loss(logits: Tensor, keypoints: Tensor, frames: Tensor) -> Tensor:
     total = F.cross_entropy(
         logits.float().flatten(2).flatten(0, 1), cells.flatten(), ignore_index=_IGNORE, reduction="sum"
     )
-    return total / valid.sum().clamp(min=1)
+    return total / (valid.sum().clamp(min=1) if divisor is None else divisor)

@@ -17,7 +17,7 @@ from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
-from maskrcnn_benchmark.utils.problems import check_range, config_problem
+from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 OUTSIDE_LOGIT = -3.0
 
 _MIN_SIDE = 1.0  # pixels
+
+NORMALIZERS = ("visible", "batch_size")
+
+
+def _keypoints_per_image(cfg: CfgNode) -> float:
+    """The number of keypoints of the most RoIs that are sampled from an image, as Detectron2's static normaliser."""
+    node = cfg.MODEL.ROI_HEADS
+    return float(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES * node.BATCH_SIZE_PER_IMAGE * node.POSITIVE_FRACTION)
 
 
 def keypoint_frames(boxes: Tensor) -> Tensor:
@@ -42,6 +50,8 @@ class KeypointKind(MapKind[Tensor]):
         num_maps: K.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
+        keypoints_per_image: the loss is divided by this number for each image; None divides by the number of keypoints
+            that have a target.
         post_processor: writes keypoints to detections.
         flip_inds: for each keypoint, the index of the one that takes its place in a mirrored image; None takes COCO's
             for COCO's number of keypoints.
@@ -60,6 +70,7 @@ class KeypointKind(MapKind[Tensor]):
     resolution: int | None = None
     loss_name: str = "loss_kp"
     loss_weight: float = 1.0
+    keypoints_per_image: float | None = None
     post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
     flip_inds: Sequence[int] | None = None
 
@@ -72,6 +83,7 @@ class KeypointKind(MapKind[Tensor]):
     def from_cfg(cls, cfg: CfgNode) -> KeypointKind:
         node = cfg.MODEL.ROI_KEYPOINT_HEAD
         check_range("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", node.NUM_CLASSES, 1)
+        check_choice("MODEL.ROI_KEYPOINT_HEAD.LOSS_NORMALIZER", node.LOSS_NORMALIZER, NORMALIZERS)
         sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
         if sigmas and len(sigmas) != node.NUM_CLASSES:
             config_problem(
@@ -82,6 +94,7 @@ class KeypointKind(MapKind[Tensor]):
             node.NUM_CLASSES,
             resolution=node.RESOLUTION,
             loss_weight=node.LOSS_WEIGHT,
+            keypoints_per_image=_keypoints_per_image(cfg) if node.LOSS_NORMALIZER == "batch_size" else None,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD"),
         )
 
@@ -132,7 +145,8 @@ class KeypointKind(MapKind[Tensor]):
         Raises: ValueError if the logits' resolution is not the configured one.
         """
         self.check_resolution(logits)
-        return self.frame_loss(logits, matched_keypoints(positives, targets), positives.boxes)
+        divisor = None if self.keypoints_per_image is None else self.keypoints_per_image * len(targets)
+        return self._loss(logits, matched_keypoints(positives, targets), positives.boxes, divisor)
 
     def match_targets(
         self, positives: SampledProposals, targets: Sequence[BoxList], host_frames: Tensor, size: int
@@ -145,12 +159,15 @@ class KeypointKind(MapKind[Tensor]):
 
         Raises: ValueError if the targets and the logits differ in the number of keypoints.
         """
+        return self._loss(logits, matched, frames)
+
+    def _loss(self, logits: Tensor, matched: Tensor, frames: Tensor, divisor: float | None = None) -> Tensor:
         if matched.shape[1] != logits.shape[1]:
             raise ValueError(
                 f"the targets have {matched.shape[1]} keypoints per instance, the keypoint predictor "
                 f"{logits.shape[1]}; set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {matched.shape[1]}"
             )
-        return self.loss_weight * keypoint_loss(logits, matched, frames)
+        return self.loss_weight * keypoint_loss(logits, matched, frames, divisor)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         results: list[BoxList] = self.post_processor(logits, detections, frames)

@@ -12,16 +12,22 @@ from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.layers.mask_ops import expected_iou, paste_masks
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASK_SCORES, SCORES
+from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASK_IN_PIXELS, MASK_SCORES, SCORES
+from maskrcnn_benchmark.structures.mask_spans import mask_extents
+from maskrcnn_benchmark.utils.problems import check_choice
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+PASTES = ("box", "pixels")
+
+
 class Masker:
     """Paste the masks of detections into images of their size.
 
-    A BoxList that carries `mask_boxes` has its masks pasted through those boxes, else through its own.
+    A BoxList that carries `mask_boxes` has its masks pasted through those boxes, else through its own; with the field
+    `mask_in_pixels` as upstream and torchvision paste them.
 
     Args:
         threshold: probability from which a pixel belongs to the object; negative returns probabilities instead, as
@@ -60,9 +66,8 @@ class Masker:
         """(R, 1, M, M) of one image -> (R, 1, H, W)."""
         if len(masks) != len(boxes):
             raise ValueError(f"Masker was given {len(masks)} masks for {len(boxes)} boxes")
-        spanned = boxes.get_field(MASK_BOXES) if boxes.has_field(MASK_BOXES) else boxes
         width, height = (int(side) for side in boxes.size)
-        return paste_masks(masks[:, 0], spanned.extents(), (height, width), self.threshold)[:, None]
+        return paste_masks(masks[:, 0], mask_extents(boxes, masks.shape[-1]), (height, width), self.threshold)[:, None]
 
 
 class MaskPostProcessor(nn.Module):
@@ -71,19 +76,23 @@ class MaskPostProcessor(nn.Module):
     Args:
         masker: pastes the masks to the image's size inside the model; None leaves them in their frames.
         rescore: write `mask_scores`, the box score times the mask's expected IoU with the object.
+        paste: "box" to paste masks exactly in their boxes, "pixels" to mark them with the field `mask_in_pixels`, with
+            which they are pasted as upstream and torchvision do. Masks in given frames are pasted exactly there.
     """
 
-    def __init__(self, masker: Masker | None = None, rescore: bool = False) -> None:
+    def __init__(self, masker: Masker | None = None, rescore: bool = False, paste: str = "box") -> None:
         super().__init__()
         self.masker = masker
         self.rescore = rescore
+        self.paste = paste
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> MaskPostProcessor:
-        """With POSTPROCESS_MASKS, its threshold and RESCORE of MODEL.ROI_MASK_HEAD."""
+        """With POSTPROCESS_MASKS, its threshold, PASTE and RESCORE of MODEL.ROI_MASK_HEAD."""
         node = cfg.MODEL.ROI_MASK_HEAD
+        check_choice("MODEL.ROI_MASK_HEAD.PASTE", node.PASTE, PASTES)
         masker = Masker(threshold=node.POSTPROCESS_MASKS_THRESHOLD) if node.POSTPROCESS_MASKS else None
-        return cls(masker, rescore=node.RESCORE)
+        return cls(masker, rescore=node.RESCORE, paste=node.PASTE)
 
     def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
@@ -100,19 +109,23 @@ class MaskPostProcessor(nn.Module):
         probabilities = logits.float().sigmoid()
         lengths = [len(boxes) for boxes in detections]
         masks = probabilities.split(lengths)
-        drawn = masks if self.masker is None else self.masker(masks, _with_mask_boxes(detections, frames))
-        results = _with_mask_boxes(detections, frames if self.masker is None else None)
+        framed = self._with_spans(detections, frames)
+        drawn = masks if self.masker is None else self.masker(masks, framed)
+        results = framed if self.masker is None else [boxes.copy_with_fields(boxes.fields()) for boxes in detections]
         for result, masks_per_image, drawn_per_image in zip(results, masks, drawn, strict=True):
             result.add_field(MASK, drawn_per_image)
             if self.rescore:
                 result.add_field(MASK_SCORES, result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]))
         return results
 
-
-def _with_mask_boxes(detections: Sequence[BoxList], frames: Tensor | None) -> list[BoxList]:
-    """Copies of the detections; with frames (R, 4) they have the field `mask_boxes`."""
-    results = [boxes.copy_with_fields(boxes.fields()) for boxes in detections]
-    if frames is not None:
-        for result, spanned in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
-            result.add_field(MASK_BOXES, BoxList(spanned, result.size, mode="xyxy", offset=HALF_OPEN))
-    return results
+    def _with_spans(self, detections: Sequence[BoxList], frames: Tensor | None) -> list[BoxList]:
+        """Copies of the detections with the fields that say where masks are pasted, if these are needed."""
+        names = [[name for name in boxes.fields() if name != MASK_IN_PIXELS] for boxes in detections]
+        results = [boxes.copy_with_fields(kept) for boxes, kept in zip(detections, names, strict=True)]
+        if frames is not None:
+            for result, spanned in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
+                result.add_field(MASK_BOXES, BoxList(spanned, result.size, mode="xyxy", offset=HALF_OPEN))
+        elif self.paste == "pixels":
+            for result in results:
+                result.add_field(MASK_IN_PIXELS, torch.ones(len(result), dtype=torch.bool, device=result.bbox.device))
+        return results
