@@ -86,6 +86,7 @@ def _import(module: str) -> ModuleType:
 Entry = Here | Registered | LossOf
 
 MOVED_MODULES: dict[str, str] = {  # upstream's module, with its submodules -> the module here
+    "data.datasets.abstract": "compat_parts",
     "data.datasets.evaluation": "data.evaluation",
     "layers.batch_norm": "layers.norm",
     "layers.dcn.deform_conv_func": "layers.deformable",
@@ -100,6 +101,9 @@ MOVED_MODULES: dict[str, str] = {  # upstream's module, with its submodules -> t
 
 # Module (the new one if upstream's has moved) -> upstream's name -> its replacement.
 NAMES: dict[str, dict[str, Entry]] = {
+    "data.datasets": {
+        "AbstractDataset": Here("AbstractDataset", "compat_parts"),
+    },
     "data.evaluation.coco": {
         "coco_evaluation": Here("evaluate", "data.evaluation"),
     },

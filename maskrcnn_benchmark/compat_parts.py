@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.layers.keypoint_ops import decode_heatmaps, encode_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -64,6 +65,38 @@ def findContours(*args: Any, **kwargs: Any) -> tuple[Sequence[NDArray[Any]], NDA
 
 def setup_environment() -> None:
     """Do nothing. Modules of your own are named by the config key IMPORTS, and imported when the config is loaded."""
+
+
+# --- data.datasets.abstract
+
+
+class AbstractDataset(DetectionDataset):
+    """Data set of a user's own with the names of its classes; evaluated as COCO.
+
+    A subclass sets CLASSES, of which the first is "__background__", calls `initMaps`, and defines `__getitem__`,
+    `__len__` and `get_img_info`. The targets that it returns are the ground truth.
+    """
+
+    CLASSES: Sequence[str] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.name_to_id: dict[str, int] = {}
+        self.id_to_name: dict[int, str] = {}
+
+    def initMaps(self) -> None:  # noqa: N802
+        """Number the classes. Raises: ValueError unless the first is the background."""
+        if not self.CLASSES or self.CLASSES[0] != "__background__":
+            raise ValueError(f"{self.kind}.CLASSES is {list(self.CLASSES)[:3]}...; the first must be '__background__'")
+        self.id_to_name = dict(enumerate(self.CLASSES))
+        self.name_to_id = {name: label for label, name in self.id_to_name.items()}
+        self.class_names = tuple(self.CLASSES)
+
+    def map_class_id_to_class_name(self, class_id: int) -> str:
+        return self.id_to_name[class_id]
+
+    def get_groundtruth(self, index: int) -> BoxList:
+        info = self.get_img_info(index)
+        return self[index][1].resize((info["width"], info["height"]))
 
 
 # --- modeling.poolers

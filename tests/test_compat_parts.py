@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from maskrcnn_benchmark import compat_parts as parts
+from maskrcnn_benchmark.data.evaluation import evaluate
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS
+from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 
@@ -94,3 +95,44 @@ def test_contours_and_environment():
     contours, _ = parts.findContours(picture, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     assert len(contours) == 1
     assert parts.setup_environment() is None
+
+
+class OneBox(parts.AbstractDataset):
+    """Images of 80 x 60, resized to half, with one object."""
+
+    CLASSES = ("__background__", "cat", "dog")
+
+    def __init__(self):
+        super().__init__()
+        self.initMaps()
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        target = BoxList(torch.tensor([[2.0, 3.0, 20.0, 25.0]]), (40, 30))
+        target.add_field(LABELS, torch.tensor([1 + index]))
+        return torch.zeros(3, 30, 40), target, index
+
+    def get_img_info(self, index):
+        return {"width": 80, "height": 60}
+
+
+def test_an_abstract_dataset_is_evaluated_as_coco():
+    dataset = OneBox()
+    assert dataset.map_class_id_to_class_name(2) == "dog" and dataset.name_to_id["cat"] == 1
+    assert dataset.get_groundtruth(0).size == (80, 60)
+    found = [dataset[index][1] for index in range(2)]
+    for boxes in found:
+        boxes.add_field(SCORES, torch.tensor([0.9]))
+    results = evaluate(dataset, found, None)
+    assert results.metrics["bbox"]["AP"] == pytest.approx(1)
+    assert set(results.per_class["bbox"]) == {"cat", "dog"}
+
+
+def test_an_abstract_dataset_starts_with_the_background():
+    class Wrong(OneBox):
+        CLASSES = ("cat",)
+
+    with pytest.raises(ValueError, match="Wrong.CLASSES is .'cat'.*; the first must be '__background__'"):
+        Wrong()
