@@ -178,17 +178,7 @@ class AnchorGenerator(nn.Module):
             check_anchor_strides(strides, backbone_strides)
         # without a pyramid all sizes belong to the only level
         sizes = node.ANCHOR_SIZES if node.USE_FPN else (node.ANCHOR_SIZES,)
-        check_choice("MODEL.RPN.ANCHOR_ROUNDING", node.ANCHOR_ROUNDING, ("", *ROUNDINGS))
-        return cls(
-            sizes,
-            node.ASPECT_RATIOS,
-            strides,
-            node.STRADDLE_THRESH,
-            offset=cfg.MODEL.BOX_OFFSET,
-            rounding=node.ANCHOR_ROUNDING,
-            centre=node.ANCHOR_OFFSET,
-            step_from_sizes=node.ANCHOR_STEP_FROM_SIZES,
-        )
+        return cls(sizes, node.ASPECT_RATIOS, strides, node.STRADDLE_THRESH, **anchor_conventions(cfg))
 
     def num_anchors_per_location(self) -> list[int]:
         return [len(anchors) for anchors in self.cell_anchors]
@@ -268,6 +258,18 @@ class AnchorGenerator(nn.Module):
 
 def _equal(anchors: Tensor, others: Tensor) -> bool:
     return anchors.shape == others.shape and torch.allclose(anchors.to(others), others, atol=SAME_ANCHOR)
+
+
+def anchor_conventions(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of `AnchorGenerator` that are conventions of a project; MODEL.RPN has them for RetinaNet too."""
+    node = cfg.MODEL.RPN
+    check_choice("MODEL.RPN.ANCHOR_ROUNDING", node.ANCHOR_ROUNDING, ("", *ROUNDINGS))
+    return {
+        "offset": cfg.MODEL.BOX_OFFSET,
+        "rounding": node.ANCHOR_ROUNDING,
+        "centre": node.ANCHOR_OFFSET,
+        "step_from_sizes": node.ANCHOR_STEP_FROM_SIZES,
+    }
 
 
 def check_anchor_strides(

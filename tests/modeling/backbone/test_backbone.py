@@ -45,8 +45,11 @@ def test_channels_strides_and_sizes(name):
     with torch.no_grad():
         outputs = backbone(torch.randn(1, 3, 97, 131))
     widths = out_channels if isinstance(out_channels, tuple) else [out_channels] * len(strides)
+    sizes = [(-(-97 // stride), -(-131 // stride)) for stride in strides]
+    if name == "HRNET-HR":  # its levels are pooled from the finest map, and rounded down
+        sizes = [(sizes[0][0] * 4 // stride, sizes[0][1] * 4 // stride) for stride in strides]
     assert [tuple(output.shape) for output in outputs] == [
-        (1, width, -(-97 // stride), -(-131 // stride)) for width, stride in zip(widths, strides, strict=True)
+        (1, width, *size) for width, size in zip(widths, sizes, strict=True)
     ]
     assert all(output.isfinite().all() for output in outputs)
 
@@ -77,7 +80,8 @@ def test_stride_of_the_neck():
     backbone = build_backbone(narrow_cfg("HRNET-HR", "MODEL.NECK.STRIDE", 2))
     assert backbone.strides == (8, 16, 32, 64, 128)
     outputs = backbone(torch.randn(1, 3, 97, 131))
-    assert [tuple(output.shape[2:]) for output in outputs] == [(-(-97 // s), -(-131 // s)) for s in backbone.strides]
+    pooled = [(25 // 2**level, 33 // 2**level) for level in range(5)]  # the levels of a stride of 1
+    assert [tuple(output.shape[2:]) for output in outputs] == [(-(-h // 2), -(-w // 2)) for h, w in pooled]
     with pytest.raises(ConfigError, match=r"MODEL.NECK.STRIDE is 0; expected at least 1\."):
         build_backbone(narrow_cfg("HRNET-HR", "MODEL.NECK.STRIDE", 0))
 

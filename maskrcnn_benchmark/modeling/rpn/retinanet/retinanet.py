@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import heads_of
-from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator, check_anchor_strides
+from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator, anchor_conventions, check_anchor_strides
 from maskrcnn_benchmark.modeling.rpn.retinanet.inference import RetinaNetPostProcessor
 from maskrcnn_benchmark.modeling.rpn.retinanet.loss import RetinaNetLossComputation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -125,7 +125,7 @@ class RetinaNetModule(nn.Module):
     ) -> tuple[list[BoxList], dict[str, Tensor]]:
         """
         Args:
-            images: N images, of which only the sizes are read.
+            images: N images; only their sizes are read.
             features: L maps (N, C, H_l, W_l).
             targets: N BoxLists of ground truth with `labels`; training only.
         Returns: in training an empty list and the losses `loss_retina_cls` and `loss_retina_reg`; at inference N
@@ -133,7 +133,10 @@ class RetinaNetModule(nn.Module):
         Raises: ValueError in training without targets.
         """
         class_logits, box_regression = self.head(features)
-        anchors = self.anchor_generator([(feature.shape[-2], feature.shape[-1]) for feature in features])
+        height, width = images.tensors.shape[-2:]
+        anchors = self.anchor_generator(
+            [(feature.shape[-2], feature.shape[-1]) for feature in features], (height, width)
+        )
         if not self.training:
             sizes = [(width, height) for height, width in images.image_sizes]
             return self.selector_test(anchors, class_logits, box_regression, sizes), {}
@@ -163,9 +166,9 @@ def make_retinanet_anchors(cfg: CfgNode, backbone_strides: Sequence[int] | None 
         node.ASPECT_RATIOS,
         strides,
         straddle_thresh=-1,
-        offset=cfg.MODEL.BOX_OFFSET,
         sizes_key=sizes_key,
         strides_key=strides_key,
+        **anchor_conventions(cfg),
     )
 
 

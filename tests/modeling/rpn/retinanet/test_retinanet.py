@@ -13,6 +13,7 @@ from maskrcnn_benchmark.modeling.rpn.build import build_rpn
 from maskrcnn_benchmark.modeling.rpn.retinanet.retinanet import RetinaNetHead, RetinaNetModule, make_retinanet_anchors
 from maskrcnn_benchmark.structures.boxlist_ops import boxlist_iou
 from maskrcnn_benchmark.structures.fields import LABELS, SCORES
+from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, has_roi_heads, num_classes
 from tests.devices import DEVICES
 from tests.golden.regenerate import CONFIGS
@@ -241,7 +242,7 @@ def test_problems_are_found_before_a_run(opts, message):
 def test_training_needs_targets():
     with pytest.raises(ValueError, match="needs `targets`"):
         module = tiny_detector(retinanet_cfg()).rpn
-        module(None, [torch.randn(1, CHANNELS, 4, 4)] * 3)
+        module(to_image_list([torch.randn(3, 16, 16)]), [torch.randn(1, CHANNELS, 4, 4)] * 3)
 
 
 def test_upstreams_builders():

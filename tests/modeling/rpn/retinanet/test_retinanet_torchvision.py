@@ -1,4 +1,4 @@
-"""RetinaNet against torchvision's, with the same weights, anchors and deltas."""
+"""RetinaNet with torchvision's conventions and weights, against torchvision's."""
 
 from collections import OrderedDict
 
@@ -14,6 +14,7 @@ from maskrcnn_benchmark.structures.fields import LABELS, SCORES
 from tests.modeling.tiny import CHANNELS, RETINANET, STRIDES, TinyBackbone, tiny_batch, tiny_cfg
 
 SETTINGS = [
+    *("MODEL.RPN.ANCHOR_ROUNDING", "corners", "MODEL.RPN.ANCHOR_OFFSET", 0.0, "MODEL.RPN.ANCHOR_STEP_FROM_SIZES", True),
     *("MODEL.BOX_OFFSET", 0, "MODEL.RETINANET.NUM_CONVS", 4, "MODEL.RETINANET.NMS_TH", 0.5),
     *("MODEL.RETINANET.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0)),
     *("MODEL.RETINANET.BBOX_REG_BETA", 0.0, "MODEL.RETINANET.BBOX_REG_WEIGHT", 1.0),
@@ -34,7 +35,7 @@ class NamedMaps(nn.Module):
 def pair():
     """Our model and torchvision's."""
     torch.manual_seed(0)
-    sizes = tuple(tuple(round(size * 2 ** (k / 3)) for k in range(3)) for size in (12, 24, 48))
+    sizes = tuple(tuple(size * 2 ** (k / 3) for k in range(3)) for size in (12, 24, 48))
     reference = Reference(
         NamedMaps(), num_classes=2, min_size=64, max_size=96, image_mean=[0.0] * 3, image_std=[1.0] * 3,
         anchor_generator=ReferenceAnchors(sizes, ((0.5, 1.0, 2.0),) * 3), topk_candidates=50, detections_per_img=20,
@@ -45,7 +46,7 @@ def pair():
             nn.init.zeros_(module.bias)
 
     cfg = tiny_cfg(*RETINANET, *SETTINGS)
-    model = GeneralizedRCNN(TinyBackbone(), build_rpn(cfg, CHANNELS, backbone_strides=STRIDES), None)
+    model = GeneralizedRCNN(TinyBackbone(), build_rpn(cfg, CHANNELS, backbone_strides=STRIDES), None, size_divisible=32)
     model.backbone.load_state_dict(reference.backbone.maps.state_dict())
     names = {
         "classification_head.conv.": "cls_tower.",
@@ -62,15 +63,13 @@ def pair():
             ours = f"{tower}.{2 * int(index)}.{kind}"
         weights[ours] = value
     model.rpn.head.load_state_dict(weights)
-    anchors = model.rpn.anchor_generator.cell_anchors
-    for level, theirs in enumerate(reference.anchor_generator.cell_anchors):  # centred on the corner, and rounded
-        anchors.register_buffer(str(level), theirs)
     return model, reference
 
 
 def test_detections_are_torchvisions(pair):
     model, reference = pair
-    images = [torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(3, 64, width, generator=generator) for width in (96, 90, 64)]
     found, expected = model.eval()(images), reference.eval()(images)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == len(theirs["boxes"]) == 20
@@ -85,7 +84,7 @@ def test_losses_are_torchvisions(pair):
     image, target = images[0], targets[0]
     their_target = {"boxes": target.bbox, "labels": target.get_field(LABELS) - 1}
     losses, expected = model.train()([image], [target]), reference.train()([image], [their_target])
-    anchors = torch.cat(model.rpn.anchor_generator([(16, 24), (8, 12), (4, 6)]))
+    anchors = torch.cat(model.rpn.anchor_generator([(16, 24), (8, 12), (4, 6)], (64, 96)))
     filled = torch.ones(1, len(target), dtype=torch.bool)
     labels = model.rpn.loss.matcher.match_boxes(target.bbox[None], filled, anchors, 0).labels
     foreground = int((labels == 1).sum())
