@@ -18,4 +18,11 @@ DATASETS.register("COCODataset", COCODataset)
 DATASETS.register("PascalVOCDataset", PascalVOCDataset)
 DATASETS.register("CityScapesDataset", CityScapesDataset)
 
-__all__ = ["COCODataset", "CityScapesDataset", "ConcatDataset", "DATASETS", "ListDataset", "PascalVOCDataset"]
+__all__ = [
+    "DATASETS",
+    "COCODataset",
+    "CityScapesDataset",
+    "ConcatDataset",
+    "ListDataset",
+    "PascalVOCDataset",
+]
