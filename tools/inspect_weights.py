@@ -7,6 +7,8 @@ shape and its name here.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines += config_lines(keys, config, converted.notes)
     if not args.summary:
         lines += tensor_lines(state, converted)
-    print("\n".join(lines))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
