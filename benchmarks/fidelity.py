@@ -25,9 +25,11 @@ from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.drawing.masks import image_masks
 from maskrcnn_benchmark.engine.predictor import detections_in_image
 from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.state_dict_names import load_state_dict
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.utils.model_serialization import LoadReport
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "torchvision"
 MODELS = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
@@ -97,34 +99,10 @@ def own_cfg(name: str, min_size: int, max_size: int) -> CfgNode:
     return load_config(CONFIGS / f"{name}.yaml", opts)
 
 
-def own_model(cfg: CfgNode, state: dict[str, Tensor]) -> nn.Module:
-    """The model of a config with torchvision's weights."""
+def own_model(cfg: CfgNode, state: dict[str, Tensor]) -> tuple[nn.Module, LoadReport]:
+    """The model of a config with torchvision's weights, and what was loaded."""
     model = build_detection_model(cfg)
-    renamed = {own_name(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    missing, unused = model.load_state_dict(renamed, strict=False)
-    assert not unused and all("cell_anchors" in name for name in missing), (missing, unused)
-    return model.eval()
-
-
-def own_name(name: str) -> str:
-    """The name here of a tensor of torchvision's detectors."""
-    head, *rest = name.split(".")
-    if head == "backbone" and rest[0] == "body":
-        return name if rest[1].startswith("layer") else name.replace("body.", "body.stem.")
-    if head == "backbone":
-        kind = {"inner_blocks": "fpn_inner", "layer_blocks": "fpn_layer"}[rest[1]]
-        return f"backbone.fpn.{kind}{int(rest[2]) + 1}.{rest[-1]}"
-    if head == "rpn":
-        return name.replace("conv.0.0", "conv")
-    kind, part = rest[0].split("_")
-    if part == "predictor":
-        return f"roi_heads.{kind}.predictor.{'.'.join(rest[1:])}"
-    layer = rest[1]
-    if kind == "mask":
-        layer = f"mask_fcn{int(layer) + 1}"
-    elif kind == "keypoint":
-        layer = f"conv_fcn{int(layer) // 2 + 1}"
-    return f"roi_heads.{kind}.feature_extractor.{layer}.{rest[-1]}"
+    return model.eval(), load_state_dict(model, state, cfg)
 
 
 @torch.no_grad()
@@ -239,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.models:
         peer = torchvision_model(name, args.min_size, args.max_size)
         cfg = own_cfg(name, args.min_size, args.max_size)
-        model = own_model(cfg, peer.state_dict())
+        model, report = own_model(cfg, peer.state_dict())
+        keys = f"{len(report.loaded)} / {len(report.missing)} / {len(report.unused)}"
+        print(f"| {name} | {len(images)} | keys loaded / missing / unused | {keys} |")
         worst: dict[str, float] = {}
         for first in range(0, len(images), args.batch):
             for stage, value in compare(name, peer, model, cfg, images[first : first + args.batch]).items():

@@ -219,3 +219,19 @@ def test_transforms_of_ones_own_run_before_the_image_becomes_a_tensor(monkeypatc
     with pytest.raises(ConfigError, match="INPUT.TRANSFORMS_TRAIN names 'Third'; registered: ColorJitter, First"):
         build_transforms(cfg)
     assert build_transforms(cfg, is_train=False).transforms
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "detectron2_hw", "torchvision_hw"),
+    [
+        ((640, 480), (800, 1067), (800, 1066)),
+        ((500, 333), (800, 1201), (800, 1201)),
+        ((1000, 200), (267, 1333), (266, 1333)),
+        ((427, 640), (1199, 800), (1199, 800)),
+    ],
+)
+def test_sizes_are_those_of_detectron2_and_torchvision(size_wh, detectron2_hw, torchvision_hw):
+    assert Resize(800, 1333, kind="detectron2").get_size(size_wh) == detectron2_hw
+    assert Resize(800, 1333, kind="torchvision").get_size(size_wh) == torchvision_hw
+    with pytest.raises(ValueError, match="INPUT.RESIZE"):
+        Resize(800, kind="nearest")

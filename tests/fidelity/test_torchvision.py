@@ -63,7 +63,9 @@ def test_images(size_wh):
 def check(name, images, min_size, max_size):
     peer = fidelity.torchvision_model(name, min_size, max_size)
     cfg = fidelity.own_cfg(name, min_size, max_size)
-    model = fidelity.own_model(cfg, peer.state_dict())
+    model, report = fidelity.own_model(cfg, peer.state_dict())
+    assert report.family == "torchvision" and not report.unused and not report.mis_shaped
+    assert all("anchor_generator" in key for key in report.missing)
     for batch in ([images[0]], images):
         differences = fidelity.compare(name, peer, model, cfg, batch)
         assert differences.pop("detections") > 10 * len(batch)
@@ -96,7 +98,7 @@ def test_losses_where_no_sampling_is_random(name):
         cfg.MODEL[section].BATCH_SIZE_PER_IMAGE, cfg.MODEL[section].POSITIVE_FRACTION = enough, 0.5
     for sampler in (peer.rpn.fg_bg_sampler, peer.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image, sampler.positive_fraction = enough, 0.5
-    model = fidelity.own_model(cfg, peer.state_dict())
+    model, _ = fidelity.own_model(cfg, peer.state_dict())
     images = fidelity.random_images([(190, 130), (150, 200)])
     batch, targets, peer_targets = [], [], []
     for image in images:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torchvision.models.detection import roi_heads as peer_roi_heads
 
 from maskrcnn_benchmark.layers import mask_ops
 from maskrcnn_benchmark.layers.mask_ops import (
@@ -16,6 +17,7 @@ from maskrcnn_benchmark.layers.mask_ops import (
     mask_run_lengths,
     paste_masks,
     paste_windows,
+    pixel_extents,
     rasterize_polygons,
     resample_grids,
 )
@@ -447,3 +449,15 @@ def test_pasting_into_the_memory_of_a_result_that_is_gone():
             again.fill_(1)
             del again
     assert alive[0].mean() > 0.9 and alive[1, 25, 710] and alive[1].sum() < 1000
+
+
+def test_pixel_extents_paste_as_torchvision_does():
+    generator = torch.Generator().manual_seed(5)
+    masks = torch.rand(8, 1, 14, 14, generator=generator)
+    corners = torch.rand(8, 2, generator=generator) * 40
+    sides = 0.2 + 30 * torch.rand(8, 2, generator=generator)
+    boxes = torch.cat([corners, (corners + sides).clamp(max=50)], dim=1)
+    expected = peer_roi_heads.paste_masks_in_image(masks, boxes, (50, 64))[:, 0]
+    pasted = paste_masks(masks[:, 0], pixel_extents(boxes, 14), (50, 64), 0.5)
+    differ = pasted != (expected > 0.5)
+    assert not differ.any() or float((expected[differ] - 0.5).abs().max()) < 1e-5

@@ -179,3 +179,12 @@ def test_head_equals_the_bodys_last_stage():
     features, expected = body(torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(head(features), expected)
     assert head(features[:0]).shape == (0, 64, 2, 2)
+
+
+@pytest.mark.parametrize(("norm", "usual"), [("FrozenBN", 0.0), ("BN", 1e-5), ("GN", 1e-5)])
+def test_epsilon_of_norms(norm, usual):
+    for value, eps in ((-1.0, usual), (0.001, 0.001), (0.0, 0.0)):
+        cfg = cfg_with("MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.NORM_EPS", value)
+        with torch.device("meta"):
+            body = ResNet.from_cfg(cfg, depth=50, return_stages=(3,))
+        assert {module.eps for module in body.modules() if hasattr(module, "eps")} == {eps}

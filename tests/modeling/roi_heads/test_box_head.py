@@ -250,3 +250,21 @@ def test_head_in_training_and_at_inference():
     assert len(detections) == 2 and detections[0].has_field(SCORES)
     with pytest.raises(ValueError, match="the box head needs `targets`"):
         head.train()(features, proposals)
+
+
+def test_detections_below_the_smallest_size_are_dropped():
+    boxes = torch.tensor([[2.0, 2.0, 2.005, 9.0], [2.0, 2.0, 2.02, 9.0], [2.0, 2.0, 9.0, 9.0]])
+    logits, deltas = torch.tensor([[0.0, 3.0]]).repeat(3, 1), torch.zeros(3, 8)
+    for min_size, left in ((0.0, 3), (0.01, 2), (1.0, 1)):
+        process = PostProcessor(0.05, 1.0, box_coder=BoxCoder(WEIGHTS, offset=0), min_size=min_size)
+        assert len(process(logits, deltas, [boxlist(boxes, (20, 20), offset=0)])[0]) == left
+
+
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+def test_beta_of_the_box_loss(beta):
+    samples, deltas = samples_of([1, 2, 0, 0], 2), 3 * torch.randn(4, 12)
+    _, box = fast_rcnn_loss(torch.randn(4, 3), deltas, samples, beta=beta)
+    difference = torch.stack([deltas[0, 4:8], deltas[1, 8:12]]) - samples.regression_targets[:2]
+    size = difference.abs()
+    expected = torch.where(size < beta, 0.5 * difference**2 / max(beta, 1e-9), size - 0.5 * beta).sum() / 4
+    torch.testing.assert_close(box, expected)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn_benchmark.layers.keypoint_ops import encode_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
@@ -213,3 +214,18 @@ def test_state_dict_is_upstreams():
     cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", (512,) * 8)
     found = KeypointHead.from_cfg(cfg, 256).state_dict()
     assert {key: tuple(value.shape) for key, value in found.items()} == expected
+
+
+def test_loss_divided_by_the_keypoints_of_a_full_sample():
+    """Two images, of which each may give 17 keypoints of 512 / 4 RoIs."""
+    targets, samples = person_batch()
+    features = feature_pyramid(2, (96, 64))
+    losses = {}
+    for normalizer in ("visible", "batch_size"):
+        torch.manual_seed(0)
+        cfg = small_cfg("MODEL.ROI_KEYPOINT_HEAD.LOSS_NORMALIZER", normalizer)
+        output = KeypointHead.from_cfg(cfg, CHANNELS)(features, samples, targets)
+        losses[normalizer] = output.losses["loss_kp"]
+    _, valid = encode_keypoints(matched_keypoints(samples, targets), samples.boxes, 24)
+    full = 17 * cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE * cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION * len(targets)
+    torch.testing.assert_close(losses["batch_size"] * full, losses["visible"] * valid.sum())

@@ -117,3 +117,17 @@ def test_channels_last_and_half_precision_maps():
         torch.testing.assert_close(ours.bbox, theirs.bbox, rtol=0, atol=0)
     half = selector()(anchors, [o.bfloat16() for o in objectness], [r.bfloat16() for r in regression], SIZES)
     assert half[0].bbox.dtype == half[0].get_field(OBJECTNESS).dtype == torch.float32
+
+
+def test_equal_probabilities_are_ranked_by_their_order():
+    """The float32 sigmoids of 30 and 40 are both 1: by probability the finer level comes first, by logit the larger."""
+    anchors, objectness, regression = selection_case()
+    objectness = [torch.full_like(level, -9.0) for level in objectness]
+    objectness[0][:, 0, 5, 5], objectness[1][:, 0, 1, 1] = 30.0, 40.0
+    regression = [torch.zeros_like(level) for level in regression]
+    finer, coarser = anchors[0][(5 * GRIDS[0][1] + 5) * 3], anchors[1][(GRIDS[1][1] + 1) * 3]
+    for rank_by, order in (("logits", [coarser, finer]), ("probabilities", [finer, coarser])):
+        for proposals in selector(min_size=0, rank_by=rank_by)(anchors, objectness, regression, SIZES):
+            limits = torch.tensor([side - 1 for side in proposals.size] * 2)
+            expected = torch.stack(order).clamp(min=0).minimum(limits)
+            torch.testing.assert_close(proposals.bbox[:2], expected)

@@ -118,3 +118,20 @@ def test_half_precision_predictions_give_losses_in_full_precision():
     assert all(loss.dtype == torch.float32 for loss in losses)
     expected = loss_of(1)(anchors, visible, objectness, regression, targets)
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=2e-2, atol=1e-2)
+
+
+def test_losses_divided_by_the_batch_size_and_the_absolute_difference():
+    anchors, visible, objectness, regression, targets = rpn_case("cpu", 0, (3, 2))
+    loss = loss_of(0)
+    by_sampled = loss(anchors, visible, objectness, regression, targets)
+    num_sampled = 0
+    for target, is_visible in zip(targets, visible, strict=True):
+        filled = torch.ones(1, len(target), dtype=torch.bool)
+        labels = loss.matcher.match_boxes(target.bbox[None], filled, anchors, 0).labels[0]
+        num_sampled += int((labels[is_visible] >= 0).sum())
+    loss.normalizer = "batch_size"
+    by_batch = loss(anchors, visible, objectness, regression, targets)
+    for ours, other in zip(by_batch, by_sampled, strict=True):
+        torch.testing.assert_close(ours * 2 * 10_000, other * num_sampled)
+    loss.beta = 0.0
+    assert loss(anchors, visible, objectness, regression, targets)[1] > by_batch[1]
