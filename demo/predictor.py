@@ -107,7 +107,10 @@ class COCODemo:
         The field `mask` is (R, 1, H, W) uint8: 0 or 1, or the probability * 255 if heat maps are shown.
         """
         height, width = original_image.shape[:2]
-        prepared = PreparedImage(self.transforms(original_image), (width, height))
+        if self.predictor.is_augmented:
+            prepared = self.predictor.prepare(original_image, "BGR")
+        else:
+            prepared = PreparedImage(self.transforms(original_image), (width, height))
         predictions = self.predictor.start([prepared]).wait()[0]
         if not predictions.has_field(fields.MASK) or not predictions.get_field(fields.MASK).is_floating_point():
             return predictions

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalog
-from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.collate_batch import BatchCollator, ViewCollator
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.data.samplers import (
@@ -29,8 +29,9 @@ from maskrcnn_benchmark.data.samplers import (
     RoundRobinBatchSampler,
 )
 from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDataset
-from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.transforms import build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.build import resize_from_cfg
+from maskrcnn_benchmark.structures.image_views import ViewSize
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, num_classes
@@ -88,7 +89,8 @@ def make_data_loader(
 ) -> DataLoader[Sample] | list[DataLoader[Sample]]:
     """Build the loader of DATASETS.TRAIN, or a list with one loader for each name in DATASETS.TEST.
 
-    A batch is (`ImageList`, tuple of targets, tuple of indices into the loader's data set).
+    A batch is (`ImageList`, tuple of targets, tuple of indices into the loader's data set). With test-time augmentation
+    (TEST.BBOX_AUG, TEST.MULTI_SCALE) a test batch has `ImageViews` in place of the `ImageList`.
 
     Training: the loader has the batches of iterations `start_iter` to SOLVER.MAX_ITER (times SOLVER.ACCUMULATE). They
     depend only on SEED, the number of processes and the iteration, not on DATALOADER.NUM_WORKERS, and not on where a
@@ -126,7 +128,7 @@ def build_dataset(
     """The data sets of these names in the catalog, or in the one of PATHS_CATALOG if there is none."""
     catalog = dataset_catalog(cfg) if catalog is None else catalog
     check_names(catalog, names)
-    transforms = build_transforms(cfg, is_train)
+    transforms = build_transforms(cfg) if is_train else build_test_transforms(cfg)
     datasets = []
     for name in names:
         entry = catalog.get(name)
@@ -205,15 +207,28 @@ def _test_loader(cfg: CfgNode, dataset: DetectionDataset, replicas: int, rank: i
     group_size = cfg.TEST.IMS_PER_BATCH
     if group_size < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {group_size}; it must be 1 or more")
-    resize = resize_from_cfg(cfg, is_train=False)
-    sizes = np.array([resize.get_size((w, h)) for w, h in dataset.sizes_wh.tolist()], dtype=np.int64).reshape(-1, 2)
-    canvas = np.maximum.reduceat(sizes, np.arange(0, len(sizes), group_size)) if len(sizes) else sizes
+    views = ViewSize.from_cfg(cfg)
+    collate: BatchCollator | ViewCollator = _test_collator(cfg, dataset)
+    loading = _loading(cfg, 0)
+    if views:
+        collate = ViewCollator([_test_collator(size.applied_to(cfg), dataset) for size in views], views)
+        if loading["num_workers"] > 0:
+            loading["prefetch_factor"] = 1  # a batch has all views, and may take gigabytes
     return DataLoader(
         dataset,
         batch_sampler=RoundRobinBatchSampler(len(dataset), group_size, group_size, replicas, rank),
-        collate_fn=BatchCollator(padding_multiple(cfg), np.repeat(canvas, group_size, axis=0)),
-        **_loading(cfg, 0),
+        collate_fn=collate,
+        **loading,
     )
+
+
+def _test_collator(cfg: CfgNode, dataset: DetectionDataset) -> BatchCollator:
+    """Pads an image to the largest one of its batch, which does not depend on the number of processes."""
+    group_size = cfg.TEST.IMS_PER_BATCH
+    resize = resize_from_cfg(cfg, is_train=False)
+    sizes = np.array([resize.get_size((w, h)) for w, h in dataset.sizes_wh.tolist()], dtype=np.int64).reshape(-1, 2)
+    canvas = np.maximum.reduceat(sizes, np.arange(0, len(sizes), group_size)) if len(sizes) else sizes
+    return BatchCollator(padding_multiple(cfg), np.repeat(canvas, group_size, axis=0))
 
 
 def aspect_ratio_groups(sizes_wh: NDArray[np.int64], bins: Sequence[float] = ASPECT_RATIO_BINS) -> NDArray[np.int64]:

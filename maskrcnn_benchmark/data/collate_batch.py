@@ -10,6 +10,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
+
+
+class ViewCollator:
+    """Samples whose images are in several sizes -> (`ImageViews`, targets, indices).
+
+    Args:
+        collators: one for each size.
+        sizes: the sizes and their views.
+    """
+
+    def __init__(self, collators: Sequence[BatchCollator], sizes: Sequence[ViewSize]) -> None:
+        self.collators = list(collators)
+        self.sizes = tuple(sizes)
+
+    def __call__(
+        self, batch: Sequence[tuple[Sequence[Tensor], Any, int]]
+    ) -> tuple[ImageViews, tuple[Any, ...], tuple[int, ...]]:
+        in_sizes, targets, indices = zip(*batch, strict=True)
+        images = tuple(
+            collate([(resized, None, index) for resized, index in zip(of_size, indices, strict=True)])[0]
+            for collate, of_size in zip(self.collators, zip(*in_sizes, strict=True), strict=True)
+        )
+        return ImageViews(images, tuple(size.flips for size in self.sizes)), targets, indices
 
 
 class BatchCollator:

@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.evaluation import EvaluationResults, Evaluator, build_evaluator, check_expected_results
+from maskrcnn_benchmark.modeling.detector import AugmentedDetector
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import ImageList
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 from maskrcnn_benchmark.utils.timer import Timer, get_time_str
@@ -47,19 +50,19 @@ def compute_on_dataset(
     """Run the model on the batches of this rank.
 
     Args:
+        bbox_aug: the loader has to give several views of each image.
         timer: adds up the time of the model.
         evaluator: receives the detections of each batch, on the model's device. If None, they are returned.
         dtype: DTYPE, the precision of the forward pass.
     Returns: {dataset index: detections on the CPU, in pixels of the resized image}; empty if there is an evaluator.
     """
-    _refuse_bbox_aug(bbox_aug)
     model.eval()
     device = torch.device(device)
     kept: dict[int, BoxList] = {}
     for images, _, indices in _progress(data_loader):
         start = time.perf_counter()
         with torch.no_grad(), autocast(device, PRECISIONS[dtype]):
-            detections = model(images.to(device, non_blocking=True))
+            detections = _detect(model, images, device, bbox_aug)
         if timer:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -97,6 +100,7 @@ def inference(
     Args:
         iou_types: the tasks to score, see `tasks_of_model`.
         box_only: score the recall of proposals instead.
+        bbox_aug: the loader has to give several views of each image, as that of TEST.BBOX_AUG.ENABLED does.
         output_folder: for predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/.
         keypoint_oks_sigmas: TEST.KEYPOINT_OKS_SIGMAS.
         boundary_ap: also score masks by their boundaries.
@@ -105,7 +109,6 @@ def inference(
         pictures: number of images to draw, ground truth beside prediction.
     Returns: the results on the main rank, None on the others. The model keeps its training or evaluation mode.
     """
-    _refuse_bbox_aug(bbox_aug)
     dataset: Any = data_loader.dataset
     evaluator = build_evaluator(
         dataset,
@@ -119,7 +122,7 @@ def inference(
     logger.info("Start evaluation on %s dataset (%d images)", dataset_name, len(dataset))
     was_training, timer, start = model.training, Timer(), time.perf_counter()
     try:
-        compute_on_dataset(model, data_loader, device, timer=timer, evaluator=evaluator, dtype=dtype)
+        compute_on_dataset(model, data_loader, device, bbox_aug, timer, evaluator=evaluator, dtype=dtype)
     finally:
         model.train(was_training)
     comm.synchronize()
@@ -161,7 +164,7 @@ def run_tests(
             dataset_name=name,
             iou_types=tasks_of_model(model),
             box_only=finds_only_proposals(cfg),
-            bbox_aug=cfg.TEST.BBOX_AUG.ENABLED,
+            bbox_aug=bool(ViewSize.from_cfg(cfg)),
             device=device,
             expected_results=cfg.TEST.EXPECTED_RESULTS,
             expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
@@ -191,6 +194,16 @@ def _progress(data_loader: DataLoader[Any]) -> Iterable[Any]:
     return bar
 
 
-def _refuse_bbox_aug(bbox_aug: bool) -> None:
+def _detect(
+    model: nn.Module, images: ImageList | ImageViews, device: torch.device, bbox_aug: bool
+) -> Sequence[BoxList]:
+    """Detections in a batch of the loader, whose views are merged if it has several."""
+    if isinstance(images, ImageViews):
+        return AugmentedDetector(bare_model(model))(images, device)
     if bbox_aug:
-        raise NotImplementedError("this version has no test-time augmentation; set TEST.BBOX_AUG.ENABLED to False")
+        raise ValueError(
+            "bbox_aug is True, but the loader gives one view of each image; make it by make_data_loader from a config "
+            "with TEST.BBOX_AUG.ENABLED True"
+        )
+    detections: Sequence[BoxList] = model(images.to(device, non_blocking=True))
+    return detections

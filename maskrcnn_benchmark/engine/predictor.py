@@ -20,18 +20,19 @@ from maskrcnn_benchmark.data.catalog import dataset_catalog
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
 from maskrcnn_benchmark.data.datasets.image_files import read_image, to_rgb
 from maskrcnn_benchmark.data.evaluation.coco.run_lengths import resize_drawn_masks
-from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.transforms import build_test_transforms
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN
-from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.detector import AugmentedDetector, build_detection_model
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
 from maskrcnn_benchmark.utils.detector_kind import num_classes
 
 from .run.checks import check_evaluation
 from .run.processes import select_device
 from .run.weights import load_trained_weights
-from .train_loop import PRECISIONS, autocast
+from .train_loop import PRECISIONS, autocast, bare_model
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -49,10 +50,12 @@ class PreparedImage:
     Attributes:
         pixels: (3, h, w) float32, scaled and normalised.
         size_wh: (width, height) of the image as it was given.
+        more_sizes: the image in the other sizes of a test-time augmentation.
     """
 
     pixels: Tensor
     size_wh: tuple[int, int]
+    more_sizes: tuple[Tensor, ...] = ()
 
 
 class PendingDetections:
@@ -97,6 +100,7 @@ class Predictor:
         device: the device of the model.
         model: the model, in evaluation mode.
         categories: {label: name}, 0 is the background; empty if no names are known.
+        is_augmented: whether TEST.BBOX_AUG or TEST.MULTI_SCALE is on; results are then merged from several views.
     Raises: StartupError, CheckpointError, FileNotFoundError.
     """
 
@@ -117,8 +121,14 @@ class Predictor:
             loaded = load_trained_weights(cfg, model, weights, flag="--weights", purpose="run")
         self.model = model.to(self.device).eval()
         self.categories = dict(categories or loaded.get("categories") or find_category_names(cfg))
-        self._transforms = build_transforms(cfg, is_train=False)
+        self._transforms = build_test_transforms(cfg)
+        self._sizes = ViewSize.from_cfg(cfg)
+        self._augmented = AugmentedDetector(bare_model(self.model)) if self._sizes else None
         self._dtype = PRECISIONS[cfg.DTYPE]
+
+    @property
+    def is_augmented(self) -> bool:
+        return self._augmented is not None
 
     @classmethod
     def from_config_file(
@@ -150,14 +160,16 @@ class Predictor:
     def prepare(self, image: AnyImage, channel_order: str | None = None) -> PreparedImage:
         """Read, scale and normalise an image. Raises: FileNotFoundError, OSError, TypeError, ValueError."""
         picture = as_picture(image, channel_order)
-        pixels, _ = self._transforms(picture)
-        return PreparedImage(pixels, picture.size)
+        pixels: Any = self._transforms(picture)[0]
+        if not self.is_augmented:
+            return PreparedImage(pixels, picture.size)
+        return PreparedImage(pixels[0], picture.size, pixels[1:])
 
     def start(self, images: Sequence[PreparedImage]) -> PendingDetections:
         """Run the model. On a GPU this returns before the work is done."""
         if not images:
             return PendingDetections([], [], None)
-        batch = to_image_list([image.pixels for image in images], padding_multiple(self.cfg))
+        batch = self._collate(images)
         sizes_wh = [image.size_wh for image in images]
         if self.device.type != "cuda":
             return PendingDetections([found.to("cpu") for found in self._forward(batch)], sizes_wh, None)
@@ -167,8 +179,20 @@ class Predictor:
             ready.record()
         return PendingDetections(found, sizes_wh, ready)
 
-    def _forward(self, batch: ImageList) -> list[BoxList]:
+    def _collate(self, images: Sequence[PreparedImage]) -> ImageList | ImageViews:
+        multiple = padding_multiple(self.cfg)
+        first = to_image_list([image.pixels for image in images], multiple)
+        if not self.is_augmented:
+            return first
+        others = zip(*(image.more_sizes for image in images), strict=True)
+        batches = (first, *(to_image_list(list(batch), multiple) for batch in others))
+        return ImageViews(batches, tuple(size.flips for size in self._sizes))
+
+    def _forward(self, batch: ImageList | ImageViews) -> list[BoxList]:
         with torch.no_grad(), autocast(self.device, self._dtype):
+            if isinstance(batch, ImageViews):
+                assert self._augmented is not None
+                return self._augmented(batch, self.device)
             detections: list[BoxList] = self.model(batch.to(self.device, non_blocking=True))
             return detections
 

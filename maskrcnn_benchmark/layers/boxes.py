@@ -57,6 +57,17 @@ def clip_boxes(boxes: Tensor, size_wh: Tensor | Sequence[float], offset: int) ->
     return torch.stack(clipped, dim=-1)
 
 
+def mirror_boxes(boxes: Tensor, widths: Tensor | float, offset: int) -> Tensor:
+    """Boxes after their image is flipped left to right.
+
+    Args:
+        boxes: (..., 4) xyxy in pixels.
+        widths: of the image, in pixels; or a tensor (...) of a width for each box.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([widths - offset - x2, y1, widths - offset - x1, y2], dim=-1)
+
+
 def pairwise_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:
     """Intersection over union of each box of one set with each of another.
 

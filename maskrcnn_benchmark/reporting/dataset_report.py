@@ -66,6 +66,7 @@ def report_dataset(
     """
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.TEST.BBOX_AUG.ENABLED = cfg.TEST.MULTI_SCALE = False  # show one view of each image
     cfg.DATALOADER.NUM_WORKERS = 0  # same data; starting processes does not pay for a few images
     if cfg.SEED < 0:
         cfg.SEED = choose_seed(cfg.SEED)

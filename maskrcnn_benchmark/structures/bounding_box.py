@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn_benchmark.layers.boxes import INCLUSIVE, box_areas, box_extents, clip_boxes, convert_boxes
+from maskrcnn_benchmark.layers.boxes import INCLUSIVE, box_areas, box_extents, clip_boxes, convert_boxes, mirror_boxes
 from maskrcnn_benchmark.structures.geometry import (
     FLIP_LEFT_RIGHT,
     FLIP_TOP_BOTTOM,
@@ -124,12 +124,12 @@ class BoxList:
         """The boxes after FLIP_LEFT_RIGHT or FLIP_TOP_BOTTOM of the image: x becomes width - offset - x."""
         check_flip(method)
         width, height = self.size
-        x1, y1, x2, y2 = self._corners().unbind(1)
         if method == FLIP_LEFT_RIGHT:
-            x1, x2 = width - self.offset - x2, width - self.offset - x1
+            corners = mirror_boxes(self._corners(), width, self.offset)
         else:
-            y1, y2 = height - self.offset - y2, height - self.offset - y1
-        flipped = self._from_corners(torch.stack((x1, y1, x2, y2), dim=1), self.size)
+            x1, y1, x2, y2 = self._corners().unbind(1)
+            corners = torch.stack((x1, height - self.offset - y2, x2, height - self.offset - y1), dim=1)
+        flipped = self._from_corners(corners, self.size)
         for name, value in self.extra_fields.items():
             if isinstance(value, Keypoints):  # keypoints have no offset of their own
                 value = value.transpose(method, offset=self.offset)

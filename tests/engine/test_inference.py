@@ -150,9 +150,9 @@ def test_predictions_without_an_evaluator_come_back_by_index():
     assert found[0].size == (120, 80) and len(found[4]) == 0
 
 
-def test_augmented_tests_are_refused():
+def test_augmented_tests_need_a_loader_of_views():
     dataset = Blocks()
-    with pytest.raises(NotImplementedError, match="TEST.BBOX_AUG.ENABLED"):
+    with pytest.raises(ValueError, match="the loader gives one view of each image"):
         inference(Oracle(dataset), Loader(dataset), "blocks", bbox_aug=True, device="cpu")
 
 

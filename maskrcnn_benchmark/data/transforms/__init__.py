@@ -1,9 +1,10 @@
 """Image and target transforms."""
 
-from maskrcnn_benchmark.data.transforms.build import TRANSFORMS, build_transforms
+from maskrcnn_benchmark.data.transforms.build import TRANSFORMS, build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.transforms import (
     ColorJitter,
     Compose,
+    InSizes,
     Normalize,
     RandomHorizontalFlip,
     RandomVerticalFlip,
@@ -14,11 +15,13 @@ from maskrcnn_benchmark.data.transforms.transforms import (
 __all__ = [
     "ColorJitter",
     "Compose",
+    "InSizes",
     "Normalize",
     "RandomHorizontalFlip",
     "RandomVerticalFlip",
     "Resize",
     "TRANSFORMS",
     "ToTensor",
+    "build_test_transforms",
     "build_transforms",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.data.transforms import transforms as T
+from maskrcnn_benchmark.structures.image_views import ViewSize
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 from maskrcnn_benchmark.utils.registry import Registry
 
@@ -30,6 +31,14 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> T.Compose:
     own = [name for name in cfg.INPUT.TRANSFORMS_TRAIN if _is_registered(name)] if is_train else []
     steps = [TRANSFORMS[name](cfg, is_train) for name in (*IMAGE_TRANSFORMS, *own, *TENSOR_TRANSFORMS)]
     return T.Compose([step for step in steps if step is not None])
+
+
+def build_test_transforms(cfg: CfgNode) -> T.Compose | T.InSizes:
+    """The transforms of a test: those of `build_transforms`, or for each size of the test-time augmentation."""
+    sizes = ViewSize.from_cfg(cfg)
+    if not sizes:
+        return build_transforms(cfg, is_train=False)
+    return T.InSizes([build_transforms(size.applied_to(cfg), is_train=False) for size in sizes])
 
 
 def _is_registered(name: str) -> bool:

@@ -39,6 +39,24 @@ class Compose:
         return f"Compose({', '.join(map(repr, self.transforms))})"
 
 
+class InSizes:
+    """The image in several sizes: a tuple of the images that each of the given transforms makes of it.
+
+    The target is that of the first size.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Any, BoxList | None], tuple[Any, BoxList | None]]]) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, image: Any, target: BoxList | None = None) -> tuple[tuple[Any, ...], BoxList | None]:
+        first, *others = self.transforms
+        resized, new_target = first(image, target)
+        return (resized, *(transform(image, None)[0] for transform in others)), new_target
+
+    def __repr__(self) -> str:
+        return f"InSizes({', '.join(map(repr, self.transforms))})"
+
+
 class Resize:
     """Resize an image so that its short side has a given length, or its long side the longest length allowed.
 

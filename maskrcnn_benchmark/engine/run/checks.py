@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 def check_evaluation(cfg: CfgNode) -> None:
     """Check the TEST section. Raises: StartupError."""
-    if cfg.TEST.BBOX_AUG.ENABLED or cfg.TEST.MULTI_SCALE:
-        key = "TEST.BBOX_AUG.ENABLED" if cfg.TEST.BBOX_AUG.ENABLED else "TEST.MULTI_SCALE"
-        raise StartupError(f"{key} is True, but this version has no test-time augmentation; set it to False.")
     for entry in cfg.TEST.EXPECTED_RESULTS:
         _check_expected_result(entry, may_be_own=bool(cfg.TEST.EVALUATORS))
 

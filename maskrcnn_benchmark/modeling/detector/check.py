@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from maskrcnn_benchmark.modeling.detector.augmented_detector import find_augmentation_problems
 from maskrcnn_benchmark.modeling.detector.detectors import build_detection_model
+from maskrcnn_benchmark.structures.image_views import ViewSize
 from maskrcnn_benchmark.utils.problems import ConfigError, collect_config_problems, config_problem
 from maskrcnn_benchmark.utils.registry import UnknownNameError
 
@@ -27,7 +29,10 @@ def find_config_problems(cfg: CfgNode) -> list[str]:
     """
     with collect_config_problems() as problems, torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            build_detection_model(cfg)
+            model = build_detection_model(cfg)
+            sizes = ViewSize.from_cfg(cfg)
+            for problem in find_augmentation_problems(model, sizes) if sizes else ():
+                config_problem(problem)
         except Exception as error:
             explained = isinstance(error, (ValueError, UnknownNameError))
             if isinstance(error, ConfigError) or (explained and not problems):

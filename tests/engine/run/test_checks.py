@@ -28,14 +28,6 @@ def test_expected_results_are_checked_before_the_work():
         checks.check_evaluation(cfg)
 
 
-@pytest.mark.parametrize("key", ["TEST.BBOX_AUG.ENABLED", "TEST.MULTI_SCALE"])
-def test_what_is_not_there_is_refused(key):
-    cfg = get_cfg()
-    cfg.merge_from_list([key, True])
-    with pytest.raises(StartupError, match=f"{key} is True"):
-        checks.check_evaluation(cfg)
-
-
 class Named:
     """A dataset as far as its categories and annotations are looked at."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
@@ -117,8 +118,7 @@ class KeypointKind(MapKind[Tensor]):
         """Mirrors the maps, and swaps the maps of left and right keypoints."""
         if self.flip_inds is None:
             raise ValueError(self.mirror_problem)
-        order = torch.tensor(self.flip_inds).to(logits.device, non_blocking=True)
-        return logits.flip(-1).index_select(1, order)
+        return logits.flip(-1).index_select(1, to_device(self.flip_inds, logits.device))
 
     @property
     def mirror_problem(self) -> str | None:

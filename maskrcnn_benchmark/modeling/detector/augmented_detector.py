@@ -1,0 +1,191 @@
+"""Test-time augmentation: detections from several views of each image.
+
+Boxes of all views are suppressed together, as in maskrcnn-benchmark. Then the other heads run on the boxes that are
+left, in every view, and their results are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_benchmark.layers.boxes import mirror_boxes
+from maskrcnn_benchmark.layers.candidates import ClassCandidates
+from maskrcnn_benchmark.modeling.batching import image_sizes_wh
+from maskrcnn_benchmark.modeling.detector.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
+from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputLogits
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
+from maskrcnn_benchmark.modeling.roi_heads.roi_heads import BOX, CombinedROIHeads
+from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
+from maskrcnn_benchmark.structures.image_list import ImageList
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize, mirror_images
+from maskrcnn_benchmark.utils.problems import ConfigError
+
+
+class AugmentedDetector:
+    """Runs a detector on all views of a batch of images and merges what it finds.
+
+    The views of one size are a batch. Only one view is on the device at a time: the first pass keeps its candidate
+    boxes, the second pass computes its features again, except those of the last view. A detector without other heads
+    needs no second pass.
+
+    Args:
+        model: a detector in evaluation mode.
+    Raises: ConfigError if it cannot be augmented, see `find_augmentation_problems`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        problems = find_augmentation_problems(model)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        assert isinstance(model, GeneralizedRCNN) and model.roi_heads is not None
+        self.model = model
+        self.heads: CombinedROIHeads = model.roi_heads
+
+    @torch.no_grad()
+    def __call__(self, images: ImageViews, device: torch.device | str) -> list[BoxList]:
+        """
+        Args:
+            images: N images in several views, on the CPU or on the device.
+            device: the device of the model.
+        Returns: N BoxLists as from the model, in pixels of the first size.
+        """
+        views = [_View(batch, mirrored, torch.device(device)) for batch, mirrored in images.views]
+        first, last, offset = views[0], views[-1], self._box_head.post_processor.box_coder.offset
+        features: Sequence[Tensor] = ()
+        found: list[ClassCandidates] = []
+        for view in views:
+            features = ()  # free the memory before the next features are computed
+            features, candidates = self._find_candidates(view)
+            found.append(view.restore(candidates, first, offset))
+        merged = ClassCandidates(*map(torch.cat, zip(*found, strict=True)))
+        boxes = self._box_head.post_processor.select(merged, first.sizes_wh)
+        if not self.heads.branches:
+            return boxes
+
+        average = _Average()
+        for view in reversed(views):
+            if view is not last:
+                features = ()
+                features = self.model.backbone(view.load().tensors)
+            average.add(self._predict(view, features, boxes))
+            if not any(len(boxes_per_image) for boxes_per_image in boxes):
+                break  # one view gives the fields without rows
+        return self.heads.attach(average.outputs(), boxes)
+
+    def _find_candidates(self, view: _View) -> tuple[Sequence[Tensor], ClassCandidates]:
+        """Features of a view, and its boxes before suppression."""
+        images = view.load()
+        features: Sequence[Tensor] = self.model.backbone(images.tensors)
+        proposals, _ = self.model.rpn(images, features)
+        return features, self._box_head.find_candidates(features, proposals)
+
+    def _predict(self, view: _View, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> list[OutputLogits]:
+        """Outputs on boxes of the first view, as predicted in another view and mirrored back."""
+        outputs = self.heads.predict_logits(features, view.place(boxes))
+        if not view.mirrored:
+            return outputs
+        return [replace(output, logits=output.kind.mirror(output.logits)) for output in outputs]
+
+    @property
+    def _box_head(self) -> BoxHead:
+        head = self.heads[BOX]
+        assert isinstance(head, BoxHead)
+        return head
+
+
+class _View:
+    """A batch of images in one view.
+
+    Attributes:
+        sizes_wh: (width, height) of each image, in pixels.
+        mirrored: whether the images are mirrored.
+    """
+
+    def __init__(self, images: ImageList, mirrored: bool, device: torch.device) -> None:
+        self._images, self._device = images, device
+        self.sizes_wh: list[tuple[float, float]] = [(width, height) for height, width in images.image_sizes]
+        self.mirrored = mirrored
+
+    def load(self) -> ImageList:
+        """The images on the device."""
+        images = self._images.to(self._device, non_blocking=True)
+        return mirror_images(images) if self.mirrored else images
+
+    def restore(self, candidates: ClassCandidates, first: _View, offset: int) -> ClassCandidates:
+        """Candidates of this view, in pixels of the first view."""
+        boxes, image_ids = candidates.boxes, candidates.image_ids
+        sizes = image_sizes_wh(self.sizes_wh, boxes)
+        if self.mirrored:
+            boxes = mirror_boxes(boxes, sizes[image_ids, 0], offset)
+        ratios = (image_sizes_wh(first.sizes_wh, boxes) / sizes).repeat(1, 2)
+        return candidates._replace(boxes=boxes * ratios[image_ids])
+
+    def place(self, boxes: Sequence[BoxList]) -> list[BoxList]:
+        """Boxes of the first view, in pixels of this view."""
+        placed = [given.resize(size_wh) for given, size_wh in zip(boxes, self.sizes_wh, strict=True)]
+        return [given.transpose(FLIP_LEFT_RIGHT) for given in placed] if self.mirrored else placed
+
+
+class _Average:
+    """The running average of outputs over views. Frames are those of the view that was added last."""
+
+    def __init__(self) -> None:
+        self._sum: list[OutputLogits] = []  # of one view the logits, of several the sums of `averaged_values`
+        self._views = 0
+
+    def add(self, outputs: Sequence[OutputLogits]) -> None:
+        """Add the outputs of a view."""
+        if self._views == 1:
+            self._sum = [_values(output) for output in self._sum]
+        if self._views > 0:
+            added = [_values(output) for output in outputs]
+            pairs = zip(self._sum, added, strict=True)
+            outputs = [replace(new, logits=total.logits + new.logits) for total, new in pairs]
+        self._sum = list(outputs)
+        self._views += 1
+
+    def outputs(self) -> list[OutputLogits]:
+        """The averages. Those of a single view are exactly its outputs."""
+        if self._views == 1:
+            return self._sum
+        return [replace(total, logits=total.kind.logits_of_average(total.logits / self._views)) for total in self._sum]
+
+
+def _values(output: OutputLogits) -> OutputLogits:
+    return replace(output, logits=output.kind.averaged_values(output.logits))
+
+
+def find_augmentation_problems(model: nn.Module, sizes: Sequence[ViewSize] = ()) -> list[str]:
+    """Why test-time augmentation cannot be used with a detector, one problem per line.
+
+    Args:
+        sizes: the views; those that are mirrored need outputs that can be mirrored.
+    """
+    key = "TEST.BBOX_AUG.ENABLED or TEST.MULTI_SCALE is True, but"
+    if not isinstance(model, GeneralizedRCNN) or type(model).forward is not GeneralizedRCNN.forward:
+        return [
+            f"{key} {type(model).__name__} has a `forward` of its own, and the views would bypass it; set both to "
+            "False, or MODEL.META_ARCHITECTURE to GeneralizedRCNN."
+        ]
+    if model.roi_heads is None:
+        return [f"{key} the model has no RoI heads, whose boxes are merged; set both to False, or RPN_ONLY."]
+    problems = []
+    for head in model.roi_heads.branches.values():
+        if type(head).forward is not ROIHead.forward and type(head).predict is ROIHead.predict:
+            problems.append(
+                f"{key} the head {head.NAME!r} has a `forward` of its own, and the views call `predict`; override "
+                f"`predict` in {type(head).__name__} instead."
+            )
+        if any(True in size.flips for size in sizes):
+            reasons = (output.mirror_problem for output in head.outputs.values())
+            problems += [
+                f"TEST.BBOX_AUG mirrors images, but {reason}; or set H_FLIP and SCALE_H_FLIP to False."
+                for reason in reasons
+                if reason
+            ]
+    return problems
