@@ -11,9 +11,11 @@ from maskrcnn_benchmark.engine.hooks import EMAHook, Hook, LogHook, LossGuard, S
 from maskrcnn_benchmark.engine.inference import compute_on_dataset
 from maskrcnn_benchmark.engine.predictor import Predictor
 from maskrcnn_benchmark.engine.train_loop import Trainer
+from maskrcnn_benchmark.modeling.detector import AugmentedDetector
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper, make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.structures.image_views import ImageViews
 from tests.engine.toy import Keep
 from tests.modeling.test_on_simulated_cuda import WAITS_OF_TRAINING, batch, check_detections
 from tests.modeling.tiny import ALL_HEADS, tiny_cfg, tiny_detector
@@ -145,3 +147,32 @@ def test_predictor(tmp_path, monkeypatch):
     assert found.fields() == expected.fields() and len(found) > 0
     torch.testing.assert_close(found.bbox, expected.bbox)
     torch.testing.assert_close(found.get_field(fields.MASK), expected.get_field(fields.MASK))
+
+
+def test_augmented_tests_wait_for_counts_of_boxes_only():
+    cfg = tiny_cfg(*ALL_HEADS, "MODEL.ROI_HEADS.SCORE_THRESH", 0.2, "MODEL.ROI_KEYPOINT_HEAD.DECODE", "dark")
+    cfg.merge_from_list(["MODEL.ROI_REFINE_HEAD.DECODE", "dark"])
+    cfg.merge_from_list(["MODEL.ROI_HEADS.DETECTIONS_PER_IMG", 5])
+    pixels, _ = batch(cfg, images=2)
+    model = tiny_detector(cfg).eval()
+    images = ImageViews(
+        (to_image_list(pixels), to_image_list([image[:, ::2, ::2] for image in pixels])), ((False, True),) * 2
+    )
+    expected = AugmentedDetector(model)(images, "cpu")
+    with simulated_cuda() as device:
+        augmented = AugmentedDetector(model.to("cuda"))
+        images = images.pin_memory()
+        device.waits.clear()
+        found = augmented(images, "cuda")
+        waits = dict(device.waits)
+        for boxes, boxes_on_cpu in zip((found.to("cpu") for found in found), expected, strict=True):
+            assert len(boxes) == len(boxes_on_cpu) == 5
+            torch.testing.assert_close(boxes.bbox, boxes_on_cpu.bbox, rtol=1e-4, atol=1e-4)
+            masks, points = boxes.get_field(fields.MASK), boxes.get_field(fields.KEYPOINTS).keypoints
+            torch.testing.assert_close(masks, boxes_on_cpu.get_field(fields.MASK), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(points, boxes_on_cpu.get_field(fields.KEYPOINTS).keypoints, rtol=1e-4, atol=1e-2)
+    # of each view the numbers of proposals and candidates, and the number of detections; nothing in the second pass
+    assert waits == {
+        ("modeling/selection.py:split_rows", "_to_copy"): 5,
+        ("layers/reference/candidates.py:classes_above", "nonzero"): 4,
+    }

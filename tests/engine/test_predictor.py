@@ -23,6 +23,7 @@ from tests.devices import DEVICES
 from tests.small_model import write_small_model
 from tests.tools.runs import write_people
 
+AUGMENTED = ("TEST.BBOX_AUG.ENABLED", True, "TEST.BBOX_AUG.H_FLIP", True, "TEST.BBOX_AUG.SCALES", (64,))
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 
 
@@ -59,8 +60,9 @@ def same(found: ImageResult, expected: ImageResult) -> None:
         (1, ("MODEL.REFINE_ON", False, "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS", True)),
         (1, ("DTYPE", "bfloat16")),
         (2, ("MODEL.MASK_ON", False, "MODEL.KEYPOINT_ON", False, "MODEL.REFINE_ON", False)),
+        (2, (*AUGMENTED, "TEST.BBOX_AUG.SCALE_H_FLIP", True)),
     ],
-    ids=["refined", "batch", "inclusive", "pasted", "bfloat16", "boxes"],
+    ids=["refined", "batch", "inclusive", "pasted", "bfloat16", "boxes", "augmented"],
 )
 def test_the_results_are_those_of_the_test_loop(folder, monkeypatch, together, opts):
     monkeypatch.setenv("MASKRCNN_BENCHMARK_DATASETS", str(folder))
