@@ -404,12 +404,12 @@ _C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of its annotations
 _C.TEST.BOUNDARY_AP = False  # new: score masks by their boundaries too (Boundary AP, Cheng et al. 2021)
 _C.TEST.PICTURES = 8  # new: images with annotations drawn in, written after a test; 0 = none
 _C.TEST.BBOX_AUG = CN()  # test-time augmentation
-_C.TEST.BBOX_AUG.ENABLED = False
+_C.TEST.BBOX_AUG.ENABLED = False  # merge the results in several views of each image; docs/TEST_TIME_AUGMENTATION.md
 _C.TEST.BBOX_AUG.H_FLIP = False  # flip the image at INPUT.MIN_SIZE_TEST
 _C.TEST.BBOX_AUG.SCALES = ()  # more lengths of the shorter side
 _C.TEST.BBOX_AUG.MAX_SIZE = 4000  # limit of the longer side at these
 _C.TEST.BBOX_AUG.SCALE_H_FLIP = False  # flip at each of these too
-_C.TEST.MULTI_SCALE = False  # fork: evaluate at MULTI_SIZES and vote
+_C.TEST.MULTI_SCALE = False  # fork: MULTI_SIZES are views too; boxes are merged as with BBOX_AUG
 _C.TEST.MULTI_SIZES = [(480, 800), (600, 1000), (800, 1333), (1000, 1667), (1200, 2000)]  # fork: (shorter, longer side)
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,17 +3,21 @@
 import contextlib
 import io
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskrcnn_benchmark.config import ConfigError, load_config
 from maskrcnn_benchmark.data import make_data_loader
-from maskrcnn_benchmark.data.transforms import Resize
+from maskrcnn_benchmark.data.transforms import Resize, build_transforms
 from maskrcnn_benchmark.engine.inference import compute_on_dataset, run_tests
-from maskrcnn_benchmark.modeling.detector import build_detection_model, find_config_problems
+from maskrcnn_benchmark.modeling.detector import AugmentedDetector, build_detection_model, find_config_problems
 from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.image_list import ImageList
-from maskrcnn_benchmark.structures.image_views import ImageViews
+from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
+from tests.config.test_checks import CONFIGS
+from tests.modeling.detector.test_shipped_configs_run import with_few_channels
 from tests.small_model import write_small_model
 from tests.tools.runs import write_people
 
@@ -117,3 +121,23 @@ def test_a_config_that_cannot_be_augmented_is_refused_at_the_start(config):
     assert len(problems) == 2 and all("expected lengths of the shorter side" in problem for problem in problems)
     with pytest.raises(ConfigError, match="SCALES has 0"):
         loader_of(config("TEST.BBOX_AUG.ENABLED", True, "TEST.BBOX_AUG.SCALES", (0,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "views"), [("e2e_mask_rcnn_R_50_FPN_1x", 18), ("e2e_keypoint_rcnn_R_50_FPN_1x_flip", 2)]
+)
+def test_shipped_configs_detect_in_all_their_views(file, views):
+    cfg = with_few_channels(CONFIGS / "test_time_aug" / f"{file}.yaml")
+    assert sum(len(size.flips) for size in ViewSize.from_cfg(cfg)) == views
+    model = build_detection_model(cfg).eval()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    sizes = [size.applied_to(cfg) for size in ViewSize.from_cfg(cfg)]
+    for size in sizes:  # a tenth of the size
+        size.INPUT.MIN_SIZE_TEST, size.INPUT.MAX_SIZE_TEST = (
+            size.INPUT.MIN_SIZE_TEST // 10,
+            size.INPUT.MAX_SIZE_TEST // 10,
+        )
+    images = tuple(to_image_list([build_transforms(size, is_train=False)(picture)[0]], 32) for size in sizes)
+    (found,) = AugmentedDetector(model)(ImageViews(images, tuple(size.flips for size in ViewSize.from_cfg(cfg))), "cpu")
+    assert found.size == (120, 80) and {fields.SCORES, fields.LABELS} < set(found.fields())

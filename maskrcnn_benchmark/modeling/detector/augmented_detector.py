@@ -173,7 +173,10 @@ def find_augmentation_problems(model: nn.Module, sizes: Sequence[ViewSize] = ())
             "False, or MODEL.META_ARCHITECTURE to GeneralizedRCNN."
         ]
     if model.roi_heads is None:
-        return [f"{key} the model has no RoI heads, whose boxes are merged; set both to False, or RPN_ONLY."]
+        return [
+            f"{key} the model has no RoI heads, whose boxes are merged: RPN_ONLY or RETINANET_ON is True. Set both "
+            "TEST keys to False."
+        ]
     problems = []
     for head in model.roi_heads.branches.values():
         if type(head).forward is not ROIHead.forward and type(head).predict is ROIHead.predict:
