@@ -137,6 +137,13 @@ def test_missing_files_are_named(tmp_path):
         PascalVOCDataset(tmp_path, "train")
 
 
+@pytest.mark.parametrize("size", [("nan", 30), ("inf", "inf"), (1e300, 30), (-40, 30), ("wide", 30), ("", "")])
+def test_an_impossible_size_is_read_from_the_image(tmp_path, size):
+    write_voc(tmp_path, {"1": [voc_object()]})
+    (tmp_path / "Annotations/1.xml").write_text(voc_xml([voc_object()], size))
+    assert PascalVOCDataset(tmp_path, "train").get_img_info(0)["width"] == 40
+
+
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 HOSTILE = {
     "entities that expand": f'<!DOCTYPE z [<!ENTITY l0 "ha">{LAUGHS}]>',
@@ -152,6 +159,12 @@ def test_hostile_xml_is_refused(tmp_path, head):
     (tmp_path / "Annotations/1.xml").write_text(voc_xml([voc_object(f"dog{entity}")], head=head))
     with pytest.raises(ValueError, match=r"1.xml cannot be read as XML: it declares a document type \(<!DOCTYPE z"):
         PascalVOCDataset(tmp_path, "train")
+
+
+def test_deep_xml_is_read(tmp_path):
+    path = tmp_path / "deep.xml"
+    path.write_text("<a>" * 100_000 + "</a>" * 100_000)
+    assert parse_xml(str(path)).tag == "a"
 
 
 @pytest.mark.parametrize("text", ["", "<annotation>", "<a>&unknown;</a>", "no XML", "\x00"])

@@ -7,6 +7,7 @@ import xml.parsers.expat
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, TreeBuilder
 
+_LARGEST_SIDE = 2**31 - 1  # of an image, in pixels
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -31,7 +32,7 @@ class VocFile:
 
     Attributes:
         file_name: of the image, without folders; empty if the file does not tell.
-        size_wh: width and height of the image; None if the file does not tell.
+        size_wh: width and height of the image; None if the file does not tell, or if no image can have this size.
         objects: in the order of the file.
     """
 
@@ -43,10 +44,11 @@ class VocFile:
     def read(cls, path: str) -> VocFile:
         """Raises: FileNotFoundError; ValueError with the path if it is not XML, or not safe to read."""
         root = parse_xml(path)
-        width, height = (_number(root, f"size/{side}") for side in ("width", "height"))
+        width, height = (_number(root, f"size/{side}") or 0 for side in ("width", "height"))
+        is_usable = all(1 <= side <= _LARGEST_SIDE for side in (width, height))  # False for NaN
         return cls(
             file_name=os.path.basename(_text(root, "filename")),
-            size_wh=(int(width), int(height)) if width and height and min(width, height) >= 1 else None,
+            size_wh=(int(width), int(height)) if is_usable else None,
             objects=tuple(_read_object(element) for element in root.iter("object")),
         )
 
