@@ -123,7 +123,9 @@ def tensor_lines(state: Mapping[str, Tensor], converted: Converted) -> list[str]
     lines = ["tensors"]
     for source, tensor in state.items():
         here = names.get(source, source)
-        note = " (unknown)" if source in converted.unknown else f" -> {here}" if here != source else ""
+        note = f" -> {here}" if here != source else ""
+        if source in converted.unknown or source in converted.ignored:
+            note = " (unknown)" if source in converted.unknown else " (not needed)"
         lines.append(f"  {source.ljust(width)}  {'x'.join(map(str, tensor.shape)) or 'number'}{note}")
     return lines
 

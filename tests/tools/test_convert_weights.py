@@ -60,6 +60,19 @@ def test_a_model_trained_here_goes_to_torchvision_with_its_config(tmp_path):
     torch.testing.assert_close(variance + 1e-5, model.backbone.body.stem.bn1.running_var)
 
 
+def test_a_model_with_torchvisions_conventions_goes_back_without_a_difference(tmp_path, torchvision_state):
+    cfg = load_config(CONFIGS / "torchvision" / "fasterrcnn_resnet50_fpn.yaml", ["MODEL.WEIGHT", ""])
+    (tmp_path / "config.yml").write_text(cfg.dump())
+    model = build_detection_model(cfg)
+    report = load_state_dict(model, torchvision_state, cfg)
+    assert report.complete and not report.notes  # the conventions are equal, so nothing is converted
+    Checkpointer(model, save_dir=tmp_path).save("model_final")
+    assert main([str(tmp_path / "model_final.pth"), str(tmp_path / "back.pth"), "--to", "torchvision"]) == 0
+    counters = {name for name in torchvision_state if name.endswith("num_batches_tracked")}  # frozen norms have none
+    expected = {name: value for name, value in torchvision_state.items() if name not in counters}
+    same_weights(read(tmp_path / "back.pth"), expected)
+
+
 def test_detectron2_reads_a_pickle_of_arrays(tmp_path, torchvision_state):
     torch.save(torchvision_state, tmp_path / "theirs.pth")
     assert main([str(tmp_path / "theirs.pth"), str(tmp_path / "d2.pkl"), "--to", "detectron2"]) == 0

@@ -87,6 +87,12 @@ def load_state_dict(
     report.warnings += _warnings_of_norms(report)
     if own.stride_in_1x1 is not None and converted.conventions.stride_in_1x1 is (not own.stride_in_1x1):
         report.warnings.append(_stride_warning(own.stride_in_1x1))
+    if family is None and len(report.unused) > _MOST_OF_A_CLASSIFIER and report.missing:
+        report.warnings.append(
+            f"its names belong to no known family, and it fits only in part: {len(report.unused)} of its tensors have "
+            f"no place ({_listed(report.unused)}), {len(report.missing)} of the model's are not in it "
+            f"({_listed(report.missing)}). See docs/WEIGHTS.md."
+        )
     if family is not None and converted.unknown and report.missing:
         report.warnings.append(
             f"{family.name} has no name like {_listed(converted.unknown)}, and the model needs {len(report.missing)} "

@@ -88,7 +88,16 @@ def c4_shapes():
     return shapes | box_predictor(80, 2048)
 
 
+def mask_c4_shapes():
+    shapes = c4_shapes() | {
+        "roi_heads.mask_head.deconv.weight": (2048, 256, 2, 2),
+        "roi_heads.mask_head.deconv.bias": (256,),
+    }
+    return shapes | conv("roi_heads.mask_head.predictor", 80, 256, 1)
+
+
 MODELS = {
+    "mask_c4": (mask_c4_shapes, "e2e_mask_rcnn_R_50_C4_1x.yaml"),
     "mask": (mask_shapes, "e2e_mask_rcnn_R_50_FPN_1x.yaml"),
     "keypoint": (keypoint_shapes, "e2e_keypoint_rcnn_R_50_FPN_1x.yaml"),
     "c4": (c4_shapes, "e2e_faster_rcnn_R_50_C4_1x.yaml"),

@@ -171,6 +171,7 @@ def test_the_refusal_can_be_turned_off(tmp_path, caplog):
         DetectronCheckpointer(cfg, model).load(tmp_path / "other.pth")
     assert model.rpn.head.conv.bias.eq(5).all()
     assert "other.pth: weights of no known family" in caplog.text
+    assert "it fits only in part" in caplog.text and "their.backbone.body.stem.conv1.weight" in caplog.text
 
 
 def test_a_body_of_unknown_names_that_fits_is_loaded(tmp_path):
