@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <tuple>
 #include <vector>
@@ -17,7 +18,8 @@ class RunLengths {
   explicit RunLengths(std::vector<int64_t>& lengths) : lengths_(lengths) {}
 
   // Adds `count` pixels, each 0 or 1, from place `first` on. Pixels between the last call and `first` are zeros.
-  void add(const uint8_t* pixels, int64_t count, int64_t first) {
+  // Not inlined: GCC would keep the state in memory in the caller's loop, which takes a quarter more time.
+  C10_NOINLINE void add(const uint8_t* pixels, int64_t count, int64_t first) {
     if (first > seen_) {
       set_value(0, seen_);
     }
