@@ -47,8 +47,10 @@ _C2_MODULES = (  # pattern of a blob's name without its ending, module here; Caf
     (r"conv_fcn(\d)", "roi_heads.keypoint.feature_extractor.conv_fcn{0}"),
     (r"kps_score_lowres", "roi_heads.keypoint.predictor.kps_score_lowres"),
 )
-_C2_ENDINGS = {"w": "weight", "b": "bias", "s": "weight", "rm": "running_mean", "riv": "running_var"}
+_C2_ENDINGS = {"w": "weight", "b": "bias", "s": "weight"}
 _C2_BRANCHES = {"a": "1", "b": "2", "c": "3"}
+# Statistics beside affine layers are already part of their scale and shift; Detectron does not read them.
+_NO_WEIGHT_ENDINGS = ("_momentum", "_rm", "_riv")
 _NO_WEIGHTS = ("lr", "weight_order", "kps_score_w", "kps_score_b")
 
 
@@ -64,12 +66,12 @@ class Caffe2(WeightFamily):
     signature = re.compile(r"^(res\d_\d+_branch|res_conv1_bn_|conv1_w$|fc6_w$|cls_score_w$|conv_rpn|retnet_)")
 
     def knows(self, name: str) -> bool:
-        return name.rpartition("_")[2] in (*_C2_ENDINGS, "momentum") or name in _NO_WEIGHTS
+        return name.rpartition("_")[2] in _C2_ENDINGS or _is_no_weight(name)
 
     def convert(self, state: Mapping[str, Tensor], model: Conventions) -> Converted:
         converted = Converted(conventions=_conventions(state))
         for blob_name, blob in state.items():
-            if not blob.is_floating_point() or blob_name.endswith("_momentum") or blob_name in _NO_WEIGHTS:
+            if not blob.is_floating_point() or _is_no_weight(blob_name):
                 converted.ignored.append(blob_name)
                 continue
             name = _rename_blob(blob_name, state)
@@ -80,6 +82,10 @@ class Caffe2(WeightFamily):
                 converted.weights.setdefault(f"{module}running_var", torch.ones_like(blob))
         _reorder_anchors_of_retinanet(converted.weights, model)
         return converted
+
+
+def _is_no_weight(blob_name: str) -> bool:
+    return blob_name.endswith(_NO_WEIGHT_ENDINGS) or blob_name in _NO_WEIGHTS
 
 
 def _reorder_anchors_of_retinanet(weights: dict[str, Tensor], model: Conventions) -> None:
@@ -102,9 +108,8 @@ def _conventions(state: Mapping[str, Tensor]) -> Conventions:
     if kernel is None or kernel.dim() != 4:
         return Conventions(0.0, None, "BGR", None)
     is_resnext = kernel.shape[0] != kernel.shape[1]
-    has_statistics = any(name.endswith("_riv") for name in state)
-    stride_in_1x1 = not is_resnext and not has_statistics and "res2_0_branch2b_bn_s" in state
-    return Conventions(1e-5 if has_statistics else 0.0, stride_in_1x1, "BGR", None if is_resnext else (1.0, 1.0, 1.0))
+    stride_in_1x1 = not is_resnext and "res2_0_branch2b_bn_s" in state
+    return Conventions(0.0, stride_in_1x1, "BGR", None if is_resnext else (1.0, 1.0, 1.0))
 
 
 def load_c2_format(path: str | os.PathLike[str]) -> dict[str, Tensor]:

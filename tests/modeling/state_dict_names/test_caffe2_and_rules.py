@@ -209,3 +209,10 @@ def test_blobs_of_a_released_model_cover_it(contract, parts, fpn):
         placed |= {name} & expected or targets & expected
         assert name in expected or targets & expected, name
     assert placed == expected
+
+
+def test_statistics_beside_an_affine_layer_are_left_out():
+    blobs = {f"res_conv1_bn_{entry}": np.full(2, 3.0, "f4") for entry in ("s", "b", "rm", "riv")}
+    renamed = rename_c2_blobs(blobs)
+    assert sorted(renamed) == [f"stem.bn1.{entry}" for entry in ("bias", "running_mean", "running_var", "weight")]
+    assert renamed["stem.bn1.running_mean"].eq(0).all() and renamed["stem.bn1.running_var"].eq(1).all()
