@@ -7,7 +7,7 @@ the rest of `layers` works without it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +107,13 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 class _DeformableLayer(nn.Module):
-    """The weight of a deformable convolution and its settings. Initialised uniformly, as `DeformConv` of upstream."""
+    """The weight of a deformable convolution and its settings. Initialised uniformly, as `DeformConv` of upstream.
 
+    Attributes:
+        CAN_HAVE_BIAS: whether the class has a bias, and then has one by default.
+    """
+
+    CAN_HAVE_BIAS: ClassVar[bool]
     bias: Tensor | None
 
     def __init__(
@@ -121,9 +126,13 @@ class _DeformableLayer(nn.Module):
         dilation: Size = 1,
         groups: int = 1,
         deformable_groups: int = 1,
-        bias: bool = False,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
+        if bias is None:
+            bias = self.CAN_HAVE_BIAS
+        elif bias and not self.CAN_HAVE_BIAS:
+            raise ValueError("DeformConv has no bias; ModulatedDeformConv has one")
         if in_channels % groups or out_channels % groups or in_channels % deformable_groups:
             raise ValueError(
                 f"{groups} groups have to divide {in_channels} input and {out_channels} output channels, and "
@@ -159,21 +168,7 @@ class _DeformableLayer(nn.Module):
 class DeformConv(_DeformableLayer):
     """`deform_conv` with its weight. It has no bias, as upstream's."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = False,
-    ) -> None:
-        if bias:
-            raise ValueError("DeformConv has no bias; ModulatedDeformConv has one")
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, deformable_groups)
+    CAN_HAVE_BIAS = False
 
     def forward(self, features: Tensor, offset: Tensor) -> Tensor:
         return deform_conv(features, offset, self.weight, *self._settings)
@@ -182,47 +177,20 @@ class DeformConv(_DeformableLayer):
 class ModulatedDeformConv(_DeformableLayer):
     """`modulated_deform_conv` with its weight and bias."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, deformable_groups, bias
-        )
+    CAN_HAVE_BIAS = True
 
     def forward(self, features: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
         return modulated_deform_conv(features, offset, mask, self.weight, self.bias, *self._settings)
 
 
 class ModulatedDeformConvPack(ModulatedDeformConv):
-    """`ModulatedDeformConv` that predicts offsets and weights of samples from its input by `conv_offset_mask`."""
+    """`ModulatedDeformConv`, with its arguments, that predicts offsets and weights of samples by `conv_offset_mask`."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, deformable_groups, bias
-        )
-        samples = deformable_groups * self.kernel_size[0] * self.kernel_size[1]
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        samples = self.deformable_groups * self.kernel_size[0] * self.kernel_size[1]
         self.conv_offset_mask = nn.Conv2d(
-            in_channels, 3 * samples, self.kernel_size, self.stride, self.padding, self.dilation
+            self.in_channels, 3 * samples, self.kernel_size, self.stride, self.padding, self.dilation
         )
         self.init_offset()
 

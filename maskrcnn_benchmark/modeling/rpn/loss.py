@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NORMALIZERS = ("sampled", "batch_size")
 
 
+@dataclass(eq=False)
 class RPNLossComputation:
     """Binary cross-entropy of the sampled anchors, smooth L1 of the foreground among them.
 
@@ -36,20 +38,12 @@ class RPNLossComputation:
     Source: Ren et al. 2015, Faster R-CNN, section 3.1.2.
     """
 
-    def __init__(
-        self,
-        matcher: Matcher,
-        sampler: BalancedPositiveNegativeSampler,
-        box_coder: BoxCoder,
-        *,
-        beta: float = 1.0 / 9,
-        normalizer: str = "sampled",
-    ) -> None:
-        self.matcher = matcher
-        self.sampler = sampler
-        self.box_coder = box_coder
-        self.beta = beta
-        self.normalizer = normalizer
+    matcher: Matcher
+    sampler: BalancedPositiveNegativeSampler
+    box_coder: BoxCoder
+    _: KW_ONLY
+    beta: float = 1.0 / 9
+    normalizer: str = "sampled"
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RPNLossComputation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+@dataclass(eq=False)
 class PostProcessor:
     """Softmax, decoding, suppression per class, and the best of each image.
 
@@ -34,22 +36,13 @@ class PostProcessor:
         min_size: boxes with a side shorter than this, in pixels, are dropped before NMS.
     """
 
-    def __init__(
-        self,
-        score_thresh: float = 0.05,
-        nms: float = 0.5,
-        detections_per_img: int = 100,
-        *,
-        box_coder: BoxCoder,
-        class_agnostic: bool = False,
-        min_size: float = 0.0,
-    ) -> None:
-        self.score_thresh = score_thresh
-        self.nms = nms
-        self.detections_per_img = detections_per_img
-        self.box_coder = box_coder
-        self.class_agnostic = class_agnostic
-        self.min_size = min_size
+    score_thresh: float = 0.05
+    nms: float = 0.5
+    detections_per_img: int = 100
+    _: KW_ONLY
+    box_coder: BoxCoder
+    class_agnostic: bool = False
+    min_size: float = 0.0
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> PostProcessor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+@dataclass(eq=False)
 class RetinaNetPostProcessor:
     """Take the best pairs of anchor and class of each level, decode them, and suppress per class over all levels.
 
@@ -32,20 +34,12 @@ class RetinaNetPostProcessor:
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection, section 4.1.
     """
 
-    def __init__(
-        self,
-        score_thresh: float = 0.05,
-        pre_nms_top_n: int = 1000,
-        nms_thresh: float = 0.4,
-        detections_per_img: int = 100,
-        *,
-        box_coder: BoxCoder,
-    ) -> None:
-        self.score_thresh = score_thresh
-        self.pre_nms_top_n = pre_nms_top_n
-        self.nms_thresh = nms_thresh
-        self.detections_per_img = detections_per_img
-        self.box_coder = box_coder
+    score_thresh: float = 0.05
+    pre_nms_top_n: int = 1000
+    nms_thresh: float = 0.4
+    detections_per_img: int = 100
+    _: KW_ONLY
+    box_coder: BoxCoder
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RetinaNetPostProcessor:

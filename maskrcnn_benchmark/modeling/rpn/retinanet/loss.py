@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+@dataclass(eq=False)
 class RetinaNetLossComputation:
     """Focal loss of all anchors, smooth L1 of the foreground.
 
@@ -38,22 +40,13 @@ class RetinaNetLossComputation:
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
 
-    def __init__(
-        self,
-        matcher: Matcher,
-        box_coder: BoxCoder,
-        *,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
-        beta: float = 0.11,
-        box_divisor: float = 4.0,
-    ) -> None:
-        self.matcher = matcher
-        self.box_coder = box_coder
-        self.alpha = alpha
-        self.gamma = gamma
-        self.beta = beta
-        self.box_divisor = box_divisor
+    matcher: Matcher
+    box_coder: BoxCoder
+    _: KW_ONLY
+    alpha: float = 0.25
+    gamma: float = 2.0
+    beta: float = 0.11
+    box_divisor: float = 4.0
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, box_coder: BoxCoder) -> RetinaNetLossComputation:
