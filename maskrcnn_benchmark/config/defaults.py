@@ -271,7 +271,7 @@ _C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by t
 _C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # only the refine head learns
 _C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # keep the coarse predictions in detections, so that both are evaluated
 
-_C.MODEL.RETINANET = CN()
+_C.MODEL.RETINANET = CN()  # where anchors lie, and how they are rounded: MODEL.RPN.ANCHOR_OFFSET and so on
 _C.MODEL.RETINANET.NUM_CLASSES = 81  # with the background
 _C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # smallest size, per level
 _C.MODEL.RETINANET.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # heights divided by widths
