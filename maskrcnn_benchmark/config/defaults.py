@@ -273,7 +273,7 @@ _C.MODEL.ROI_REFINE_HEAD.KEEP_COARSE = True  # keep the coarse predictions in de
 
 _C.MODEL.RETINANET = CN()  # where anchors lie, and how they are rounded: MODEL.RPN.ANCHOR_OFFSET and so on
 _C.MODEL.RETINANET.NUM_CLASSES = 81  # with the background
-_C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # smallest size, per level
+_C.MODEL.RETINANET.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # smallest size per level, or a tuple of sizes
 _C.MODEL.RETINANET.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # heights divided by widths
 _C.MODEL.RETINANET.ANCHOR_STRIDES = (8, 16, 32, 64, 128)  # pixels per cell of each level; () = those of the backbone
 _C.MODEL.RETINANET.STRADDLE_THRESH = 0  # not read, nor does upstream: all anchors are trained on

@@ -15,14 +15,18 @@ _COUNTER = ".num_batches_tracked"
 _NEVER = -100.0  # bias of a class that is never predicted
 
 
-def _detector_modules() -> dict[str, str]:
-    """Old names come first: the last of two names for the same module is the one that is written."""
+def _detector_modules(finest_level: int = 1) -> dict[str, str]:
+    """Old names come first: the last of two names for the same module is the one that is written.
+
+    Args:
+        finest_level: number here of the pyramid's finest level, which is 0 in torchvision.
+    """
     pairs = {f"backbone.body.{name}": f"backbone.body.stem.{name}" for name in ("conv1", "bn1")}
     pairs |= {f"backbone.body.layer{stage}": f"backbone.body.layer{stage}" for stage in (1, 2, 3, 4)}
     for level in range(4):
         for theirs, ours in (("inner_blocks", "fpn_inner"), ("layer_blocks", "fpn_layer")):
             for ending, norm in (("", ""), (".0", ""), (".1", ".1")):
-                pairs[f"backbone.fpn.{theirs}.{level}{ending}"] = f"backbone.fpn.{ours}{level + 1}{norm}"
+                pairs[f"backbone.fpn.{theirs}.{level}{ending}"] = f"backbone.fpn.{ours}{level + finest_level}{norm}"
     pairs |= {f"backbone.fpn.extra_blocks.{name}": f"backbone.fpn.top_blocks.{name}" for name in ("p6", "p7")}
     pairs |= {"rpn.head.conv": "rpn.head.conv", "rpn.head.conv.0.0": "rpn.head.conv"}
     pairs |= {f"rpn.head.{name}": f"rpn.head.{name}" for name in ("cls_logits", "bbox_pred")}
@@ -55,7 +59,7 @@ def _retinanet_modules() -> dict[str, str]:
 
 
 _DETECTOR = NameTable(_detector_modules())
-_RETINANET = NameTable({**_detector_modules(), **_retinanet_modules()})
+_RETINANET = NameTable({**_detector_modules(finest_level=2), **_retinanet_modules()})
 
 
 class TorchvisionDetector(WeightFamily):

@@ -161,8 +161,9 @@ def make_retinanet_anchors(cfg: CfgNode, backbone_strides: Sequence[int] | None 
     check_range("MODEL.RETINANET.SCALES_PER_OCTAVE", node.SCALES_PER_OCTAVE, 1)
     check_range("MODEL.RETINANET.OCTAVE", node.OCTAVE, 1)
     factors = [node.OCTAVE ** (scale / node.SCALES_PER_OCTAVE) for scale in range(node.SCALES_PER_OCTAVE)]
+    bases = [size if isinstance(size, (tuple, list)) else (size,) for size in node.ANCHOR_SIZES]
     return AnchorGenerator(
-        [tuple(size * factor for factor in factors) for size in node.ANCHOR_SIZES],
+        [tuple(size * factor for size in sizes for factor in factors) for sizes in bases],
         node.ASPECT_RATIOS,
         strides,
         straddle_thresh=-1,
