@@ -66,9 +66,9 @@ MRB_HOST_DEVICE inline T intersection_area(const Box<T>& a, const Box<T>& b, T o
 }
 
 // Does the intersection over union exceed the threshold? Computed in double, so that every device and vector width
-// decides the same. A rounded quotient, unlike a rounded product with the threshold, is the threshold at an exact tie of
-// any scale: 7 of 10 and 63 of 90 both do not exceed 0.7. Boxes that share no area never overlap, and a box with a NaN
-// corner overlaps nothing.
+// decides the same. A rounded quotient, unlike a rounded product with the threshold, is the threshold at an exact tie
+// of any scale: 7 of 10 and 63 of 90 both do not exceed 0.7. Boxes that share no area never overlap, and a box with a
+// NaN corner overlaps nothing.
 MRB_HOST_DEVICE inline bool boxes_overlap(const Box<double>& a, const Box<double>& b, double threshold, double offset) {
   const double shared = intersection_area(a, b, offset);
   const double all = box_area(a, offset) + box_area(b, offset) - shared;
