@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.solver import ModelEMA
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.allocator import peak_memory
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger
 from maskrcnn_benchmark.utils.problems import collect_config_problems, config_problem
 from maskrcnn_benchmark.utils.random_state import random_state, restore_random_state
@@ -355,11 +354,3 @@ def check_finite_weights(model: nn.Module, iteration: int, advice: str = "") -> 
             f"{len(bad)} weights are not finite after iteration {iteration} ({', '.join(bad[:3])}"
             f"{', ...' if len(bad) > 3 else ''}): no checkpoint is written.\n  {advice}"
         )
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return the peak memory in MiB: of PyTorch on a GPU, or the resident size of the process for a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -29,7 +29,6 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
 from maskrcnn_benchmark.utils.detector_kind import num_classes
 
-from .run.checks import check_evaluation
 from .run.processes import select_device
 from .run.weights import load_trained_weights
 from .train_loop import PRECISIONS, autocast, bare_model
@@ -112,7 +111,6 @@ class Predictor:
         model: nn.Module | None = None,
         categories: Mapping[int, str] | None = None,
     ) -> None:
-        check_evaluation(cfg)
         self.cfg = cfg
         self.device = select_device(cfg.MODEL.DEVICE)
         loaded: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Reuse of freed memory: by the C library, or for large results of one kind."""
+"""Reuse of freed memory, by the C library or for large results of one kind; and the peak of the memory in use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -74,3 +75,13 @@ class RecycledMemory:
         self._free[id(block)] = block
         while sum(len(free) for free in self._free.copy().values()) > self.max_bytes:
             self._free.pop(next(iter(self._free), 0), None)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory in MiB: of PyTorch on a GPU, or the resident size of the process for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource  # Unix only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from maskrcnn_benchmark.utils.problems import config_problem
+
 logger = logging.getLogger(__name__)
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -150,6 +152,28 @@ def check_expected_results(results: EvaluationResults, expected: ExpectedResults
             logger.error("FAIL: %s", text)
             results.failures.append(text)
     return not results.failures
+
+
+def check_expected_entries(entries: Sequence[Any], may_be_own: bool) -> None:
+    """Check the entries of TEST.EXPECTED_RESULTS.
+
+    Args:
+        may_be_own: whether an unknown task may belong to an evaluator of the user.
+    Raises: ConfigError.
+    """
+    for entry in entries:
+        try:
+            task, metric, (mean, deviation) = entry
+            float(mean), float(deviation)
+        except (TypeError, ValueError):
+            config_problem(
+                f"an entry of TEST.EXPECTED_RESULTS is {entry!r}; expected [task, metric, [mean, standard deviation]], "
+                "such as ['bbox', 'AP', [0.37, 0.002]]."
+            )
+            continue
+        if metric not in TASK_METRICS.get(task, ()) and not (may_be_own and task not in TASK_METRICS):
+            known = "; ".join(f"{name}: {', '.join(metrics)}" for name, metrics in TASK_METRICS.items())
+            config_problem(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; the known metrics are {known}.")
 
 
 def _ordered(names: Collection[str], order: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
-from maskrcnn_benchmark.data.evaluation.results import TASK_METRICS
+from maskrcnn_benchmark.data.evaluation.results import check_expected_entries
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 
 from .errors import StartupError
@@ -24,9 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Check the TEST section. Raises: StartupError."""
-    for entry in cfg.TEST.EXPECTED_RESULTS:
-        _check_expected_result(entry, may_be_own=bool(cfg.TEST.EVALUATORS))
+    """Check the TEST section. Raises: ConfigError."""
+    check_expected_entries(cfg.TEST.EXPECTED_RESULTS, may_be_own=bool(cfg.TEST.EVALUATORS))
 
 
 def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], tasks: Sequence[str]) -> None:
@@ -83,18 +82,3 @@ def warn_about_disk_space(cfg: CfgNode, model: nn.Module) -> None:
             "SOLVER.KEEP_LAST keeps only the newest; a larger SOLVER.CHECKPOINT_PERIOD writes fewer.",
             folder, free / 1e9, checkpoints, size / 1e9,
         )  # fmt: skip
-
-
-def _check_expected_result(entry: Any, may_be_own: bool) -> None:
-    """`may_be_own`: an unknown task may belong to an evaluator of the user."""
-    try:
-        task, metric, (mean, deviation) = entry
-        float(mean), float(deviation)
-    except (TypeError, ValueError):
-        raise StartupError(
-            f"an entry of TEST.EXPECTED_RESULTS is {entry!r}; expected [task, metric, [mean, standard deviation]], "
-            "such as ['bbox', 'AP', [0.37, 0.002]]."
-        ) from None
-    if metric not in TASK_METRICS.get(task, ()) and not (may_be_own and task not in TASK_METRICS):
-        known = "; ".join(f"{name}: {', '.join(metrics)}" for name, metrics in TASK_METRICS.items())
-        raise StartupError(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; the known metrics are {known}.")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_benchmark.config import get_cfg
+from maskrcnn_benchmark.config import ConfigError, get_cfg
 from maskrcnn_benchmark.engine.run import checks
 from maskrcnn_benchmark.engine.run.errors import StartupError
 from maskrcnn_benchmark.engine.run.processes import Process
@@ -15,16 +15,16 @@ def test_expected_results_are_checked_before_the_work():
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", [0.3, 0.01]], ["keypoints_coarse", "AP50", [0.3, 0.01]]]
     checks.check_evaluation(cfg)
     cfg.TEST.EXPECTED_RESULTS = [["box", "AP", [0.3, 0.01]]]
-    with pytest.raises(StartupError, match="names 'box' 'AP'; the known metrics are bbox: AP, "):
+    with pytest.raises(ConfigError, match="names 'box' 'AP'; the known metrics are bbox: AP, "):
         checks.check_evaluation(cfg)
     cfg.TEST.EVALUATORS = ("COCO", "Age")
     cfg.TEST.EXPECTED_RESULTS = [["age", "MAE", [3.0, 0.1]]]
     checks.check_evaluation(cfg)
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "MAE", [3.0, 0.1]]]
-    with pytest.raises(StartupError, match="names 'bbox' 'MAE'"):
+    with pytest.raises(ConfigError, match="names 'bbox' 'MAE'"):
         checks.check_evaluation(cfg)
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 0.3]]
-    with pytest.raises(StartupError, match=r"expected \[task, metric, \[mean, standard deviation\]\]"):
+    with pytest.raises(ConfigError, match=r"expected \[task, metric, \[mean, standard deviation\]\]"):
         checks.check_evaluation(cfg)
 
 
