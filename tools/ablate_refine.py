@@ -129,7 +129,7 @@ def _perform(run: Run, threads: int, processes: list[subprocess.Popen[bytes]], a
     record: dict[str, Any] = {"config": run.config, "seconds": 0.0}
     if run.record.is_file():
         record = json.loads(run.record.read_text(encoding="utf-8"))
-    run.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _write_record(run, record)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     config_file = run.folder / "ablation.yaml"
@@ -145,8 +145,15 @@ def _perform(run: Run, threads: int, processes: list[subprocess.Popen[bytes]], a
         processes.append(process)
         process.wait()
     seconds = float(record["seconds"]) + time.monotonic() - start
-    run.record.write_text(json.dumps({**record, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
+    _write_record(run, {**record, "seconds": seconds})
     return seconds
+
+
+def _write_record(run: Run, record: dict[str, Any]) -> None:
+    """Replace the file in one step: the main thread reads it for the tables while other runs go on."""
+    partial = run.record.with_suffix(".part")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(run.record)
 
 
 if __name__ == "__main__":
