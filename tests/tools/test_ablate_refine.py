@@ -99,6 +99,14 @@ def test_weights_are_tested_again_under_another_ranking(output, capsys):
     assert "none-rescored tests the weights of none, which is not named" in capsys.readouterr().err
 
 
+def test_a_run_whose_results_are_half_written_is_not_finished(output):
+    assert run(output, variants=("none",)) == 0
+    results = output / "none" / "seed_1" / "inference" / "people_val" / "coco_results.json"
+    results.write_text(results.read_text()[:-5])
+    assert run(output, "--report", variants=("none",)) == 0
+    assert list(json.loads((output / "results.json").read_text())["metrics"]["none"]) == ["2"]
+
+
 def test_report_trains_nothing(output, capsys):
     assert run(output, "--report") == 0
     assert not list(output.glob("*/seed_*"))

@@ -85,7 +85,10 @@ class Run:
         """The metrics in coco_results.json; None if the run is not finished."""
         if not self.results_file.is_file():
             return None
-        metrics: Metrics = json.loads(self.results_file.read_text(encoding="utf-8"))["metrics"]
+        try:
+            metrics: Metrics = json.loads(self.results_file.read_text(encoding="utf-8"))["metrics"]
+        except json.JSONDecodeError:  # the run is writing it
+            return None
         return metrics
 
 
