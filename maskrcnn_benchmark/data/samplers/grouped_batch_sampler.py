@@ -41,7 +41,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         if self.drop_uneven:
             raise TypeError("a GroupedBatchSampler that drops uneven batches has no fixed length")
-        return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]
+        return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]  # PyTorch's Sampler declares no length
 
     def __iter__(self) -> Iterator[list[int]]:
         waiting: dict[int, list[int]] = {}

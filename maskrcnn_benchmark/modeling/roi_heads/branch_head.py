@@ -22,7 +22,7 @@ class BranchHead(ROIHead):
     @classmethod
     def output_from_cfg(cls, cfg: CfgNode) -> OutputKind:
         """The head's only output."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} needs a classmethod `output_from_cfg(cfg)`")
 
     @classmethod
     def outputs_from_cfg(cls, cfg: CfgNode) -> list[OutputKind]:

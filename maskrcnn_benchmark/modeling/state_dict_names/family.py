@@ -87,7 +87,7 @@ class WeightFamily:
 
     def knows(self, name: str) -> bool:
         """Does the family have this name?"""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define knows")
 
     def convert(self, state: Mapping[str, Tensor], model: Conventions) -> Converted:
         """Convert the weights of a file.
@@ -96,7 +96,7 @@ class WeightFamily:
             state: name in the file -> tensor. Not changed; tensors that need no conversion are shared.
             model: conventions of the model that will load the weights.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define convert")
 
     def export(self, state: Mapping[str, Tensor], model: Conventions) -> dict[str, Tensor]:
         """The opposite of `convert`: weights of this package under the names, and in the order, of the family.

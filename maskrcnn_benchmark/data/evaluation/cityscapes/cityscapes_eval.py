@@ -99,7 +99,7 @@ class CityscapesEvaluator(ImageEvaluator):
             rows += [stage for stage in _MASKS if stage == "segm" or stage in predicted]
         overlaps: dict[str, dict[str, list[ImageOverlaps]]] = {row: {name: [] for name in EVALUATED} for row in rows}
         for index, result in self.results.items():
-            objects = _Objects.from_ids(self.dataset.read_instance_ids(index))  # type: ignore[attr-defined]
+            objects = _Objects.from_ids(self.dataset.read_instance_ids(index))  # type: ignore[attr-defined]  # checked in __init__
             for row, per_class in overlaps.items():
                 for name, images in zip(per_class, self._measure(row, result, objects), strict=True):
                     per_class[name].append(images)
