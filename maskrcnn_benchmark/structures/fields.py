@@ -1,7 +1,7 @@
 """Names of the fields of a `BoxList` of R boxes.
 
-All images of a batch have the same fields, including images without boxes. An instance may have several masks, each with a
-name: `mask_fields` gives the fields of one of them.
+All images of a batch have the same fields, including images without boxes. An instance may have several masks, each
+with a name: `mask_fields` gives the fields of one of them.
 """
 
 import re
@@ -12,9 +12,7 @@ LABELS = "labels"  # (R,) int64: 0 is background, contiguous ids from 1
 SCORES = "scores"  # (R,) float: probability of the label
 OBJECTNESS = "objectness"  # (R,) float: probability of an object, from the RPN
 MASKS = "masks"  # SegmentationMask: ground truth
-MASKS_PRESENT = (
-    "masks_present"  # (R,) bool: the instance has a mask in MASKS; all of them have one if there is no such field
-)
+MASKS_PRESENT = "masks_present"  # (R,) bool: the instance has a mask in MASKS; all have if there is no such field
 KEYPOINTS = "keypoints"  # Keypoints: ground truth, or predictions with a field LOGITS
 MASK = "mask"  # (R, 1, M, M) float: predicted probabilities over MASK_BOXES if present, otherwise over the boxes
 MASK_BOXES = "mask_boxes"  # BoxList of R boxes: the regions of MASK if they are not the boxes
@@ -39,7 +37,7 @@ class MaskFields:
     """Fields of one mask of the instances.
 
     Attributes:
-        name: of the mask, such as "visible"; empty for the only mask of a data set, whose fields are the constants above.
+        name: of the mask, such as "visible"; empty for the plain mask, whose fields are the constants above.
         truth: ground truth, like `MASKS`; the row of an instance without this mask is an empty mask.
         present: which instances have this mask, like `MASKS_PRESENT`.
         mask: predicted probabilities, like `MASK`.
