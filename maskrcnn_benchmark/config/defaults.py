@@ -185,6 +185,9 @@ _C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are droppe
 _C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
 _C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes
 _C.MODEL.ROI_HEADS.MIN_SIZE = 0.0  # new: detections with a shorter side, in pixels, are dropped
+# new: a RoI is pooled from level floor(4 + log2(side / 224 + LEVEL_EPS)), with the side as BOX_OFFSET counts it
+_C.MODEL.ROI_HEADS.LEVEL_EPS = 1e-6
+_C.MODEL.ROI_HEADS.LEVEL_EPS_AFTER_LOG = False  # new: log2(side / 224) + LEVEL_EPS, as torchvision
 _C.MODEL.ROI_HEADS.EXTRA = ()  # new: heads of your own, by their names in the ROI_HEADS registry
 
 _C.MODEL.ROI_BOX_HEAD = CN()

@@ -120,7 +120,7 @@ MRB_HOST_DEVICE inline Box<T> clip_box(const Box<T>& box, T image_width, T image
 MRB_HOST_DEVICE inline int assign_level(
     const Box<double>& box, double offset, double canonical_size, double canonical_level, int lowest, int highest) {
   const double side = sqrt(box_area(box, offset));
-  const double level = floor(canonical_level + log2(side / canonical_size + 1e-6));  // 1e-6: boxes of zero area
+  const double level = floor(canonical_level + log2(side / canonical_size + 1e-6));  // KERNEL_EPS
   if (!(level > lowest)) {
     return lowest;
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from maskrcnn_benchmark.layers._tracing import check_one_device, fake_kernel, me
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 
 Size = int | tuple[int, int]
+
+KERNEL_EPS = 1e-6  # assign_level in csrc/box_geometry.h adds it to side / canonical size
+_FINER = 30  # KERNEL_EPS at this many levels below the canonical one is a share of 1e-15 of the canonical size
 
 
 def roi_align(
@@ -63,10 +67,13 @@ def multi_level_roi_align(
     canonical_size: float = 224.0,
     canonical_level: float = 4.0,
     offset: int = INCLUSIVE,
+    level_eps: float = KERNEL_EPS,
+    level_eps_after_log: bool = False,
 ) -> Tensor:
     """`roi_align` of each region from the pyramid level for its size, for all levels and images in one call.
 
-    The level of a region is floor(canonical_level + log2(sqrt(area) / canonical_size)), clamped to the given levels.
+    The level of a region is floor(canonical_level + log2(sqrt(area) / canonical_size + level_eps)), clamped to the
+    given levels.
 
     Args:
         features: L maps (N, C, H_l, W_l) of one type and format, finest first.
@@ -76,12 +83,15 @@ def multi_level_roi_align(
         canonical_size: side, in pixels, of the regions that the canonical level pools.
         canonical_level: log2 of that level's stride.
         offset: box convention of the area.
+        level_eps: above 0; regions up to this share smaller than a power of two of canonical_size count as that large.
+        level_eps_after_log: add it to the logarithm instead, as torchvision.
     Returns: (R, C, *output_size). Differentiable in features; for determinism see `roi_align`, with the largest
         magnitude of all levels.
     Raises: RuntimeError as `roi_align`, and if the levels or their scales do not match.
     Source: Lin et al. 2017, Feature Pyramid Networks, equation 1.
     """
     bins_h, bins_w = _pair(output_size)
+    size, level = _rule_of_kernel(canonical_size, canonical_level, level_eps, level_eps_after_log)
     pooled: Tensor = ops.multi_level_roi_align(
         list(features),
         rois,
@@ -90,11 +100,22 @@ def multi_level_roi_align(
         bins_w,
         max(int(sampling_ratio), 0),
         aligned,
-        float(canonical_size),
-        float(canonical_level),
+        size,
+        level,
         offset,
     )
     return pooled
+
+
+def _rule_of_kernel(size: float, level: float, eps: float, after_log: bool) -> tuple[float, float]:
+    """Canonical size and level with which a kernel, which adds KERNEL_EPS before the logarithm, adds `eps` in effect.
+
+    Half the canonical size at the level below is the same rule, but KERNEL_EPS is then half as large in pixels.
+    """
+    if after_log:
+        return float(size) * 2.0**-_FINER, float(level) - _FINER + eps
+    share = eps / KERNEL_EPS
+    return float(size) * share, float(level) + math.log2(share)
 
 
 class ROIAlign(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
-from maskrcnn_benchmark.layers.roi_align import multi_level_roi_align
+from maskrcnn_benchmark.layers.roi_align import KERNEL_EPS, multi_level_roi_align
 from maskrcnn_benchmark.modeling.batching import cat_boxes
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.problems import config_problem
+from maskrcnn_benchmark.utils.problems import check_range, config_problem
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -44,6 +44,8 @@ class Pooler(nn.Module):
         offset: box convention for the area of a region.
         canonical_size, canonical_level: a region of this side, in pixels, is pooled from the level of stride
             2 ** canonical_level; one of half the side from the next finer level.
+        level_eps, level_eps_after_log: added to the side in parts of canonical_size, or to its logarithm, so that
+            regions of exactly these sides are not rounded to a finer level.
     Inputs: features, maps (N, C, H_l, W_l), of which the first L are read; rois (R, 5) or N BoxLists.
     Returns: (R, C, height, width).
     Raises: ValueError for invalid scales, or for fewer feature maps than scales.
@@ -60,6 +62,8 @@ class Pooler(nn.Module):
         *,
         canonical_size: float = 224.0,
         canonical_level: float = 4.0,
+        level_eps: float = KERNEL_EPS,
+        level_eps_after_log: bool = False,
     ) -> None:
         super().__init__()
         if scales:
@@ -71,11 +75,14 @@ class Pooler(nn.Module):
         self.offset = offset
         self.canonical_size = canonical_size
         self.canonical_level = canonical_level
+        self.level_eps = level_eps
+        self.level_eps_after_log = level_eps_after_log
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, section: str, *, offset: int | None = None) -> Pooler:
         """The pooler of MODEL.<section>, for boxes of the model's convention unless `offset` names another."""
-        node = cfg.MODEL[section]
+        node, heads = cfg.MODEL[section], cfg.MODEL.ROI_HEADS
+        check_range("MODEL.ROI_HEADS.LEVEL_EPS", heads.LEVEL_EPS, 1e-12, 0.01)
         scales, problem = node.POOLER_SCALES, _scales_problem(node.POOLER_SCALES) if node.POOLER_SCALES else None
         if problem is not None:
             config_problem(f"MODEL.{section}.{problem}")
@@ -86,6 +93,8 @@ class Pooler(nn.Module):
             node.POOLER_SAMPLING_RATIO,
             aligned=node.POOLER_ALIGNED,
             offset=cfg.MODEL.BOX_OFFSET if offset is None else offset,
+            level_eps=heads.LEVEL_EPS,
+            level_eps_after_log=heads.LEVEL_EPS_AFTER_LOG,
         )
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
@@ -108,6 +117,8 @@ class Pooler(nn.Module):
             canonical_size=self.canonical_size,
             canonical_level=self.canonical_level,
             offset=self.offset,
+            level_eps=self.level_eps,
+            level_eps_after_log=self.level_eps_after_log,
         )
 
     def extra_repr(self) -> str:

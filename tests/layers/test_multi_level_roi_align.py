@@ -86,6 +86,28 @@ def test_the_boundaries_between_levels(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("rule", "threshold"),
+    [
+        ({}, 1 - 1e-6),
+        ({"level_eps": 1e-4}, 1 - 1e-4),
+        ({"level_eps": 1e-8}, 1 - 1e-8),
+        ({"level_eps": 1e-6, "level_eps_after_log": True}, 2**-1e-6),
+        ({"level_eps": 1e-3, "level_eps_after_log": True}, 2**-1e-3),
+    ],
+)
+def test_the_epsilon_of_the_level(rule, threshold, device, implementation):
+    """A region of `threshold` times the canonical size is the smallest of that level."""
+    maps = [torch.full((1, 1, 8, 8), float(level), device=device, dtype=torch.float64) for level in range(4)]
+    slack = (1 - threshold) / 100
+    sides = 224 * torch.tensor([threshold + slack, threshold - slack, 1, 0], dtype=torch.float64, device=device)
+    for offset in (0, 1):
+        near, far = 16 - (sides - offset) / 2, 16 + (sides - offset) / 2  # one sample, on all maps
+        rois = torch.stack([0 * near, near, near, far, far], dim=1)
+        assert multi_level_roi_align(maps, rois, 1, SCALES, 1, offset=offset, **rule).flatten().tolist() == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nothing_in_nothing_out_and_levels_that_nothing_uses(device):
     maps = [level.requires_grad_() for level in pyramid(device=device)]
     pooled = multi_level_roi_align(maps, torch.zeros(0, 5, device=device), 7, SCALES, 2)

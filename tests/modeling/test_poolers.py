@@ -1,16 +1,19 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import roi_align
+from torchvision.ops.poolers import LevelMapper
 
-from maskrcnn_benchmark.config import ConfigError, get_cfg
+from maskrcnn_benchmark.config import ConfigError, get_cfg, load_config
 from maskrcnn_benchmark.modeling.poolers import Pooler, fit_poolers, rois_from_boxlists
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from tests.devices import DEVICES
 
 SCALES = (0.25, 0.125, 0.0625)
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -90,3 +93,34 @@ def test_a_pooler_of_a_config_names_its_key():
         Pooler.from_cfg(cfg, "ROI_BOX_HEAD")
     pooler = Pooler.from_cfg(cfg, "ROI_REFINE_HEAD", offset=0)
     assert (pooler.output_size, pooler.scales, pooler.aligned, pooler.offset) == ((28, 28), (0.25,), True, 0)
+
+
+def test_levels_of_torchvision_and_detectron2():
+    """Regions near the limits between levels, by the rules of both projects.
+
+    They compute in float32, here it is double. Sides within rounding errors of a limit are left out.
+    """
+    changes = torch.arange(-20, 21, dtype=torch.float64) / 8e6
+    sides = (224 * torch.tensor([0.5, 1.0, 2.0])[:, None] * (1 + changes)).float().flatten()
+    rois = torch.stack([0 * sides, 0 * sides, 0 * sides, sides, sides], dim=1)
+    maps = [torch.full((1, 1, 256 >> level, 256 >> level), float(level)) for level in range(4)]
+    for name, shift in (("torchvision/fasterrcnn_resnet50_fpn", 1e-6), ("detectron2/faster_rcnn_R_50_FPN_1x", 0.0)):
+        pooler = Pooler.from_cfg(load_config(CONFIGS / f"{name}.yaml"), "ROI_BOX_HEAD")
+        levels = pooler(maps, rois)[:, 0, 3, 3].round().long()
+        exact = torch.log2(sides.double() / 224) + shift
+        if shift:
+            expected = LevelMapper(2, 5)([rois[:, 1:]])
+        else:  # it adds 1e-8 to the ratio, which float32 rounds away
+            expected = torch.floor(4 + exact).long() - 2
+        decided = (exact - exact.round()).abs() > 5e-7
+        decided |= exact == exact.round()  # the limit itself
+        assert decided.sum() > 75 and torch.equal(levels[decided], expected[decided])
+
+
+def test_levels_of_upstream_are_the_default_and_the_epsilon_is_checked():
+    cfg = get_cfg()
+    pooler = Pooler.from_cfg(cfg, "ROI_BOX_HEAD")
+    assert (pooler.level_eps, pooler.level_eps_after_log) == (1e-6, False)
+    cfg.MODEL.ROI_HEADS.LEVEL_EPS = 0.0
+    with pytest.raises(ConfigError, match=r"MODEL.ROI_HEADS.LEVEL_EPS is 0.0; expected between 1e-12 and 0.01"):
+        Pooler.from_cfg(cfg, "ROI_BOX_HEAD")
