@@ -1,26 +1,26 @@
-"""The library of the refine ablation: variants, their configs, and what their heads cost."""
+"""The library of ablations: files of variants, their configs, what refine heads cost, and tables."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from maskrcnn_benchmark.config import load_config
+from maskrcnn_benchmark.engine.run import StartupError
 from maskrcnn_benchmark.reporting.ablation.cost import refine_operations, width_of_equal_cost
-from maskrcnn_benchmark.reporting.ablation.variants import (
-    RETESTED,
-    VARIANTS,
-    common_options,
-    flat_config,
-    private_width,
-)
+from maskrcnn_benchmark.reporting.ablation.runs import flat_config, variant_options
+from maskrcnn_benchmark.reporting.ablation.tables import format_tables
+from maskrcnn_benchmark.reporting.ablation.variants import read_ablation
 
-CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "quick" / "hrnet_refine_people.yaml")
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs" / "quick" / "hrnet_refine_people.yaml")
+REFINE = read_ablation(ROOT / "tools" / "ablations" / "refine.yaml")
 
 
 def test_variants_differ_in_the_refine_head_alone():
-    common = common_options(CONFIG, 9, ["TEST.PICTURES", "3"])
-    configs = {name: load_config(CONFIG, [*common, *opts]) for name, opts in VARIANTS.items()}
+    opts = ["TEST.PICTURES", "3"]
+    configs = {name: load_config(CONFIG, variant_options(REFINE, name, 9, opts)) for name in REFINE.variants}
     flat = {name: dict(flat_config(cfg)) for name, cfg in configs.items()}
     ranking = {"MODEL.ROI_MASK_HEAD.RESCORE", "MODEL.ROI_KEYPOINT_HEAD.RESCORE"}
     for name, values in flat.items():
@@ -41,7 +41,9 @@ def test_variants_differ_in_the_refine_head_alone():
         "private": (both, both, False),
         "both-by-box-score": (both, both, True),
     }
-    for name, trained in RETESTED.items():  # the weights of one fit the other
+    retested = {name: variant.weights_of for name, variant in REFINE.variants.items() if variant.weights_of}
+    assert retested == {"none-rescored": "none", "both-by-box-score": "both-to-both"}
+    for name, trained in retested.items():  # the weights of one fit the other
         differing = {key for key, value in flat[name].items() if value != flat[trained][key]}
         assert differing and differing <= {*ranking, "MODEL.ROI_REFINE_HEAD.RESCORE"}
 
@@ -74,10 +76,10 @@ def test_operations_equal_those_by_hand():
         ups = 18 * (2 * width) ** 2 / 4 + 18 * width**2
         return 2 * 28**2 * (projections + stem + downs + laterals + ups + 16 * width * sum(outputs))
 
-    common = common_options(CONFIG, opts=["MODEL.ROI_REFINE_HEAD.CONV_DIM", "16"])
+    width = ["MODEL.ROI_REFINE_HEAD.CONV_DIM", "16"]
 
     def counted(variant):
-        return refine_operations(load_config(CONFIG, [*common, *VARIANTS[variant]]))
+        return refine_operations(load_config(CONFIG, [*variant_options(REFINE, variant), *width]))
 
     mask, keypoint = 48, 64  # channels of what the branches' predictors read
     assert counted("both-to-both") == by_hand(16, [mask, keypoint], [2, 17])
@@ -87,7 +89,77 @@ def test_operations_equal_those_by_hand():
 
 def test_private_heads_cost_what_the_shared_one_costs(caplog):
     caplog.set_level(logging.INFO)
-    common = common_options(CONFIG, opts=["MODEL.ROI_REFINE_HEAD.CONV_DIM", "12"])
-    key, width = private_width(CONFIG, common)
+    *_, key, width = variant_options(REFINE, "private", opts=["MODEL.ROI_REFINE_HEAD.CONV_DIM", "12"])
     assert key == "MODEL.ROI_REFINE_HEAD.CONV_DIM" and 7 <= int(width) <= 10
-    assert "two heads of CONV_DIM" in caplog.text
+    assert "private: refine heads of CONV_DIM" in caplog.text
+
+
+FILE = """
+config: ../base.yaml
+common: {MODEL: {MASK_ON: True}, TEST.BOUNDARY_AP: True}
+metrics: {first: segm AP, second: segm_amodal AP}
+variants:
+  both: {}
+  swapped:
+    weights_of: both
+    metrics: {second: segm_visible AP50}
+  wide:
+    set: {MODEL: {ROI_MASK_HEAD: {CONV_LAYERS: [8, 8]}}, SOLVER.BASE_LR: 0.5}
+"""
+
+
+def test_file_of_variants(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(FILE)
+    ablation = read_ablation(path)
+    assert Path(ablation.config_file).resolve() == (tmp_path.parent / "base.yaml").resolve()
+    assert ablation.settings == ("MODEL.MASK_ON", True, "TEST.BOUNDARY_AP", True)
+    assert ablation.variants["wide"].settings == ("MODEL.ROI_MASK_HEAD.CONV_LAYERS", [8, 8], "SOLVER.BASE_LR", 0.5)
+    words = variant_options(ablation, "wide", 7, ["SOLVER.BASE_LR", "0.1"])
+    assert words[-6:] == ["SOLVER.BASE_LR", "0.1", *ablation.variants["wide"].settings]
+    assert words[words.index("SOLVER.MAX_ITER") + 1] == 7
+
+
+def test_tables_choose_metrics_by_name_and_compare_with_the_first_variant(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(FILE)
+    metrics = {"segm": {"AP": 0.5}, "segm_amodal": {"AP": 0.25}, "segm_visible": {"AP50": 0.125}}
+    finished = {"swapped": {1: metrics}, "both": {1: metrics, 2: {"segm": {"AP": 0.75}, "bbox": {"AP": 1.0}}}}
+    assert format_tables(read_ablation(path), finished).splitlines()[2:] == [
+        "| variant | seeds | first | second |",
+        "| --- | ---: | ---: | ---: |",
+        "| both | 2 | 62.5 ± 17.7 | 25.0 |",
+        "| swapped | 1 | 50.0 | 12.5 |",
+        "",
+        "Gains over `both` with the same seed.",
+        "",
+        "| variant | seeds | first | second |",
+        "| --- | ---: | ---: | ---: |",
+        "| swapped | 1 | +0.0 | -12.5 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("config: ../base.yaml", ""), "needs `config`"),
+        (("metrics: {first: segm AP, second: segm_amodal AP}", ""), "needs `metrics`"),
+        (("segm_amodal AP", "segm_amodal"), "'second' is 'segm_amodal'; expected a task and its metric"),
+        (("weights_of: both", "weights_of: none"), "variant swapped refers to 'none', which is not another variant"),
+        (("weights_of: both", "weights_of: swapped"), "variant swapped refers to 'swapped', which is not another"),
+        (("metrics: {second: seg", "metrics: {third: seg"), "columns third; the columns are first, second"),
+        (
+            ("  both: {}", "  both: {MODEL.MASK_ON: False}"),
+            "variant both: unknown 'MODEL.MASK_ON'; expected some of set,",
+        ),
+        (("  both: {}", "  both: 3"), "variant both: got 3; expected keys with values"),
+        (("set: {MODEL", "weights_of: swapped\n    set: {MODEL"), "no weights of its own. Write weights_of: both"),
+        (("common: {", "common: {{"), "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_file_of_variants(tmp_path, change, message):
+    assert change[0] in FILE
+    path = tmp_path / "own.yaml"
+    path.write_text(FILE.replace(*change))
+    with pytest.raises(StartupError, match=re.escape(message)):
+        read_ablation(path)

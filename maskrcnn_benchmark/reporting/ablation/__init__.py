@@ -1,6 +1,7 @@
-"""The ablation of the refine head: its variants and runs, the cost of heads, and the tables of results."""
+"""Ablations: variants of a config, the runs that train and test them with several seeds, and the tables of results."""
 
+from .runs import Run, plan_runs
 from .tables import write_tables
-from .variants import RETESTED, VARIANTS, Run, plan_runs
+from .variants import Ablation, read_ablation
 
-__all__ = ["RETESTED", "VARIANTS", "Run", "plan_runs", "write_tables"]
+__all__ = ["Ablation", "Run", "plan_runs", "read_ablation", "write_tables"]

@@ -1,4 +1,4 @@
-"""Tables of an ablation: metrics of each variant over its seeds, and gains over the plain model."""
+"""Tables of an ablation: metrics of each variant over its seeds, and gains over the first variant."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .variants import PLAIN, VARIANTS, Metrics, Run
+from .runs import Metrics, Run
+from .variants import Ablation
 
 Finished = Mapping[str, Mapping[int, Metrics]]  # variant -> seed -> metrics
 Columns = dict[str, dict[int, float]]  # column title -> seed -> percent
 
-COLUMNS = {  # column title -> task and metric of coco_results.json
-    "mask AP": ("segm", "AP"),
-    "mask AP75": ("segm", "AP75"),
-    "boundary AP": ("boundary", "AP"),
-    "keypoint AP": ("keypoints", "AP"),
-    "keypoint AP75": ("keypoints", "AP75"),
-    "box AP": ("bbox", "AP"),
-}
 
-
-def write_tables(runs: Sequence[Run], output: str | Path, settings: Mapping[str, Any]) -> str:
+def write_tables(ablation: Ablation, runs: Sequence[Run], output: str | Path, settings: Mapping[str, Any]) -> str:
     """Write table.md and results.json with the results of the finished runs.
 
     Args:
@@ -35,7 +27,7 @@ def write_tables(runs: Sequence[Run], output: str | Path, settings: Mapping[str,
     for run in runs:
         if metrics := run.metrics():
             finished.setdefault(run.variant, {})[run.seed] = metrics
-    table = format_tables(finished)
+    table = format_tables(ablation, finished)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
@@ -47,7 +39,7 @@ def write_tables(runs: Sequence[Run], output: str | Path, settings: Mapping[str,
     content = {
         **settings,
         "metrics": finished,
-        "summary": {name: {title: summarize(values) for title, values in columns_of(of_seeds).items()}
+        "summary": {name: {title: summarize(values) for title, values in columns_of(ablation, name, of_seeds).items()}
                     for name, of_seeds in finished.items()},
         "seconds": seconds,
     }  # fmt: skip
@@ -55,11 +47,13 @@ def write_tables(runs: Sequence[Run], output: str | Path, settings: Mapping[str,
     return table
 
 
-def columns_of(of_seeds: Mapping[int, Metrics]) -> Columns:
+def columns_of(ablation: Ablation, variant: str, of_seeds: Mapping[int, Metrics]) -> Columns:
     """The metrics of one variant in the columns of the table; seeds without the metric are left out."""
     return {
-        title: {seed: 100 * metrics[task][metric] for seed, metrics in of_seeds.items() if task in metrics}
-        for title, (task, metric) in COLUMNS.items()
+        title: {
+            seed: 100 * metrics[task][metric] for seed, metrics in of_seeds.items() if metric in metrics.get(task, {})
+        }
+        for title, (task, metric) in {**ablation.metrics, **ablation.variants[variant].metrics}.items()
     }
 
 
@@ -71,30 +65,32 @@ def summarize(values: Mapping[int, float]) -> dict[str, float]:
     return summary
 
 
-def format_tables(finished: Finished) -> str:
-    """Markdown tables: metrics of every variant and, if the plain model is finished, the gains over it by seed."""
-    columns = {name: columns_of(of_seeds) for name, of_seeds in finished.items()}
-    text = ["In percent, mean ± standard deviation over seeds.", "", *_table(columns, finished)]
-    if PLAIN in columns:
+def format_tables(ablation: Ablation, finished: Finished) -> str:
+    """Markdown tables: metrics of every variant and, if the first one is finished, the gains over it by seed."""
+    columns = {
+        name: columns_of(ablation, name, finished[name]) for name in ablation.variants if name in finished
+    }  # in the order of the table
+    text = ["In percent, mean ± standard deviation over seeds.", "", *_table(ablation, columns, finished)]
+    first = next(iter(ablation.variants))
+    if first in columns:
         gains = {
             name: {
-                title: {seed: value - columns[PLAIN][title][seed]
-                        for seed, value in values.items() if seed in columns[PLAIN][title]}
+                title: {seed: value - columns[first][title][seed]
+                        for seed, value in values.items() if seed in columns[first][title]}
                 for title, values in of_variant.items()
             }
             for name, of_variant in columns.items()
-            if name != PLAIN
+            if name != first
         }  # fmt: skip
-        text += ["", f"Gains over `{PLAIN}` with the same seed.", "", *_table(gains, finished, sign="+")]
+        text += ["", f"Gains over `{first}` with the same seed.", "", *_table(ablation, gains, finished, sign="+")]
     return "\n".join(text)
 
 
-def _table(columns: Mapping[str, Columns], finished: Finished, sign: str = "") -> list[str]:
-    rows = [["variant", "seeds", *COLUMNS], ["---", *["---:"] * (len(COLUMNS) + 1)]]
-    for name in VARIANTS:
-        if name in columns:
-            cells = [_cell(columns[name][title], sign) for title in COLUMNS]
-            rows.append([name, str(len(finished[name])), *cells])
+def _table(ablation: Ablation, columns: Mapping[str, Columns], finished: Finished, sign: str = "") -> list[str]:
+    titles = list(ablation.metrics)
+    rows = [["variant", "seeds", *titles], ["---", *["---:"] * (len(titles) + 1)]]
+    for name, of_variant in columns.items():
+        rows.append([name, str(len(finished[name])), *(_cell(of_variant[title], sign) for title in titles)])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

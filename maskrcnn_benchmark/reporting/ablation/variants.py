@@ -1,188 +1,147 @@
-"""The variants of the refine head that an ablation compares, and the runs that train and test them."""
+"""What an ablation compares: variants of a config, read from a YAML file."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_benchmark.config import load_config
+import yaml
+
+from maskrcnn_benchmark.config.yaml_files import flatten
 from maskrcnn_benchmark.engine.run import StartupError
-from maskrcnn_benchmark.modeling.detector import find_config_problems
-from maskrcnn_benchmark.solver import find_solver_problems
 
-from .cost import refine_operations, width_of_equal_cost
-
-logger = logging.getLogger(__name__)
-
-PLAIN, PRIVATE = "none", "private"
-HEAD = "MODEL.ROI_REFINE_HEAD."
-
-
-def _refined(indicators: Sequence[str], outputs: Sequence[str], shared: bool = True) -> list[str]:
-    return [
-        *("MODEL.REFINE_ON", "True", HEAD + "SHARED", str(shared)),
-        *(HEAD + "INDICATORS", str(tuple(indicators)), HEAD + "OUTPUTS", str(tuple(outputs))),
-    ]
-
-
-BOTH = ("mask", "keypoint")
-VARIANTS = {  # name -> config keys and values
-    PLAIN: ["MODEL.REFINE_ON", "False"],
-    "no-indicators": _refined((), BOTH),
-    "mask-to-mask": _refined(("mask",), ("mask",)),
-    "keypoint-to-keypoint": _refined(("keypoint",), ("keypoint",)),
-    "both-to-both": _refined(BOTH, BOTH),
-    PRIVATE: _refined(BOTH, BOTH, shared=False),  # plan_runs() adds the width for the cost of both-to-both
-    "none-rescored": [
-        *("MODEL.REFINE_ON", "False", "MODEL.ROI_MASK_HEAD.RESCORE", "True"),
-        *("MODEL.ROI_KEYPOINT_HEAD.RESCORE", "True"),
-    ],
-    "both-by-box-score": [*_refined(BOTH, BOTH), HEAD + "RESCORE", "False"],
-}
-# variant -> the variant whose weights it tests
-RETESTED = {"none-rescored": PLAIN, "both-by-box-score": "both-to-both"}
-# Keys that do not affect the results, or that differ between seeds.
-IGNORED_KEYS = {
-    *("SEED", "OUTPUT_DIR", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.KEEP_LAST", "SOLVER.LOG_PERIOD", "SOLVER.TEST_PERIOD"),
-    *("DATALOADER.NUM_WORKERS", "TEST.PICTURES"),
-}
-Metrics = dict[str, dict[str, float]]  # task -> metric -> value, as in coco_results.json
+Metric = tuple[str, str]  # task and metric in coco_results.json, such as ("segm", "AP")
+EXAMPLE = "segm AP"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training with its test, or only a test.
+class Variant:
+    """A config that differs from the others of an ablation in some keys.
 
     Attributes:
-        variant: a key of VARIANTS.
-        seed: SEED of the run.
-        folder: OUTPUT_DIR of the run.
-        yaml: the whole config; editing a config file during an ablation does not affect later runs.
-        config: every key that affects the results -> its value.
-        results_file: coco_results.json of the run.
-        weights_of: variant whose weights are tested; "" for a training.
+        settings: config keys and values: KEY, VALUE, KEY, VALUE, ...
+        weights_of: variant whose weights are tested; "" for a variant that is trained.
+        metrics: column of the table -> metric, for columns that show another metric than `Ablation.metrics` says.
+        refine_cost_of: variant whose refine head costs as much. The ablation then chooses
+            MODEL.ROI_REFINE_HEAD.CONV_DIM; "" to keep the config's.
     """
 
-    variant: str
-    seed: int
-    folder: Path
-    yaml: str
-    config: dict[str, str]
-    results_file: Path
+    settings: tuple[Any, ...] = ()
     weights_of: str = ""
-
-    @property
-    def record(self) -> Path:
-        """File with the config of the run and the time it took."""
-        return self.folder / "ablation.json"
-
-    def metrics(self) -> Metrics | None:
-        """The metrics in coco_results.json; None if the run is not finished."""
-        if not self.results_file.is_file():
-            return None
-        try:
-            metrics: Metrics = json.loads(self.results_file.read_text(encoding="utf-8"))["metrics"]
-        except json.JSONDecodeError:  # the run is writing it
-            return None
-        return metrics
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    refine_cost_of: str = ""
 
 
-def plan_runs(
-    config_file: str,
-    variants: Sequence[str],
-    seeds: Sequence[int],
-    output: str | os.PathLike[str],
-    *,
-    iterations: int | None = None,
-    opts: Sequence[str] = (),
-) -> list[Run]:
-    """All runs of an ablation, one seed after the other, so that all variants can be compared as early as possible.
+@dataclass(frozen=True)
+class Ablation:
+    """A comparison of variants.
 
-    Loads all configs, so that errors in them are raised before anything runs.
-
-    Args:
+    Attributes:
         config_file: config that all variants change.
-        variants: keys of VARIANTS.
-        output: folder of the runs.
-        iterations: SOLVER.MAX_ITER; None keeps the config's.
-        opts: config keys and values for all variants.
-    Raises: StartupError if a folder contains a run with another config; ConfigError.
+        settings: config keys and values for all variants: KEY, VALUE, ...
+        metrics: column of the table -> metric.
+        variants: by name, in the order of the table. Gains are those over the first.
     """
-    common = common_options(config_file, iterations, opts)
-    options = {name: [*common, *VARIANTS[name]] for name in variants}
-    if PRIVATE in options:
-        options[PRIVATE] += private_width(config_file, common)
-    checks = (find_config_problems, find_solver_problems)
-    configs = {name: load_config(config_file, changes, checks=checks) for name, changes in options.items()}
-    runs = []
-    for seed in seeds:
-        for name in options:
-            folder = Path(output) / name / f"seed_{seed}"
-            results = folder / "inference" / configs[name].DATASETS.TEST[0] / "coco_results.json"
-            config = dict(flat_config(configs[name]))
-            runs.append(Run(name, seed, folder, configs[name].dump(), config, results, RETESTED.get(name, "")))
-    for run in runs:
-        _check_config_of_run(run)
-    return runs
+
+    config_file: str
+    settings: tuple[Any, ...]
+    metrics: Mapping[str, Metric]
+    variants: Mapping[str, Variant]
+
+    def check_selection(self, names: Sequence[str]) -> None:
+        """Raise StartupError if one is unknown, or tests the weights of one that is missing."""
+        if unknown := [name for name in names if name not in self.variants]:
+            raise StartupError(
+                f"there is no variant {', '.join(map(repr, unknown))}; expected some of {','.join(self.variants)}."
+            )
+        for name in names:
+            trained = self.variants[name].weights_of
+            if trained and trained not in names:
+                raise StartupError(f"{name} tests the weights of {trained}, which is not among the variants to run.")
 
 
-def common_options(config_file: str, iterations: int | None = None, opts: Sequence[str] = ()) -> list[str]:
-    """Keys and values for every variant; `opts` override the others.
+def read_ablation(path: str | os.PathLike[str]) -> Ablation:
+    """Read a file of variants, see CONTRIBUTING.md.
 
-    Coarse and refined keypoints use the same decoder, so that a gain is not due to the decoder.
+    Raises: StartupError for a file that is not such a YAML file; OSError.
     """
-    decode = load_config(config_file, opts).MODEL.ROI_REFINE_HEAD.DECODE
-    max_iter = [] if iterations is None else ["SOLVER.MAX_ITER", str(iterations)]
-    return [
-        *("TEST.BOUNDARY_AP", "True", "TEST.PICTURES", "0", "SOLVER.KEEP_LAST", "1"),
-        *("MODEL.ROI_KEYPOINT_HEAD.DECODE", decode),
-        *max_iter,
-        *opts,
-    ]
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StartupError(f"{path} is not valid YAML: {error}") from error
+    content = _mapping(content, str(path), ("config", "common", "metrics", "variants"))
+    config_file, variants = content.get("config"), content.get("variants")
+    if not isinstance(config_file, str) or not isinstance(variants, dict) or not variants:
+        raise StartupError(f"{path}: an ablation needs `config`, the path of a config, and `variants` by name.")
+    ablation = Ablation(
+        config_file=str(path.parent / config_file),
+        settings=_settings(content.get("common"), f"{path}, common"),
+        metrics=_metrics(content.get("metrics"), f"{path}, metrics"),
+        variants={str(name): _variant(entry, f"{path}, variant {name}") for name, entry in variants.items()},
+    )
+    if not ablation.metrics:
+        raise StartupError(f"{path}: an ablation needs `metrics`: column of the table -> task and metric ({EXAMPLE}).")
+    _check_references(ablation, path)
+    return ablation
 
 
-def private_width(config_file: str, common: Sequence[str]) -> list[str]:
-    """Key and value of the CONV_DIM at which two private heads cost as much as the shared one. Logs the width."""
-
-    def cost(variant: str, *opts: str) -> int:
-        return refine_operations(load_config(config_file, [*common, *VARIANTS[variant], *opts]))
-
-    shared = cost("both-to-both")
-    width = load_config(config_file, common).MODEL.ROI_REFINE_HEAD.CONV_DIM
-    chosen, ratio = width_of_equal_cost(lambda own: cost(PRIVATE, HEAD + "CONV_DIM", str(own)), shared, width)
-    logger.info(
-        "private: two heads of CONV_DIM %d cost %.1f%% of the shared one of CONV_DIM %d (%.1f MFLOP per RoI)",
-        chosen, 100 * ratio, width, shared / 1e6,
-    )  # fmt: skip
-    return [HEAD + "CONV_DIM", str(chosen)]
+def _variant(entry: Any, where: str) -> Variant:
+    entry = _mapping(entry, where, ("set", "weights_of", "metrics", "refine_cost_of"))
+    return Variant(
+        settings=_settings(entry.get("set"), where),
+        weights_of=str(entry.get("weights_of", "")),
+        metrics=_metrics(entry.get("metrics"), where),
+        refine_cost_of=str(entry.get("refine_cost_of", "")),
+    )
 
 
-def flat_config(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key that affects the results, and its value as text."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from flat_config(value, f"{prefix}{key}.")
-        elif prefix + key not in IGNORED_KEYS:
-            yield f"{prefix}{key}", str(value)
+def _settings(tree: Any, where: str) -> tuple[Any, ...]:
+    """Sections, or keys with dots, as in config files -> KEY, VALUE, ..."""
+    settings = flatten(_mapping(tree, where), where)
+    return tuple(word for key, setting in settings.items() for word in (key, setting.value))
 
 
-def _check_config_of_run(run: Run) -> None:
-    """Raise StartupError if the folder has a run with a different value of a key. New and removed keys are ignored."""
-    if not run.record.is_file():
-        return
-    before = json.loads(run.record.read_text(encoding="utf-8"))["config"]
-    changed = [
-        f"{key} was {value}, is {run.config[key]}"
-        for key, value in before.items()
-        if key in run.config and run.config[key] != value
-    ]
-    if changed:
+def _metrics(entries: Any, where: str) -> dict[str, Metric]:
+    metrics = {}
+    for column, text in _mapping(entries, where).items():
+        task, _, metric = str(text).partition(" ")
+        if not task or not metric:
+            raise StartupError(f"{where}: {column!r} is {text!r}; expected a task and its metric, such as {EXAMPLE}.")
+        metrics[str(column)] = (task, metric)
+    return metrics
+
+
+def _mapping(value: Any, where: str, allowed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The value; {} for an empty one. Raises: StartupError for another type, and for a key that is not allowed."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise StartupError(f"{where}: got {value!r}; expected keys with values.")
+    if allowed and (unknown := [key for key in value if key not in allowed]):
         raise StartupError(
-            f"{run.folder} contains a run with a different config: {'; '.join(changed)}. "
-            "Give another --output, or remove the folder."
+            f"{where}: unknown {', '.join(map(repr, unknown))}; expected some of {', '.join(allowed)}. "
+            "The config keys of a variant are in its `set`."
         )
+    return value
+
+
+def _check_references(ablation: Ablation, path: Path) -> None:
+    for name, variant in ablation.variants.items():
+        for other in filter(None, (variant.weights_of, variant.refine_cost_of)):
+            if other == name or other not in ablation.variants:
+                raise StartupError(f"{path}: variant {name} refers to {other!r}, which is not another variant.")
+        trained = ablation.variants.get(variant.weights_of)
+        if trained is not None and trained.weights_of:
+            raise StartupError(
+                f"{path}: variant {name} tests the weights of {variant.weights_of}, which has no weights of its own. "
+                f"Write weights_of: {trained.weights_of}."
+            )
+        if unknown := variant.metrics.keys() - ablation.metrics.keys():
+            raise StartupError(
+                f"{path}: variant {name} has metrics for the columns {', '.join(sorted(unknown))}; "
+                f"the columns are {', '.join(ablation.metrics)}."
+            )

@@ -1,13 +1,12 @@
-"""Compare variants of the refine head: train each with several seeds, and tabulate their results.
+"""Compare variants of a config: train each with several seeds, and tabulate their results.
 
-    python tools/ablate_refine.py --iterations 600 --seeds 1,2,3 --jobs 2 --output output/ablate_refine [KEY VALUE ...]
+    python tools/ablate.py --ablation tools/ablations/refine.yaml --iterations 600 --seeds 1,2,3 --jobs 2 \
+        --output output/ablate_refine [KEY VALUE ...]
 
-Each run is a process: `tools/train_net.py` into OUTPUT/VARIANT/seed_N, or `tools/test_net.py` for a variant that only
-tests the weights of another one in a different way. The tool can be stopped at any time: started again with the same
-arguments, it keeps finished runs and continues the others. After every run it writes OUTPUT/table.md and
-OUTPUT/results.json.
-
-Variants differ only in the refine head. Data, schedule, seeds and initial weights are the same.
+The file names the config, the variants (what each of them changes) and the metrics. Each run is a process:
+`tools/train_net.py` into OUTPUT/VARIANT/seed_N, or `tools/test_net.py` for a variant that only tests the weights of
+another one in a different way. The tool can be stopped at any time: started again with the same arguments, it keeps
+finished runs and continues the others. After every run it writes OUTPUT/table.md and OUTPUT/results.json.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_benchmark.engine.run import friendly_errors
-from maskrcnn_benchmark.reporting.ablation import RETESTED, VARIANTS, Run, plan_runs, write_tables
+from maskrcnn_benchmark.reporting.ablation import Run, plan_runs, read_ablation, write_tables
 from maskrcnn_benchmark.utils.argument_types import int_list, positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = ROOT / "configs" / "quick" / "hrnet_refine_people.yaml"
 
 
 @friendly_errors
@@ -37,31 +36,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 after an error or if a run failed."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    runs = plan_runs(
-        args.config_file, args.variants, args.seeds, args.output, iterations=args.iterations, opts=args.opts
-    )
-    failed = [] if args.report else run_all(runs, args)
-    print(write_tables(runs, args.output, settings_of(args)))
+    ablation = read_ablation(args.ablation)
+    if args.config_file:
+        ablation = replace(ablation, config_file=args.config_file)
+    variants = args.variants.split(",") if args.variants else list(ablation.variants)
+    runs = plan_runs(ablation, variants, args.seeds, args.output, iterations=args.iterations, opts=args.opts)
+    settings = {"config_file": ablation.config_file, "iterations": args.iterations, "opts": args.opts}
+
+    def tabulate() -> str:
+        return write_tables(ablation, runs, args.output, settings)
+
+    failed = [] if args.report else run_all(runs, args.jobs, args.threads, tabulate)
+    print(tabulate())
     for run in failed:
         print(f"failed: {run.variant}, seed {run.seed}; see {run.folder / 'console.txt'}")
     return 1 if failed else 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train variants of the refine head with several seeds, and tabulate.")
+    parser = argparse.ArgumentParser(description="Train variants of a config with several seeds, and tabulate.")
     parser.add_argument(
-        "--config-file", default=str(DEFAULT_CONFIG), metavar="FILE", help="config of all variants (%(default)s)"
+        "--ablation",
+        required=True,
+        metavar="FILE",
+        help="YAML file of the variants, such as tools/ablations/refine.yaml",
     )
+    parser.add_argument("--config-file", metavar="FILE", help="config of all variants (default: the ablation's)")
     parser.add_argument("--iterations", type=int, metavar="N", help="SOLVER.MAX_ITER (default: the config's)")
     parser.add_argument("--seeds", type=int_list, default=[1, 2, 3], metavar="SEED,...", help="(default: 1,2,3)")
-    parser.add_argument(
-        "--variants",
-        type=_variants,
-        default=list(VARIANTS),
-        metavar="VARIANT,...",
-        help=f"some of {','.join(VARIANTS)} (default: all)",
-    )
-    parser.add_argument("--output", default="output/ablate_refine", metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument("--variants", metavar="VARIANT,...", help="some of the ablation's variants (default: all)")
+    parser.add_argument("--output", default="output/ablation", metavar="FOLDER", help="(%(default)s)")
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="parallel runs (%(default)s)")
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads per run (%(default)s)")
     parser.add_argument("--report", action="store_true", help="train nothing; write the tables of the finished runs")
@@ -69,29 +73,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _variants(text: str) -> list[str]:
-    names = text.split(",")
-    if incomplete := [name for name in names if RETESTED.get(name, name) not in names]:
-        raise argparse.ArgumentTypeError(
-            "; ".join(f"{name} tests the weights of {RETESTED[name]}, which is not named" for name in incomplete)
-        )
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}; expected some of {','.join(VARIANTS)}")
-    return names
+def run_all(runs: Sequence[Run], jobs: int, threads: int, tabulate: Callable[[], str]) -> list[Run]:
+    """Perform the unfinished runs.
 
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that determine the results, for results.json."""
-    return {"config_file": str(args.config_file), "iterations": args.iterations, "opts": args.opts}
-
-
-def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
-    """Perform the unfinished runs, `args.jobs` at a time. Returns: the runs that failed."""
+    Args:
+        jobs: number of parallel runs.
+        threads: of each run.
+        tabulate: called after every run.
+    Returns: the runs that failed.
+    """
     waiting = [run for run in runs if run.metrics() is None]
     logging.info("%d of %d runs are finished, %d to go", len(runs) - len(waiting), len(runs), len(waiting))
     processes: list[subprocess.Popen[bytes]] = []
     failed = []
-    with ThreadPoolExecutor(max_workers=args.jobs) as pool:
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures: dict[Future[float], Run] = {}
         try:
             for run in sorted(waiting, key=lambda run: bool(run.weights_of)):  # a stable sort: tests after trainings
@@ -100,7 +95,7 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
                     for future, other in futures.items()
                     if (run.weights_of, run.seed) == (other.variant, other.seed)
                 ]
-                futures[pool.submit(_perform, run, args.threads, processes, training)] = run
+                futures[pool.submit(_perform, run, threads, processes, training)] = run
             for number, future in enumerate(as_completed(futures), 1):
                 run, seconds = futures[future], future.result()
                 succeeded = run.metrics() is not None
@@ -110,7 +105,7 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
                     "%d/%d: %s, seed %d %s after %.0f s",
                     number, len(waiting), run.variant, run.seed, "is done" if succeeded else "FAILED", seconds,
                 )  # fmt: skip
-                write_tables(runs, args.output, settings_of(args))
+                tabulate()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
