@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 from .marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, TRUE_POSITIVE, WORSE
 
@@ -53,21 +53,23 @@ def numbered_colours(numbers: Sequence[int], channel_order: str = "RGB") -> list
     return _in_order([_rgb(0.55 + n * 0.618034, 0.75 if n % 2 else 0.9, 0.95) for n in numbers], channel_order)
 
 
-def skeleton_colours(keypoints: Keypoints, count: int, channel_order: str) -> tuple[list[Colour], list[Colour]]:
-    """Colours of `count` points and of the connections between them: shades of one hue per side of the body."""
-    sides = point_sides(keypoints, count)
-    return _in_order(_shades(sides), channel_order), _in_order(_shades(limb_sides(keypoints, sides)), channel_order)
+def skeleton_colours(spec: KeypointSpec, channel_order: str) -> tuple[list[Colour], list[Colour]]:
+    """Colours of the points and of the limbs between them.
+
+    They are those of the specification, where a limb has the colour of its second point. Without any, they are shades
+    of one hue per side of the body.
+    """
+    if spec.colors:
+        points, limbs = list(spec.colors), [spec.colors[end] for _, end in spec.skeleton]
+    else:
+        points, limbs = _shades(spec.sides), _shades(limb_sides(spec))
+    return _in_order(points, channel_order), _in_order(limbs, channel_order)
 
 
-def point_sides(keypoints: Keypoints, count: int) -> list[str]:
-    """ "left", "right" or "middle" for each of `count` points, by their names."""
-    sides = [name.split("_")[0] for name in keypoints.NAMES] or [""] * count
-    return [side if side in ("left", "right") else "middle" for side in sides]
-
-
-def limb_sides(keypoints: Keypoints, sides: Sequence[str]) -> list[str]:
-    """The side of each connection: the side of its points if they agree, else "middle"."""
-    return [sides[start] if sides[start] == sides[end] else "middle" for start, end in keypoints.CONNECTIONS]
+def limb_sides(spec: KeypointSpec) -> list[str]:
+    """The side of each limb: the side of its points if they agree, else "middle"."""
+    sides = spec.sides
+    return [sides[start] if sides[start] == sides[end] else "middle" for start, end in spec.skeleton]
 
 
 def faded(colour: Colour, strength: float) -> Colour:

@@ -39,10 +39,10 @@ def draw_skeletons(
     # Pixel p covers [p, p + 1), so a coordinate lies in the pixel of its floor.
     pixels = np.nan_to_num(np.floor(points[..., :2])).clip(-_FARTHEST, _FARTHEST).astype(int)
     line = line_width(canvas, stroke_scale)
-    point_colours, limb_colours = skeleton_colours(keypoints, points.shape[1], channel_order)
+    point_colours, limb_colours = skeleton_colours(keypoints.spec, channel_order)
     arrays = (pixels, shown, confidence, hidden)
     for places, are_shown, confidences, are_hidden in zip(*(array.tolist() for array in arrays), strict=True):
-        for (start, end), colour in zip(keypoints.CONNECTIONS, limb_colours, strict=True):
+        for (start, end), colour in zip(keypoints.spec.skeleton, limb_colours, strict=True):
             if are_shown[start] and are_shown[end]:
                 strength = min(confidences[start], confidences[end])
                 _draw_limb(canvas, places[start], places[end], colour, line, strength)

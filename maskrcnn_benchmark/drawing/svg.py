@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from maskrcnn_benchmark.drawing.label_layout import place_labels
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
-from .colours import KIND_COLOURS, SVG_SIDE_COLOURS, SVG_TARGET_COLOURS, Colour, limb_sides, point_sides
+from .colours import KIND_COLOURS, SVG_SIDE_COLOURS, SVG_TARGET_COLOURS, Colour, limb_sides
 from .marks import Mark, Panel
 from .masks import image_masks
 
@@ -117,19 +118,24 @@ def _outline_path(mask: NDArray[np.generic]) -> str:
 
 
 def _skeleton(keypoints: Keypoints, row: int) -> str:
-    points = keypoints.keypoints[row].tolist()
-    sides = point_sides(keypoints, len(points))
+    points, spec = keypoints.keypoints[row].tolist(), keypoints.spec
     parts = []
-    for (start, end), side in zip(keypoints.CONNECTIONS, limb_sides(keypoints, sides), strict=True):
+    for (start, end), side in zip(spec.skeleton, limb_sides(spec), strict=True):
         if points[start][2] > 0 and points[end][2] > 0:
             x1, y1, x2, y2 = (_number(value) for value in (*points[start][:2], *points[end][:2]))
-            parts.append(f'<line class="{side}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
+            parts.append(f'<line {_paint(spec, end, side)} x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
     radius = _number(max(keypoints.size) / 200)
-    for (x, y, visibility), side in zip(points, sides, strict=True):
+    for index, ((x, y, visibility), side) in enumerate(zip(points, spec.sides, strict=True)):
         if visibility > 0:
-            hidden = " hidden-point" if visibility == 1 else ""
-            parts.append(f'<circle class="{side}{hidden}" cx="{_number(x)}" cy="{_number(y)}" r="{radius}"/>')
+            paint = _paint(spec, index, f"{side} hidden-point" if visibility == 1 else side)
+            parts.append(f'<circle {paint} cx="{_number(x)}" cy="{_number(y)}" r="{radius}"/>')
     return f'<g class="skeleton">{"".join(parts)}</g>'
+
+
+def _paint(spec: KeypointSpec, index: int, names: str) -> str:
+    """Attributes for the colour: the classes of the page's colours, and the point's own colour where it has one."""
+    own = f' style="--{names.split()[0]}: rgb{spec.colors[index]}"' if spec.colors else ""
+    return f'class="{names}"{own}'
 
 
 def _number(value: float) -> str:

@@ -124,8 +124,8 @@ class ReportedImage:
         label_of = {category: label for label, category in self._dataset.contiguous_category_id_to_json_id.items()}
         found = self._results.image_result(self.matches.rows, (info["width"], info["height"]), label_of)
         has_keypoints = self.truth.has_field(fields.KEYPOINTS)
-        keypoints_class = type(self.truth.get_field(fields.KEYPOINTS)) if has_keypoints else None
-        return found.to_boxlist(range(len(found) - 1, -1, -1), keypoints_class, suffix)
+        spec = self.truth.get_field(fields.KEYPOINTS).spec if has_keypoints else None
+        return found.to_boxlist(range(len(found) - 1, -1, -1), spec, suffix)
 
     def truth_marks(self, make_mark: Callable[[str, int], Mark]) -> list[Mark]:
         """A mark for each annotation; IGNORED for those that were not compared.

@@ -1,5 +1,6 @@
 """`Keypoints`: the keypoints of the instances of one image."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from maskrcnn_benchmark.structures.geometry import (
     index_to_list,
     resize_ratios,
 )
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Keypoints", "PersonKeypoints"]
 
@@ -22,25 +25,28 @@ __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Keypoints", "PersonKeypoints"]
 class Keypoints:
     """K keypoints of each of R instances, and fields with one entry per instance.
 
-    A skeleton is a subclass that sets NAMES, FLIP_MAP, CONNECTIONS and OKS_SIGMAS. Without them, everything works
-    except `transpose`.
+    A subclass with NAMES, and with FLIP_MAP, CONNECTIONS and OKS_SIGMAS if it has any, is upstream's way to give the
+    specification of a skeleton.
 
     Args:
         keypoints: (R, K, 3) or (R, K * 3): x and y in pixels, and the visibility: 0 not labelled (x = y = 0),
             1 labelled but hidden, 2 visible.
         size: (width, height) of the image, in pixels.
         mode: not used; upstream's signature has it.
+        spec: names, flip pairs, limbs and sigmas of the K points; None for those of the class, or if only their number
+            is known.
     Attributes:
         keypoints: (R, K, 3) float32.
         size: (width, height) of the image, in pixels.
         mode: as given.
+        spec: of the K points.
         extra_fields: the fields by name.
         NAMES: names of the K points.
         FLIP_MAP: the right name of each left name; {} if no point has a side.
         CONNECTIONS: limbs, as pairs of indices into NAMES.
         OKS_SIGMAS: standard deviation per point, for COCO's OKS.
         FLIP_INDS: for each point, the index of its mirror image; computed from FLIP_MAP.
-    Raises: ValueError for a wrong shape or a number of points that differs from NAMES.
+    Raises: ValueError for a wrong shape or a number of points that differs from the specification.
     """
 
     NAMES: ClassVar[Sequence[str]] = ()
@@ -48,30 +54,37 @@ class Keypoints:
     CONNECTIONS: ClassVar[Sequence[tuple[int, int]]] = ()
     OKS_SIGMAS: ClassVar[Sequence[float]] = ()
     FLIP_INDS: ClassVar[Sequence[int]] = ()
+    SPEC: ClassVar[KeypointSpec | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.FLIP_MAP is None:
+        if not cls.NAMES:
             return
-        unknown = sorted({name for pair in cls.FLIP_MAP.items() for name in pair} - set(cls.NAMES))
-        if unknown:
-            raise ValueError(f"{cls.__name__}.FLIP_MAP names {', '.join(unknown)}, which NAMES does not have")
-        partner = {**cls.FLIP_MAP, **{right: left for left, right in cls.FLIP_MAP.items()}}
-        cls.FLIP_INDS = tuple(list(cls.NAMES).index(partner.get(name, name)) for name in cls.NAMES)
+        pairs = None if cls.FLIP_MAP is None else tuple(cls.FLIP_MAP.items())
+        cls.SPEC = KeypointSpec(cls.NAMES, pairs, cls.CONNECTIONS, cls.OKS_SIGMAS, source=cls.__name__)
+        cls.FLIP_INDS = cls.SPEC.flip_inds or ()
 
-    def __init__(self, keypoints: Tensor | Sequence[Any], size: Sequence[float], mode: str | None = None) -> None:
+    def __init__(
+        self,
+        keypoints: Tensor | Sequence[Any],
+        size: Sequence[float],
+        mode: str | None = None,
+        spec: KeypointSpec | None = None,
+    ) -> None:
+        spec = self.SPEC if spec is None else spec
         points = torch.as_tensor(keypoints, dtype=torch.float32)
         if points.numel() == 0 and points.dim() < 3:
-            points = points.reshape(0, len(self.NAMES), 3)
+            points = points.reshape(0, 0 if spec is None else len(spec), 3)
         elif points.dim() == 2 and points.shape[1] % 3 == 0:
             points = points.reshape(points.shape[0], -1, 3)
         if points.dim() != 3 or points.shape[2] != 3:
             raise ValueError(f"{type(self).__name__} takes (R, K, 3) or (R, K * 3), not {tuple(points.shape)}")
-        if self.NAMES and points.shape[1] != len(self.NAMES):
+        if spec is not None and points.shape[1] != len(spec):
             raise ValueError(
-                f"{type(self).__name__} has {len(self.NAMES)} points, {points.shape[1]} were given; "
-                "for another skeleton make a subclass of Keypoints with its NAMES and FLIP_MAP"
+                f"{type(self).__name__} takes {spec}, {points.shape[1]} points were given; for others use Keypoints "
+                "with their `spec`, a KeypointSpec"
             )
+        self.spec = KeypointSpec.unnamed(points.shape[1]) if spec is None else spec
         self.keypoints = points
         self.size = check_size(size, type(self).__name__)
         self.mode = mode
@@ -111,16 +124,13 @@ class Keypoints:
         Args:
             method: FLIP_LEFT_RIGHT, or FLIP_TOP_BOTTOM, which changes y instead of x and swaps the sides as well.
             offset: offset of the BoxList of these keypoints: 1 if a coordinate names a pixel, 0 if it is continuous.
-        Raises: ValueError if the skeleton has no FLIP_MAP.
+        Raises: ValueError if it is not known which points change places.
         """
         check_flip(method)
-        if self.FLIP_MAP is None:
-            raise ValueError(
-                f"{type(self).__name__} cannot be flipped, because it has no FLIP_MAP: define a subclass with NAMES "
-                "and FLIP_MAP ({} if no point has a side)"
-            )
+        if self.spec.flip_inds is None:
+            raise ValueError(f"{type(self).__name__} cannot be flipped: {self.spec.flip_problem}")
         axis = 0 if method == FLIP_LEFT_RIGHT else 1
-        order = list(self.FLIP_INDS)
+        order = list(self.spec.flip_inds)
         flipped = self.keypoints[:, order]
         flipped[..., axis] = self.size[axis] - offset - flipped[..., axis]
         flipped = torch.where(flipped[..., 2:] == 0, 0.0, flipped)
@@ -188,44 +198,15 @@ class Keypoints:
         return isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == self.keypoints.shape[:2]
 
     def _like(self, points: Tensor, size: Sequence[float], fields: dict[str, Any]) -> "Keypoints":
-        other = type(self)(points, size, self.mode)
-        other.extra_fields = dict(fields)
+        other = copy.copy(self)
+        other.keypoints, other.size, other.extra_fields = points, check_size(size, type(self).__name__), dict(fields)
         return other
 
 
 class PersonKeypoints(Keypoints):
     """COCO's 17 keypoints of a person, in COCO's order."""
 
-    NAMES = (
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-    )
-    FLIP_MAP = {
-        f"left_{part}": f"right_{part}" for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    }
-    CONNECTIONS = (
-        (0, 1), (0, 2), (1, 2), (1, 3), (2, 4),  # face
-        (5, 6), (5, 7), (7, 9), (6, 8), (8, 10),  # arms
-        (5, 11), (6, 12), (11, 12),  # trunk
-        (11, 13), (13, 15), (12, 14), (14, 16),  # legs
-    )  # fmt: skip
-    # Standard deviations of annotators relative to the scale of the person, from COCO's keypoint evaluation.
-    OKS_SIGMAS = (
-        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
-        0.089,
-    )  # fmt: skip
+    NAMES = COCO_PERSON.names
+    FLIP_MAP = {COCO_PERSON.names[left]: COCO_PERSON.names[right] for left, right in COCO_PERSON.flip_pairs or ()}
+    CONNECTIONS = COCO_PERSON.skeleton
+    OKS_SIGMAS = COCO_PERSON.sigmas

@@ -17,6 +17,7 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from tests.devices import DEVICES
 
@@ -198,8 +199,8 @@ def test_a_picture_shows_truth_left_and_prediction_right():
     assert (picture[:, : half - 8] == empty[:, : half - 8]).all(), "the same ground truth"
     assert (picture[:, half + 8 :] != empty[:, half + 8 :]).any(), "another prediction"
 
-    found = evaluated[0].to_boxlist(evaluated[0].best_rows(SCORE_THRESHOLD, 100), PersonKeypoints)
+    found = evaluated[0].to_boxlist(evaluated[0].best_rows(SCORE_THRESHOLD, 100), COCO_PERSON)
     assert found.bbox.tolist() == [[10, 8, 40, 32]]
-    assert isinstance(found.get_field(fields.KEYPOINTS), PersonKeypoints)
+    assert found.get_field(fields.KEYPOINTS).spec == COCO_PERSON
     drawn = found.get_field(fields.MASKS).get_mask_tensor()[0].nonzero()
     assert drawn.min(0).values.tolist() == [8, 10] and drawn.max(0).values.tolist() == [31, 39]

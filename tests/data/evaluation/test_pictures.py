@@ -11,7 +11,8 @@ from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.data.evaluation.coco.pictures import compare, write_pictures
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 
 def rows_and_columns(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -60,16 +61,13 @@ def test_a_result_becomes_boxes_in_the_image_with_the_coarse_fields_on_request()
     assert found.bbox.tolist() == [[1, 2, 4, 6], [0, 0, 8, 8]] and found.offset == 0
     assert found.get_field(fields.LABELS).tolist() == [1, 2]
     assert found.get_field(fields.KEYPOINTS).keypoints[0, 0].tolist() == [3, 3, 2]
-    coarse = result.to_boxlist([1], PersonKeypoints, "_coarse")
+    coarse = result.to_boxlist([1], COCO_PERSON, "_coarse")
     assert coarse.get_field(fields.SCORES).tolist() == pytest.approx([0.7])
-    assert isinstance(coarse.get_field(fields.KEYPOINTS), PersonKeypoints)
+    assert coarse.get_field(fields.KEYPOINTS).spec == COCO_PERSON
     assert coarse.get_field(fields.KEYPOINTS).keypoints[0, 0].tolist() == [4, 4, 2]
     assert (result.keypoints["keypoints_coarse"] == 4).all(), "the result is unchanged"
-
-    class TwoPoints(Keypoints):
-        NAMES = ("head", "tail")
-
-    assert type(result.to_boxlist(keypoints_class=TwoPoints).get_field(fields.KEYPOINTS)) is Keypoints
+    other = result.to_boxlist(keypoint_spec=KeypointSpec(("head", "tail")))
+    assert other.get_field(fields.KEYPOINTS).spec == KeypointSpec.unnamed(17)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [2]), (2, [0, 2]), (9, [0, 1, 2, 3, 4])])

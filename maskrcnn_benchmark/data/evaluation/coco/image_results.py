@@ -14,6 +14,7 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 from .run_lengths import RLE
 from .tasks import TASKS, task_of, to_numpy
@@ -96,14 +97,14 @@ class ImageResult:
         return [int(row) for row in best_first if self.scores[row] >= score_threshold]
 
     def to_boxlist(
-        self, rows: Sequence[int] | None = None, keypoints_class: type[Keypoints] | None = None, suffix: str = ""
+        self, rows: Sequence[int] | None = None, keypoint_spec: KeypointSpec | None = None, suffix: str = ""
     ) -> BoxList:
         """Detections as a BoxList in the image's own pixels.
 
         Args:
             rows: the detections to take, in this order; None takes all.
-            keypoints_class: class of the keypoints, which defines the limbs. If it is None or its number of points
-                differs, `Keypoints` is used, which has no limbs.
+            keypoint_spec: of the keypoints, which defines the limbs. If it is None or its number of points differs,
+                there are no limbs.
             suffix: "_coarse" takes refined masks and keypoints as they were before refinement.
         """
         rows = list(range(len(self)) if rows is None else rows)
@@ -119,9 +120,9 @@ class ImageResult:
         if keypoints is not None:
             points = torch.from_numpy(keypoints[rows])
             points[..., 2] = 2  # visible: a model predicts where a point is, not whether it is hidden
-            if keypoints_class is None or len(keypoints_class.NAMES) != points.shape[1]:
-                keypoints_class = Keypoints
-            boxes.add_field(fields.KEYPOINTS, keypoints_class(points, self.size_wh))
+            if keypoint_spec is not None and len(keypoint_spec) != points.shape[1]:
+                keypoint_spec = None
+            boxes.add_field(fields.KEYPOINTS, Keypoints(points, self.size_wh, spec=keypoint_spec))
         return boxes
 
     def coco_results(self, name: str, image_id: Any, category_ids: Mapping[int, Any]) -> Iterator[dict[str, Any]]:

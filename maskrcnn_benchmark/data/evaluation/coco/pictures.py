@@ -41,8 +41,8 @@ def compare(
     image: NDArray[np.uint8], truth: BoxList, result: ImageResult, categories: Categories = None
 ) -> NDArray[np.uint8]:
     """An image (H, W, 3) uint8 RGB with its ground truth, beside the same image with the detections."""
-    keypoints_class = type(truth.get_field(fields.KEYPOINTS)) if truth.has_field(fields.KEYPOINTS) else None
-    found = result.to_boxlist(result.best_rows(SCORE_THRESHOLD, _MAX_INSTANCES), keypoints_class)
+    spec = truth.get_field(fields.KEYPOINTS).spec if truth.has_field(fields.KEYPOINTS) else None
+    found = result.to_boxlist(result.best_rows(SCORE_THRESHOLD, _MAX_INSTANCES), spec)
     boxlists = {"ground truth": truth, f"prediction, score from {SCORE_THRESHOLD:g}": found}
     return draw_comparison(image, boxlists, categories)
 
