@@ -115,8 +115,8 @@ class KeypointSpec:
             return None
         whose = f" of {self.source}" if self.source else ""
         return (
-            f"it is not known which of the {self}{whose} change places in a mirrored image. Give `flip_pairs` in the "
-            'category of the annotation file or in the KeypointSpec, such as [["left_wing", "right_wing"]]; [] if none do'
+            f"it is not known which of the {self}{whose} change places in a mirrored image. Give `flip_pairs`, in the "
+            "category of the annotation file or in the KeypointSpec: pairs such as ['left_wing', 'right_wing'], or []"
         )
 
     @property
