@@ -222,6 +222,8 @@ _C.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5  # probability from whi
 # new: where a mask is pasted: box = exactly in its box (Detectron2), pixels = in whole pixels around it (upstream,
 # torchvision)
 _C.MODEL.ROI_MASK_HEAD.PASTE = "box"
+# new: targets of the loss: binary = each cell is 0 or 1, soft = the object's share of the cell, as torchvision
+_C.MODEL.ROI_MASK_HEAD.TARGET = "binary"
 _C.MODEL.ROI_MASK_HEAD.DILATION = 1
 _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask

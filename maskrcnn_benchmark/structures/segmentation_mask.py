@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.mask_ops import at_least_half, cover_fractions, rasterize_polygons
+from maskrcnn_benchmark.layers.roi_align import roi_align
 from maskrcnn_benchmark.structures.geometry import (
     FLIP_LEFT_RIGHT,
     FLIP_TOP_BOTTOM,
@@ -175,6 +176,22 @@ class SegmentationMask:
         targets[list(polygons)] = drawn.float()
         targets[list(bitmaps)] = cut.to(targets)
         return targets.to(device)
+
+    def average(self, extents: Tensor, resolution: int, indices: Tensor) -> Tensor:
+        """Average the pixels of one instance over the cells of a grid, for each of R regions.
+
+        Args: as `rasterize`.
+        Returns: (R, resolution, resolution) float32 in [0, 1], on the device of extents: ROIAlign, not aligned, of the
+            instance's bitmap, as torchvision makes the targets of masks.
+        """
+        device, regions = extents.device, extents.float().cpu()
+        chosen = index_to_list(indices, len(self))
+        used = sorted(set(chosen))
+        place = {index: position for position, index in enumerate(used)}
+        rows = torch.tensor([place[index] for index in chosen], dtype=torch.float32).reshape(-1, 1)
+        bitmaps = self[used].get_mask_tensor()[:, None].float()
+        averaged = roi_align(bitmaps, torch.cat([rows, regions], dim=1), resolution, 1.0, 0)[:, 0]
+        return averaged.clamp(max=1).to(device)  # rounding may exceed 1
 
     def get_mask_tensor(self) -> Tensor:
         """Masks of the whole image, (R, height, width) uint8 on the CPU; R may be 0."""

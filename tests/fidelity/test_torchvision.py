@@ -16,6 +16,7 @@ from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
 SIZES = [(800, 800), (800, 1088), (480, 672), (96, 160)]
 LIMITS = {
@@ -89,9 +90,10 @@ def test_detections_in_photographs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"])
+@pytest.mark.parametrize("name", fidelity.MODELS)
 def test_losses_where_no_sampling_is_random(name):
-    """All anchors and proposals are sampled. Mask losses differ: torchvision's targets are means over cells."""
+    """All anchors and proposals are sampled. Images with masks have the size that the model wants, because torchvision
+    takes the nearest pixel of a resized mask."""
     peer, cfg = fidelity.torchvision_model(name, 128, 200), fidelity.own_cfg(name, 128, 200)
     enough = 10**5
     for section in ("RPN", "ROI_HEADS"):
@@ -99,16 +101,21 @@ def test_losses_where_no_sampling_is_random(name):
     for sampler in (peer.rpn.fg_bg_sampler, peer.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image, sampler.positive_fraction = enough, 0.5
     model, _ = fidelity.own_model(cfg, peer.state_dict())
-    images = fidelity.random_images([(190, 130), (150, 200)])
+    images = fidelity.random_images([(192, 128), (128, 160)] if "mask" in name else [(190, 130), (150, 200)])
     batch, targets, peer_targets = [], [], []
     for image in images:
         corners = torch.rand(4, 2) * 60
         boxes = torch.cat([corners, corners + 20 + 40 * torch.rand(4, 2)], dim=1)
         keypoints = torch.cat([boxes[:, None, :2] + 15 * torch.rand(4, 17, 2), torch.ones(4, 17, 1)], dim=2)
-        peer_targets.append({"boxes": boxes, "labels": torch.ones(4, dtype=torch.int64), "keypoints": keypoints})
+        masks = torch.zeros(4, image.height, image.width, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[y1:y2, (x1 + x2) // 2 : x2] = 1
+        truth = {"boxes": boxes, "labels": torch.ones(4, dtype=torch.int64), "keypoints": keypoints, "masks": masks}
+        peer_targets.append(truth)
         target = BoxList(boxes, image.size, offset=0)
         target.add_field("labels", torch.ones(4, dtype=torch.int64))
         target.add_field("keypoints", PersonKeypoints(keypoints, image.size))
+        target.add_field("masks", SegmentationMask(masks, image.size))
         pixels, target = build_transforms(cfg, is_train=False)(image, target)
         batch.append(pixels)
         targets.append(target)
@@ -118,6 +125,7 @@ def test_losses_where_no_sampling_is_random(name):
     losses = model.train()(to_image_list(batch, 32), targets)
     names = {"loss_box_reg": "loss_box_reg", "loss_classifier": "loss_classifier", "loss_objectness": "loss_objectness"}
     names |= {"loss_rpn_box_reg": "loss_rpn_box_reg"} | ({"loss_kp": "loss_keypoint"} if "keypoint" in name else {})
+    names |= {"loss_mask": "loss_mask"} if "mask" in name else {}
     assert losses.keys() == names.keys()
     for ours, theirs in names.items():
         torch.testing.assert_close(

@@ -108,10 +108,8 @@ def test_levels_of_torchvision_and_detectron2():
         pooler = Pooler.from_cfg(load_config(CONFIGS / f"{name}.yaml"), "ROI_BOX_HEAD")
         levels = pooler(maps, rois)[:, 0, 3, 3].round().long()
         exact = torch.log2(sides.double() / 224) + shift
-        if shift:
-            expected = LevelMapper(2, 5)([rois[:, 1:]])
-        else:  # it adds 1e-8 to the ratio, which float32 rounds away
-            expected = torch.floor(4 + exact).long() - 2
+        # Detectron2 adds 1e-8 to the ratio, which float32 rounds away
+        expected = LevelMapper(2, 5)([rois[:, 1:]]) if shift else torch.floor(4 + exact).long() - 2
         decided = (exact - exact.round()).abs() > 5e-7
         decided |= exact == exact.round()  # the limit itself
         assert decided.sum() > 75 and torch.equal(levels[decided], expected[decided])

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from maskrcnn_benchmark.structures.segmentation_mask import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, SegmentationMask
 from tests.devices import DEVICES
@@ -143,6 +144,20 @@ def test_rasterize_mixed_instances(device):
     assert (targets[0] != targets[1]).float().mean() < 0.05 and (targets[2] != targets[3]).float().mean() < 0.05
     assert targets[4].sum() == 0
     assert masks.rasterize(extents[:0], 20, torch.zeros(0, dtype=torch.int64)).shape == (0, 20, 20)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_average_equals_the_targets_of_torchvision(device):
+    bitmap = coco_bitmap([RING, ISLAND])
+    masks = SegmentationMask([[RING, ISLAND], bitmap, np.zeros_like(bitmap)], SIZE)
+    extents = torch.tensor([[0.0, 0, 40, 30], [8.3, 4.1, 32.7, 26], [30, 20, 70, 60], [5, 5, 5, 5], [-9, -9, -2, -2]])
+    indices = torch.tensor([1, 0, 1, 0, 1])
+    averaged = masks.average(extents.to(device), 14, indices.to(device))
+    assert averaged.device.type == device and averaged.min() >= 0 and averaged.max() <= 1
+    expected = project_masks_on_boxes(masks.get_mask_tensor(), extents, indices, 14)
+    assert ((expected > 0) & (expected < 1)).any()
+    torch.testing.assert_close(averaged.cpu(), expected)
+    assert masks.average(extents[:0], 14, indices[:0]).shape == (0, 14, 14)
 
 
 @pytest.mark.parametrize("mode", ["poly", "mask"])

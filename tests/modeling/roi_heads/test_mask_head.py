@@ -4,6 +4,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import torch
+from torchvision.models.detection.roi_heads import maskrcnn_loss
 
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
@@ -109,6 +110,27 @@ def test_training_step(device):
     torch.testing.assert_close(output.losses["loss_mask"], expected)
     output.losses["loss_mask"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+
+
+def test_soft_targets_give_the_loss_of_torchvision():
+    kind = MaskKind.from_cfg(small_cfg("MODEL.BOX_OFFSET", 0, "MODEL.ROI_MASK_HEAD.TARGET", "soft"))
+    targets, samples = person_batch()
+    logits = torch.randn(5, 5, 14, 14, generator=torch.Generator().manual_seed(0))
+    loss = kind.loss(kind.select_own(logits, samples.labels), samples, targets)
+    rows = [samples.image_ids == image_id for image_id in range(2)]
+    expected = maskrcnn_loss(
+        torch.cat([logits[row] for row in rows]),
+        [samples.boxes[row] for row in rows],
+        [target.get_field(MASKS).get_mask_tensor() for target in targets],
+        [target.get_field(LABELS) for target in targets],
+        [samples.matched_idxs[row] for row in rows],
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_an_unknown_kind_of_target_is_named():
+    with pytest.raises(ConfigError, match="MODEL.ROI_MASK_HEAD.TARGET is 'hard'; expected one of 'binary', 'soft'"):
+        MaskHead.from_cfg(small_cfg("MODEL.ROI_MASK_HEAD.TARGET", "hard"), CHANNELS)
 
 
 def test_nothing_positive_is_a_zero_on_the_graph():

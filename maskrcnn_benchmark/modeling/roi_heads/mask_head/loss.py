@@ -22,7 +22,7 @@ def select_class(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matched_mask_targets(
-    positives: SampledProposals, targets: Sequence[BoxList], extents: Tensor, resolution: int
+    positives: SampledProposals, targets: Sequence[BoxList], extents: Tensor, resolution: int, soft: bool = False
 ) -> Tensor:
     """Ground truth of each RoI's own instance, cut to a frame and drawn on a grid.
 
@@ -32,7 +32,8 @@ def matched_mask_targets(
         extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI. Pass them on the CPU:
             masks are drawn there, while a GPU computes the heads.
         resolution: M, cells per side.
-    Returns: (R, M, M) of 0 and 1, float32, on the device of positives.
+        soft: means over the cells instead of 0 and 1.
+    Returns: (R, M, M) in [0, 1], float32, on the device of positives.
     """
     image_ids, matched_idxs, _ = positives.on_host()
     frames, device = extents.detach().double().cpu(), positives.boxes.device
@@ -41,7 +42,9 @@ def matched_mask_targets(
     for image_id, target in enumerate(targets):
         rows = (image_ids == image_id).nonzero().flatten()
         if len(rows):
-            drawn[rows] = target.get_field(MASKS).rasterize(frames[rows], resolution, matched_idxs[rows])
+            masks = target.get_field(MASKS)
+            draw = masks.average if soft else masks.rasterize
+            drawn[rows] = draw(frames[rows], resolution, matched_idxs[rows])
     return drawn.to(device, non_blocking=True)
 
 

@@ -21,7 +21,7 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import COARSE_MASK, COARSE_MASK_SCORES, MASK, MASK_SCORES, MASKS
-from maskrcnn_benchmark.utils.problems import check_range
+from maskrcnn_benchmark.utils.problems import check_choice, check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -34,7 +34,7 @@ OUTSIDE_LOGIT = -3.0
 class MaskTargets(NamedTuple):
     """Ground truth drawn into frames."""
 
-    drawn: Tensor  # (R, S, S) of 0 and 1
+    drawn: Tensor  # (R, S, S) of 0 and 1; in [0, 1] if soft
     weights: Tensor | None  # (R, S, S), of the cells in the mean; None for equal weights
 
 
@@ -47,6 +47,7 @@ class MaskKind(MapKind[MaskTargets]):
         offset: box convention.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
+        soft_targets: targets are means over cells, else 0 or 1.
         outline_weight: how much more a cell near the outline weighs than other cells; None for equal weights.
         post_processor: writes masks to detections.
     """
@@ -63,17 +64,20 @@ class MaskKind(MapKind[MaskTargets]):
     resolution: int | None = None
     loss_name: str = "loss_mask"
     loss_weight: float = 1.0
+    soft_targets: bool = False
     outline_weight: float | None = None
     post_processor: MaskPostProcessor = field(default_factory=MaskPostProcessor)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> MaskKind:
         node = cfg.MODEL.ROI_MASK_HEAD
+        check_choice("MODEL.ROI_MASK_HEAD.TARGET", node.TARGET, ("binary", "soft"))
         return cls(
             cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES,
             offset=cfg.MODEL.BOX_OFFSET,
             resolution=node.RESOLUTION,
             loss_weight=node.LOSS_WEIGHT,
+            soft_targets=node.TARGET == "soft",
             post_processor=MaskPostProcessor.from_cfg(cfg),
         )
 
@@ -133,7 +137,7 @@ class MaskKind(MapKind[MaskTargets]):
     def match_targets(
         self, positives: SampledProposals, targets: Sequence[BoxList], host_frames: Tensor, size: int
     ) -> MaskTargets:
-        drawn = matched_mask_targets(positives, targets, host_frames, size)
+        drawn = matched_mask_targets(positives, targets, host_frames, size, self.soft_targets)
         weights = None if self.outline_weight is None else outline_weights(drawn, self.outline_weight)
         return MaskTargets(drawn, weights)
 
