@@ -14,10 +14,16 @@ from maskrcnn_benchmark.layers._tracing import fake_kernel
 
 DECODE_METHODS = ("argmax", "quarter", "dark", "bicubic")
 
+# What the values of a heatmap are: logits of a softmax over its cells, or heights of a hill, where below 0 means 0.
+SOFTMAX, RELU = "softmax", "relu"
+ACTIVATIONS = (SOFTMAX, RELU)
+
 # Standard deviation, in cells, of the smoothing in "dark": about the width of a cell.
 _DARK_SIGMA = 1.0
 # Distance, in cells, beyond which a peak in "dark" does not belong to the best cell.
 _DARK_REACH = 1.0
+# Distance, in standard deviations, at which a Gaussian ends.
+_GAUSSIAN_REACH = 3.0
 
 
 def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -40,16 +46,70 @@ def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tens
     return torch.where(valid, row * size + column, 0), valid
 
 
-def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> tuple[Tensor, Tensor]:
+def encode_gaussians(
+    keypoints: Tensor, frames: Tensor, size: int, sigma: float, *, normalize: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Draw a Gaussian around each keypoint, centred at its exact position between the cells.
+
+    Args:
+        keypoints: (R, K, 3): x, y in image pixels, visibility.
+        frames: (R, 4).
+        size: S, cells per side.
+        sigma: standard deviation, in cells.
+        normalize: scale each map to a sum of 1; otherwise the Gaussian's peak is 1.
+    Returns:
+        maps: (R, K, S, S) float32; arbitrary if not valid.
+        valid: (R, K) bool: labelled (visibility > 0), finite, in a frame that is not empty, and not further outside it
+            than 3 sigma, in cells.
+    Source: Xiao et al. 2018, Simple Baselines for Human Pose Estimation, whose code, like HRNet's, rounds the centre to
+        a cell; Zhang et al. 2020, Distribution-Aware Coordinate Representation, which does not.
+    """
+    valid = keypoints[..., 2] > 0
+    profiles = []
+    for axis in (0, 1):
+        first, extent = frames[:, axis, None].float(), (frames[:, axis + 2] - frames[:, axis])[:, None].float()
+        position = (keypoints[..., axis].float() - first) * (size / extent)
+        cell, reach = position.floor(), _GAUSSIAN_REACH * sigma
+        valid = valid & (extent > 0) & (cell >= -reach) & (cell <= size - 1 + reach)
+        position = torch.where(valid, position, 0.0)  # no NaN may reach a gradient
+        distances = torch.arange(size, device=keypoints.device) + 0.5 - position[..., None]
+        exponents = -0.5 * (distances / sigma) ** 2
+        profiles.append(exponents.softmax(dim=-1) if normalize else exponents.exp())
+    columns, rows = profiles
+    return rows[..., :, None] * columns[..., None, :], valid
+
+
+def cell_probabilities(maps: Tensor, activation: str = SOFTMAX) -> Tensor:
+    """Values of heatmaps (R, K, h, w) -> the probability of each cell to contain the keypoint, of the same shape.
+
+    Args:
+        activation: "softmax" over the cells of a map; or "relu": heights divided by their sum. Those below 0 count as
+            0, and a map without heights is uniform.
+    Raises: ValueError for another activation.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"the activation of heatmaps is {activation!r}; it can be {', '.join(ACTIVATIONS)}")
+    if activation == SOFTMAX:
+        return maps.flatten(2).softmax(dim=2).view_as(maps)
+    heights = maps.clamp(min=0)
+    totals = heights.sum(dim=(2, 3), keepdim=True)
+    uniform = 1 / (maps.shape[2] * maps.shape[3])
+    return torch.where(totals > 0, heights / torch.where(totals > 0, totals, 1.0), uniform)
+
+
+def decode_heatmaps(
+    logits: Tensor, frames: Tensor, method: str = "bicubic", activation: str = SOFTMAX
+) -> tuple[Tensor, Tensor]:
     """Find the position of each heatmap's peak in the image.
 
     Args:
         logits: (R, K, S, S), higher is likelier; half precision is computed in float32.
         frames: (R, 4); sides below one pixel count as one pixel in "bicubic".
+        activation: see `cell_probabilities`; only "dark" needs probabilities.
         method: "argmax", the centre of the best cell;
             "quarter", the same moved by a quarter of a cell towards the better neighbour, in x and in y;
-            "dark", the maximum of the parabola fitted to the logarithm of the smoothed probabilities (softmax over the
-            map) at the best cell; "quarter" if that is no peak near the cell, or if the cell is on the border;
+            "dark", the maximum of the parabola fitted to the logarithm of the smoothed probabilities at the best cell;
+            "quarter" if that is no peak near the cell, or if the cell is on the border;
             "bicubic", the centre of the best pixel after enlarging the map to the frame's size in whole pixels.
     Returns: xy (R, K, 2) float32 in image pixels; scores (R, K) float32, the largest logit (of the enlarged
         map for "bicubic"). Among equal peaks the first in reading order is taken.
@@ -74,7 +134,7 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
         if method != "argmax":
             shift = _quarter_shift(logits, rows, columns)
             if method == "dark":
-                dark, usable = _dark_shift(logits, rows, columns)
+                dark, usable = _dark_shift(cell_probabilities(logits, activation), rows, columns)
                 shift = torch.where(usable[..., None], dark, shift)
             cells = cells + shift
     corner, extent = frames[:, None, :2], frames[:, None, 2:] - frames[:, None, :2]
@@ -82,10 +142,12 @@ def decode_heatmaps(logits: Tensor, frames: Tensor, method: str = "bicubic") -> 
     return corner + cells * extent / sides.to(cells.device, non_blocking=True), scores
 
 
-def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
+def expected_oks(
+    logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, sigmas: Tensor, activation: str = SOFTMAX
+) -> Tensor:
     """Expected object keypoint similarity (OKS) of each decoded skeleton with the true one.
 
-    Assumes that softmax over a heatmap is the probability of each cell to contain the keypoint, and that all keypoints
+    Assumes that `cell_probabilities` are the probability of each cell to contain the keypoint, and that all keypoints
     are labelled.
 
     Args:
@@ -94,6 +156,7 @@ def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, 
         points: (R, K, 2) x, y of the decoded keypoints, in image pixels.
         areas: (R,) of the objects, in square pixels, above 0.
         sigmas: (K,), COCO's standard deviation of annotations per keypoint, relative to the square root of the area.
+        activation: see `cell_probabilities`.
     Returns: (R,) float32 in [0, 1], the mean over keypoints of the expectation of exp(-d^2 / (2 area (2 sigma)^2));
         d is the distance in pixels of the point from the centre of a cell. Not differentiable.
     Source: https://cocodataset.org/#keypoints-eval, as pycocotools computes it.
@@ -109,7 +172,7 @@ def expected_oks(logits: Tensor, frames: Tensor, points: Tensor, areas: Tensor, 
     spreads = 2 * sigmas.float() * areas.float().sqrt()[:, None]  # (R, K), in pixels
     # The Gaussian is separable, so the expectation is a product with the map along x and one along y.
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
+        probabilities = cell_probabilities(logits, activation)
         along_x, along_y = (
             torch.exp(-0.5 * ((centres - points[..., axis, None]) / spreads[..., None]) ** 2)
             for axis, centres in enumerate(_cell_centres(frames, logits.shape[2:]))
@@ -152,10 +215,9 @@ def _quarter_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return 0.25 * torch.stack((along_x, along_y), dim=-1)
 
 
-def _dark_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _dark_shift(probabilities: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Newton step (R, K, 2), in cells, to the maximum of the log of the smoothed map, and (R, K) bool: is it usable?"""
-    height, width = logits.shape[2:]
-    probabilities = logits.flatten(2).softmax(dim=2).view_as(logits)
+    height, width = probabilities.shape[2:]
     row_weights = torch.exp(-0.5 * (_distances(rows, height) / _DARK_SIGMA) ** 2)
     column_weights = torch.exp(-0.5 * (_distances(columns, width) / _DARK_SIGMA) ** 2)
     patch = (row_weights @ probabilities @ column_weights.transpose(-1, -2)).clamp(min=1e-30).log()

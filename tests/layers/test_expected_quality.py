@@ -112,6 +112,16 @@ def test_expected_oks_matches_loops(device, method):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_expected_oks_of_heights_is_that_of_their_logarithms(device):
+    heights = torch.rand(5, 4, 10, 10, generator=torch.Generator().manual_seed(0)).to(device) ** 4
+    frames, areas, sigmas = FRAMES.to(device), torch.full((5,), 900.0, device=device), torch.full((4,), 0.1)
+    points, _ = decode_heatmaps(heights, frames, "argmax")
+    expected = expected_oks(heights.log(), frames, points, areas, sigmas.to(device))
+    found = expected_oks(heights - 1e-12, frames, points, areas, sigmas.to(device), "relu")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_expected_oks_of_a_certain_map_is_one_and_falls_with_its_spread_and_with_distance(device):
     frames = torch.tensor([[10.0, 20.0, 122.0, 132.0]], device=device)
     sigmas = torch.tensor(PersonKeypoints.OKS_SIGMAS, device=device)

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, decode_heatmaps, encode_keypoints
+from maskrcnn_benchmark.layers.keypoint_ops import (
+    DECODE_METHODS,
+    cell_probabilities,
+    decode_heatmaps,
+    encode_gaussians,
+    encode_keypoints,
+)
 from maskrcnn_benchmark.layers.reference import keypoints as reference_keypoints
 from tests.devices import DEVICES
 
@@ -75,6 +81,42 @@ def test_encoding_at_the_edges():
     assert targets.tolist() == [[0, 15, 3, 0, 0, 0, 0, 0, 5]]
     targets, valid = encode_keypoints(torch.zeros(0, 17, 3), torch.zeros(0, 4), 56)
     assert targets.shape == valid.shape == (0, 17)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gaussians_equal_loops(device, normalize):
+    size, sigma = 7, 1.3
+    frames = FRAMES[[0, 1, 5]]
+    keypoints = torch.rand(3, 9, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([60.0, 90.0, 0.0])
+    keypoints[..., 2] = 2
+    maps, valid = encode_gaussians(keypoints.to(device), frames.to(device), size, sigma, normalize=normalize)
+    assert maps.shape == (3, 9, size, size) and maps.dtype == torch.float32 and valid.dtype == torch.bool
+    assert valid.any() and not valid.all()
+    for row, (x1, y1, x2, y2) in enumerate(frames.tolist()):
+        for column in valid[row].nonzero().flatten().tolist():
+            x, y, _ = keypoints[row, column].tolist()
+            u, v = (x - x1) * size / (x2 - x1), (y - y1) * size / (y2 - y1)
+            centres = np.arange(size) + 0.5
+            expected = np.exp(-((centres - v)[:, None] ** 2 + (centres - u) ** 2) / (2 * sigma**2))
+            expected = expected / expected.sum() if normalize else expected
+            np.testing.assert_allclose(maps[row, column].cpu(), expected, atol=1e-4)
+
+
+def test_where_gaussians_have_a_target():
+    frame = torch.tensor([[10.0, 20.0, 50.0, 60.0]])  # cells of 4 pixels; 3 sigma are 6 cells
+    x = [10.0, 50.0, 50 + 6 * 4 - 0.1, 50 + 6 * 4 + 0.1, 10 - 6 * 4, 10 - 6 * 4 - 0.1, float("nan"), float("inf")]
+    points = torch.tensor([[[value, 40.0, 2.0] for value in x]])
+    _, valid = encode_gaussians(points, frame, 10, 2.0)
+    assert valid.tolist() == [[True, True, True, False, True, False, False, False]]
+    turned = points[..., [1, 0, 2]] + torch.tensor([-10.0, 10.0, 0.0])
+    assert encode_gaussians(turned, frame, 10, 2.0)[1].tolist() == valid.tolist()
+    points[..., 2] = 0
+    assert not encode_gaussians(points, frame, 10, 2.0)[1].any()
+    empty = torch.tensor([[10.0, 20.0, 10.0, 60.0]])
+    maps, valid = encode_gaussians(torch.tensor([[[10.0, 40.0, 2.0]]]), empty, 10, 2.0)
+    assert maps.isfinite().all() and not valid.any()
+    assert encode_gaussians(torch.zeros(0, 17, 3), torch.zeros(0, 4), 56, 2.0)[0].shape == (0, 17, 56, 56)
 
 
 @pytest.mark.parametrize("method", DECODE_METHODS)
@@ -158,6 +200,45 @@ def test_subcell_positions_of_gaussians(sigma):
     # a frame shifts and stretches what is found in cells
     moved, _ = decode_heatmaps(logits, frames * torch.tensor([1.0, 1.0, 2.0, 3.0]) + 5, "dark")
     torch.testing.assert_close(moved, 5 + peaks * torch.tensor([2.0, 3.0]), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scale", [1.0, 0.3])  # a network that is not sure predicts lower hills
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
+def test_subcell_positions_of_heights(sigma, scale, device):
+    size, frames = 56, torch.tensor([[10.0, 20.0, 122.0, 188.0]], device=device)
+    cell = torch.tensor([2.0, 3.0])
+    points = frames[0, :2].cpu() + cell * (torch.rand(1, 40, 2) * (size - 16) + 8)
+    keypoints = torch.cat([points, torch.ones(1, 40, 1)], dim=2).to(device)
+    maps, _ = encode_gaussians(keypoints, frames, size, sigma)
+    maps = scale * maps - 1e-4  # most of a regressed map is a little above or below 0
+    for method, bound in (("argmax", 0.5), ("quarter", 0.25), ("dark", 0.01)):
+        found, scores = decode_heatmaps(maps, frames, method, "relu")
+        assert ((found.cpu() - points).abs() / cell).max() <= bound + 1e-4
+        torch.testing.assert_close(scores, maps.flatten(2).amax(dim=2))
+    found, _ = decode_heatmaps(maps, frames, "bicubic", "relu")
+    assert ((found.cpu() - points).abs() / cell).max() <= 0.3
+
+
+def test_probabilities_of_cells():
+    maps = torch.tensor([[[[1.0, 3.0], [-2.0, 0.0]], [[-1.0, -3.0], [0.0, -1.0]]]])
+    assert cell_probabilities(maps, "relu").tolist() == [[[[0.25, 0.75], [0, 0]], [[0.25, 0.25], [0.25, 0.25]]]]
+    torch.testing.assert_close(cell_probabilities(maps)[0, 0].flatten(), maps[0, 0].flatten().softmax(0))
+    assert cell_probabilities(torch.zeros(0, 3, 4, 4), "relu").shape == (0, 3, 4, 4)
+    maps.requires_grad_()
+    cell_probabilities(maps, "relu")[0, :, 0, 1].sum().backward()
+    assert maps.grad.isfinite().all() and maps.grad[0, 0].any()
+    with pytest.raises(ValueError, match="is 'tanh'; it can be softmax, relu"):
+        cell_probabilities(maps, "tanh")
+
+
+def test_a_map_without_heights():
+    frame = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    maps = torch.full((1, 1, 8, 8), -0.5)
+    maps[0, 0, 2, 5] = -0.1
+    assert decode_heatmaps(maps, frame, "quarter", "relu")[0].tolist() == [[[5.5, 2.5]]]
+    found = decode_heatmaps(maps, frame, "dark", "relu")[0][0, 0]
+    assert ((found - torch.tensor([5.5, 2.5])).abs() <= 1).all()
 
 
 def test_dark_reads_a_slanted_peak():
