@@ -242,6 +242,13 @@ _C.MODEL.ROI_KEYPOINT_HEAD.RESOLUTION = 14  # cells per side of the heatmap; 4 *
 _C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
 _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
+# new: target of a heatmap: onehot, the cell with the keypoint (upstream); gaussian around the keypoint
+_C.MODEL.ROI_KEYPOINT_HEAD.TARGET = "onehot"
+# new: cross_entropy = softmax over the cells; mse = squared error of a Gaussian's heights, as HRNet
+_C.MODEL.ROI_KEYPOINT_HEAD.LOSS = "cross_entropy"
+_C.MODEL.ROI_KEYPOINT_HEAD.SIGMA = 2.0  # new: standard deviation of the Gaussian, in cells
+_C.MODEL.ROI_KEYPOINT_HEAD.JOINT_WEIGHTS = ()  # new: factor on the loss of each keypoint; () = 1 for all
+_C.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOP = 0  # new: only so many keypoints per RoI count, the hardest; 0 = all
 # new: divisor of loss_kp: visible = number of keypoints with a target, batch_size = all keypoints of as many RoIs as
 # ROI_HEADS.BATCH_SIZE_PER_IMAGE * POSITIVE_FRACTION allows per image
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_NORMALIZER = "visible"
@@ -271,6 +278,12 @@ _C.MODEL.ROI_REFINE_HEAD.INTERMEDIATE_SUPERVISION = False  # a loss after every 
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_MASK = 6.0  # the keypoint loss is a cross-entropy over a map, much larger
 _C.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT = 1.0
 _C.MODEL.ROI_REFINE_HEAD.OUTLINE_WEIGHT = 3.0  # extra weight of cells within 2 cells of the outline of a mask
+# as in ROI_KEYPOINT_HEAD; "", 0, () and -1 = its values
+_C.MODEL.ROI_REFINE_HEAD.TARGET = ""
+_C.MODEL.ROI_REFINE_HEAD.LOSS = ""
+_C.MODEL.ROI_REFINE_HEAD.SIGMA = 0.0  # in cells of the refined heatmap
+_C.MODEL.ROI_REFINE_HEAD.JOINT_WEIGHTS = ()
+_C.MODEL.ROI_REFINE_HEAD.OHKM_TOP = -1
 _C.MODEL.ROI_REFINE_HEAD.DECODE = "dark"  # as ROI_KEYPOINT_HEAD.DECODE
 _C.MODEL.ROI_REFINE_HEAD.RESCORE = True  # rank refined masks and skeletons by their expected quality, as above
 _C.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR = False  # only the refine head learns

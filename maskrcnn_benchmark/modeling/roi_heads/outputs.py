@@ -129,6 +129,10 @@ class MapKind(OutputKind, Generic[Matched]):
     def probabilities(self, logits: Tensor) -> Tensor:
         """(R, num_own_maps, S, S) logits -> probabilities of the same shape."""
 
+    def start(self, coarse: Tensor) -> Tensor:
+        """Coarse logits (R, num_own_maps, S, S), redrawn in the refined frame -> what the correction is added to."""
+        return coarse
+
     def normalize_drawn(self, probabilities: Tensor) -> Tensor:
         """Scale probabilities that were drawn into another frame, before they become input channels of a trunk."""
         return probabilities

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, decode_heatmaps, expected_oks
+from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, RELU, SOFTMAX, decode_heatmaps, expected_oks
 from maskrcnn_benchmark.modeling.batching import to_device
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import KeypointLoss
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # OKS measures a person's area by the mask, which fills about half of the box.
 _AREA_OVER_BOX = 0.5
+_LEAST_HEIGHT = 1e-4  # of a peak, and of what it lacks to 1; keeps logits finite
 
 
 class KeypointPostProcessor(nn.Module):
@@ -28,19 +30,24 @@ class KeypointPostProcessor(nn.Module):
     Args:
         method: how `decode_heatmaps` finds the point: "bicubic", "argmax", "quarter" or "dark".
         sigmas: one number per keypoint, as `expected_oks` takes them, to write `keypoint_scores`; None writes none.
+        activation: what the maps are, see `cell_probabilities`.
     """
 
-    def __init__(self, method: str = "bicubic", sigmas: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, method: str = "bicubic", sigmas: Sequence[float] | None = None, activation: str = SOFTMAX
+    ) -> None:
         super().__init__()
         self.method = method
         self.sigmas = None if sigmas is None else tuple(sigmas)
+        self.activation = activation
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, section: str = "ROI_KEYPOINT_HEAD") -> KeypointPostProcessor:
-        """With DECODE and RESCORE of MODEL.<section>."""
+        """With DECODE and RESCORE of MODEL.<section>, for maps that learn from its TARGET and LOSS."""
         node = cfg.MODEL[section]
         check_choice(f"MODEL.{section}.DECODE", node.DECODE, DECODE_METHODS)
-        return cls(node.DECODE, oks_sigmas(cfg, section) if node.RESCORE else None)
+        activation = KeypointLoss.from_cfg(cfg, section).activation
+        return cls(node.DECODE, oks_sigmas(cfg, section) if node.RESCORE else None, activation)
 
     def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         """
@@ -49,12 +56,15 @@ class KeypointPostProcessor(nn.Module):
             detections: one BoxList per image, with the field `scores` if there are sigmas.
             frames: (R, 4) rectangles in pixels that the maps span; None for the detections' own boxes.
         Returns: new BoxLists with the field `keypoints` besides theirs: (x, y, 1) in pixels, and the score of each
-            keypoint in the keypoints' own field `logits`, (R, K). With sigmas also `keypoint_scores`, the box score
-            times the skeleton's expected OKS.
+            keypoint in the keypoints' own field `logits`, (R, K): the largest logit of its map; if maps are heights,
+            the logit of the largest. With sigmas also `keypoint_scores`, the box score times the skeleton's expected
+            OKS.
         """
         if frames is None:
             frames = torch.cat([detections_per_image.convert("xyxy").bbox for detections_per_image in detections])
-        points, scores = decode_heatmaps(logits.float(), frames, self.method)
+        points, scores = decode_heatmaps(logits.float(), frames, self.method, self.activation)
+        if self.activation == RELU:  # the height of a peak is between 0 and 1, as a probability
+            scores = scores.logit(_LEAST_HEIGHT)
         lengths = [len(detections_per_image) for detections_per_image in detections]
         labelled = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
         results = []
@@ -67,7 +77,7 @@ class KeypointPostProcessor(nn.Module):
         if self.sigmas is not None:
             areas = _AREA_OVER_BOX * torch.cat([result.area() for result in results])
             sigmas = to_device(self.sigmas, points.device)
-            oks = expected_oks(logits, frames, points, areas.clamp(min=1), sigmas)
+            oks = expected_oks(logits, frames, points, areas.clamp(min=1), sigmas, self.activation)
             for result, oks_per_image in zip(results, oks.split(lengths), strict=True):
                 result.add_field(KEYPOINT_SCORES, result.get_field(SCORES) * oks_per_image)
         return results

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.layers.keypoint_ops import RELU, SOFTMAX, cell_probabilities
 from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
+from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import KeypointLoss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures import fields
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 OUTSIDE_LOGIT = -3.0
 
 _MIN_SIDE = 1.0  # pixels
+_LEAST_PROBABILITY = 1e-6  # of a cell, whose logarithm has to be finite
 
 NORMALIZERS = ("visible", "batch_size")
 
 
 def _keypoints_per_image(cfg: CfgNode) -> float:
     """The number of keypoints of the most RoIs that are sampled from an image, as Detectron2's static normaliser."""
-    node = cfg.MODEL.ROI_HEADS
-    return float(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES * node.BATCH_SIZE_PER_IMAGE * node.POSITIVE_FRACTION)
+    node, keypoint_node = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_KEYPOINT_HEAD
+    keypoints_per_roi = keypoint_node.OHKM_TOP or keypoint_node.NUM_CLASSES
+    return float(keypoints_per_roi * node.BATCH_SIZE_PER_IMAGE * node.POSITIVE_FRACTION)
 
 
 def keypoint_frames(boxes: Tensor) -> Tensor:
@@ -45,12 +48,14 @@ def keypoint_frames(boxes: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class KeypointKind(MapKind[Tensor]):
-    """K keypoints, each with a heat map of logits.
+    """K keypoints, each with a heat map: of logits, or of heights if the loss is the squared error.
 
     Args:
         num_maps: K.
         resolution: cells per side that the predictor has to yield; None does not check.
         loss_name, loss_weight: key and factor of the loss.
+        learns: the target of a map, and the loss.
+        coarse_activation: of the coarse maps that refinement starts from; None if they are as these maps.
         keypoints_per_image: the loss is divided by this number for each image; None divides by the number of keypoints
             that have a target.
         post_processor: writes keypoints to detections.
@@ -71,6 +76,8 @@ class KeypointKind(MapKind[Tensor]):
     resolution: int | None = None
     loss_name: str = "loss_kp"
     loss_weight: float = 1.0
+    learns: KeypointLoss = KeypointLoss()
+    coarse_activation: str | None = None
     keypoints_per_image: float | None = None
     post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
     flip_inds: Sequence[int] | None = None
@@ -95,6 +102,7 @@ class KeypointKind(MapKind[Tensor]):
             node.NUM_CLASSES,
             resolution=node.RESOLUTION,
             loss_weight=node.LOSS_WEIGHT,
+            learns=KeypointLoss.from_cfg(cfg),
             keypoints_per_image=_keypoints_per_image(cfg) if node.LOSS_NORMALIZER == "batch_size" else None,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD"),
         )
@@ -104,15 +112,31 @@ class KeypointKind(MapKind[Tensor]):
             self.num_maps,
             loss_name="loss_refine_kp",
             loss_weight=cfg.MODEL.ROI_REFINE_HEAD.LOSS_WEIGHT_KEYPOINT,
+            learns=KeypointLoss.from_cfg(cfg, "ROI_REFINE_HEAD"),
+            coarse_activation=self.activation,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_REFINE_HEAD"),
             flip_inds=self.flip_inds,
         )
+
+    @property
+    def activation(self) -> str:
+        """What the maps are, see `cell_probabilities`."""
+        return self.learns.activation
 
     def frames(self, boxes: Tensor) -> Tensor:
         return keypoint_frames(boxes)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.flatten(2).softmax(-1).view_as(logits)
+        return cell_probabilities(logits, self.activation)
+
+    def start(self, coarse: Tensor) -> Tensor:
+        """Coarse maps with another activation become maps with this one and the same probabilities."""
+        if self.coarse_activation in (None, self.activation):
+            return coarse
+        probabilities = cell_probabilities(coarse, self.coarse_activation)
+        if self.activation == SOFTMAX:
+            return probabilities.clamp(min=_LEAST_PROBABILITY).log()
+        return self.normalize_drawn(probabilities)
 
     def mirror(self, logits: Tensor) -> Tensor:
         """Mirrors the maps, and swaps the maps of left and right keypoints."""
@@ -134,7 +158,9 @@ class KeypointKind(MapKind[Tensor]):
         peaks = probabilities.flatten(2).amax(-1)[..., None, None]
         return probabilities / peaks.clamp(min=torch.finfo(probabilities.dtype).tiny)
 
-    def outside_logit(self, logits: Tensor) -> Tensor:
+    def outside_logit(self, logits: Tensor) -> Tensor | float:
+        if self.activation == RELU:
+            return 0.0
         cells = logits.shape[-2] * logits.shape[-1]
         log_mean = logits.flatten(2).logsumexp(-1)[..., None, None] - math.log(cells)
         return log_mean + OUTSIDE_LOGIT
@@ -167,7 +193,7 @@ class KeypointKind(MapKind[Tensor]):
                 f"the targets have {matched.shape[1]} keypoints per instance, the keypoint predictor "
                 f"{logits.shape[1]}; set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {matched.shape[1]}"
             )
-        return self.loss_weight * keypoint_loss(logits, matched, frames, divisor)
+        return self.loss_weight * self.learns(logits, matched, frames, divisor)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         results: list[BoxList] = self.post_processor(logits, detections, frames)

@@ -239,7 +239,7 @@ class RefineHead(nn.Module):
         stacks = self.feature_extractor(torch.cat([pooled, *(channels.to(pooled.dtype) for channels in drawn)], dim=1))
         corrections = self.predictor(stacks[-1])
         start = {
-            name: redraw_logits(coarse[name], extents, correction.shape[-1])
+            name: self.outputs[name].start(redraw_logits(coarse[name], extents, correction.shape[-1]))
             for name, correction in corrections.items()
             if name in coarse
         }
