@@ -185,6 +185,8 @@ _C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are droppe
 _C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
 _C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes
 _C.MODEL.ROI_HEADS.MIN_SIZE = 0.0  # new: detections with a shorter side, in pixels, are dropped
+# new: score = best first; class = class by class, with all that have the score of the last one, as upstream
+_C.MODEL.ROI_HEADS.ORDER_BY = "score"
 # new: a RoI is pooled from level floor(4 + log2(side / 224 + LEVEL_EPS)), with the side as BOX_OFFSET counts it
 _C.MODEL.ROI_HEADS.LEVEL_EPS = 1e-6
 _C.MODEL.ROI_HEADS.LEVEL_EPS_AFTER_LOG = False  # new: log2(side / 224) + LEVEL_EPS, as torchvision

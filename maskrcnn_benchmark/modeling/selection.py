@@ -42,6 +42,7 @@ def best_detections(
     nms_thresh: float,
     detections_per_img: int,
     offset: int,
+    by_class: bool = False,
 ) -> list[BoxList]:
     """Suppress candidates within their image and class, and keep the best of each image.
 
@@ -51,14 +52,20 @@ def best_detections(
         nms_thresh: IoU above which the lower of two detections of one class is dropped; <= 0 drops none.
         detections_per_img: largest number per image, over all classes; <= 0 for no limit.
         offset: box convention.
-    Returns: N BoxLists with `scores` and `labels`, best first.
+        by_class: order as upstream: class by class, and in a class as the candidates. Detections with the score of the
+            last one are then kept too, so there may be more than `detections_per_img`.
+    Returns: N BoxLists with `scores` and `labels`, best first unless `by_class`.
     """
     boxes, scores, labels, image_ids = candidates
     num_images = len(sizes)
     best, keep = suppress(boxes, scores, labels * num_images + image_ids, nms_thresh, offset)
     boxes, scores, labels, image_ids = boxes[best], scores[best], labels[best], image_ids[best]
     if detections_per_img > 0:
-        keep = first_of_groups(image_ids, num_images, detections_per_img, keep)
+        first = first_of_groups(image_ids, num_images, detections_per_img, keep)
+        keep = keep & (scores >= _lowest_scores(scores, image_ids, num_images, first)) if by_class else first
+    if by_class:
+        order = (labels * len(candidates.boxes) + best).argsort()
+        boxes, scores, labels, image_ids, keep = (rows[order] for rows in (boxes, scores, labels, image_ids, keep))
     results = []
     for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
         detections = BoxList(boxes[rows], size, offset=offset)
@@ -66,6 +73,13 @@ def best_detections(
         detections.add_field(LABELS, labels[rows])
         results.append(detections)
     return results
+
+
+def _lowest_scores(scores: Tensor, image_ids: Tensor, num_images: int, keep: Tensor) -> Tensor:
+    """The lowest score among the kept rows of each row's image: (R,), infinite in images without kept rows."""
+    lowest = scores.new_full((num_images,), torch.inf)
+    lowest.scatter_reduce_(0, image_ids, torch.where(keep, scores, torch.inf), "amin")
+    return lowest[image_ids]
 
 
 def first_of_groups(groups: Tensor, num_groups: int, count: int, keep: Tensor) -> Tensor:

@@ -140,6 +140,42 @@ def test_equal_scores_do_not_exceed_the_limit():
     assert len(process(logits, torch.zeros(6, 12), [boxlist(boxes, (99, 99))])[0]) == 12
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("limit", [7, 1000, 0])
+def test_order_of_upstream(device, limit):
+    """Class by class, in each class as the proposals, cut at the score of the last one: upstream's filter_results."""
+    logits, deltas, proposals = detection_case(5, 20, device)
+    logits[1] = logits[0]  # equal scores
+    process = PostProcessor(0.1, 0.4, limit, box_coder=BoxCoder(WEIGHTS), by_class=True)
+    ours = process(logits, deltas, proposals)
+    entries = detections_reference(logits, deltas, proposals, 1, score_thresh=0.1, nms=0.4, limit=None)
+    scores, start = logits.float().softmax(1).cpu(), 0
+    for detections, found, boxes in zip(ours, entries, proposals, strict=True):
+        rows = scores[start : start + len(boxes)]
+        start += len(boxes)
+        by_class = [(label, (rows[:, label] - score).abs().argmin().item(), score, box) for score, label, box in found]
+        by_class.sort(key=lambda entry: entry[:2])
+        ranked = sorted((score for _, _, score, _ in by_class), reverse=True)
+        lowest = ranked[min(limit or len(ranked), len(ranked)) - 1] if ranked else 0.0
+        expected = [entry for entry in by_class if entry[2] >= lowest]
+        assert detections.get_field(LABELS).tolist() == [label for label, _, _, _ in expected]
+        torch.testing.assert_close(detections.get_field(SCORES).cpu(), torch.tensor([entry[2] for entry in expected]))
+        expected_boxes = torch.tensor([entry[3] for entry in expected]).reshape(-1, 4)
+        torch.testing.assert_close(detections.bbox.cpu(), expected_boxes, rtol=1e-4, atol=1e-3)
+
+
+def test_order_of_upstream_keeps_equal_scores_at_the_limit():
+    boxes = torch.tensor([[10.0 * i, 10.0 * i, 10.0 * i + 8, 10.0 * i + 8] for i in range(6)])
+    logits = torch.tensor([[0.0, 1.0, 1.0]]).repeat(6, 1)
+    logits[0, 1] = 3.0
+    process = PostProcessor(0.05, 0.5, 5, box_coder=BoxCoder(WEIGHTS), by_class=True)
+    both = [boxlist(boxes, (99, 99)), boxlist(boxes[:0], (99, 99)), boxlist(boxes[:2], (99, 99))]
+    detections = process(logits[[0, 1, 2, 3, 4, 5, 0, 1]], torch.zeros(8, 12), both)
+    assert detections[0].get_field(LABELS).tolist() == [1] * 6 + [2] * 5  # one of a high score, ten of the second
+    torch.testing.assert_close(detections[0].bbox, boxes[[0, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5]])
+    assert [len(found) for found in detections] == [11, 0, 4]
+
+
 def test_a_half_open_detection_off_the_image_is_dropped():
     off_image = boxlist(torch.tensor([[0.0, 0.0, 5.0, 5.0]]), (20, 20), offset=0)
     process = PostProcessor(box_coder=BoxCoder((1.0, 1.0, 1.0, 1.0), offset=0))

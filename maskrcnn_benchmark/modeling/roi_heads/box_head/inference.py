@@ -16,7 +16,7 @@ from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import best_detections
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import SCORES
-from maskrcnn_benchmark.utils.problems import check_range
+from maskrcnn_benchmark.utils.problems import check_choice, check_range
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -34,6 +34,7 @@ class PostProcessor:
         box_coder: applies deltas to proposals.
         class_agnostic: all classes share one set of deltas, the second of two.
         min_size: boxes with a side shorter than this, in pixels, are dropped before NMS.
+        by_class: order detections class by class, as upstream, and keep more than `detections_per_img` of equal scores.
     """
 
     score_thresh: float = 0.05
@@ -43,6 +44,7 @@ class PostProcessor:
     box_coder: BoxCoder
     class_agnostic: bool = False
     min_size: float = 0.0
+    by_class: bool = False
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> PostProcessor:
@@ -50,6 +52,7 @@ class PostProcessor:
         check_range("MODEL.ROI_HEADS.NMS", node.NMS, 0, 1)
         check_range("MODEL.ROI_HEADS.DETECTIONS_PER_IMG", node.DETECTIONS_PER_IMG, -1)
         check_range("MODEL.ROI_HEADS.MIN_SIZE", node.MIN_SIZE, 0)
+        check_choice("MODEL.ROI_HEADS.ORDER_BY", node.ORDER_BY, ("score", "class"))
         return cls(
             node.SCORE_THRESH,
             node.NMS,
@@ -57,6 +60,7 @@ class PostProcessor:
             box_coder=BoxCoder(weights=node.BBOX_REG_WEIGHTS, offset=cfg.MODEL.BOX_OFFSET),
             class_agnostic=cfg.MODEL.CLS_AGNOSTIC_BBOX_REG,
             min_size=node.MIN_SIZE,
+            by_class=node.ORDER_BY == "class",
         )
 
     @torch.no_grad()
@@ -66,7 +70,7 @@ class PostProcessor:
             class_logits: (R, J), rows in the order of the proposals of all images.
             box_regression: (R, 4 * J), or (R, 8) if `class_agnostic`.
             proposals: N BoxLists.
-        Returns: N BoxLists with `scores` and `labels`, best first.
+        Returns: N BoxLists with `scores` and `labels`, best first unless `by_class`.
         """
         candidates = self.find_candidates(class_logits, box_regression, proposals)
         return self.select(candidates, [proposals_per_image.size for proposals_per_image in proposals])
@@ -100,7 +104,7 @@ class PostProcessor:
             boxlists: N BoxLists, each of R * J boxes with `scores` (R * J,): J entries per region, one per class, with
                 the background first.
             num_classes: J.
-        Returns: N BoxLists with `scores` and `labels`, best first.
+        Returns: N BoxLists with `scores` and `labels`, best first unless `by_class`.
         """
         boxes, image_ids = cat_boxes(boxlists)
         scores = torch.cat([boxes_per_image.get_field(SCORES) for boxes_per_image in boxlists]).float()
@@ -118,7 +122,7 @@ class PostProcessor:
         Args:
             candidates: from `find_candidates`, or concatenated from several views of the images.
             sizes: (width, height) of each of the N images, in pixels.
-        Returns: N BoxLists with `scores` and `labels`, best first.
+        Returns: N BoxLists with `scores` and `labels`, best first unless `by_class`.
         """
         if self.min_size > 0:
             widths, heights = box_sizes(candidates.boxes, self.box_coder.offset)
@@ -130,4 +134,5 @@ class PostProcessor:
             nms_thresh=self.nms,
             detections_per_img=self.detections_per_img,
             offset=self.box_coder.offset,
+            by_class=self.by_class,
         )
