@@ -355,6 +355,30 @@ _C.INPUT.SATURATION = 0.0
 _C.INPUT.HUE = 0.0  # largest change of the hue, as a fraction of the colour circle, at most 0.5
 _C.INPUT.HORIZONTAL_FLIP_PROB_TRAIN = 0.5  # probability of a left-right flip
 _C.INPUT.VERTICAL_FLIP_PROB_TRAIN = 0.0  # probability of an up-down flip
+# new, and all off by default (docs/AUGMENTATION.md): after a change, instances of which less than this share of the mask
+# is left (of the box if there is no mask) are removed
+_C.INPUT.MIN_VISIBLE = 0.2
+_C.INPUT.HALF_BODY = CN()  # new: crop to the upper or lower half of a person, before resizing
+_C.INPUT.HALF_BODY.PROB = 0.0  # probability per image; 0 = off
+_C.INPUT.HALF_BODY.UPPER = ()  # indices from 0 of the keypoints of the upper half; () = head and arms of COCO's 17
+_C.INPUT.HALF_BODY.MIN_KEYPOINTS = 8  # only instances with this many labelled keypoints
+_C.INPUT.HALF_BODY.MARGIN = 0.3  # on each side, as a share of the longer side of the box around the half's keypoints
+_C.INPUT.RANDOM_CROP = CN()  # new: crop to a random part, before resizing
+_C.INPUT.RANDOM_CROP.PROB = 0.0  # probability per image; 0 = off
+_C.INPUT.RANDOM_CROP.SHARES = (0.5, 1.0)  # smallest and largest width and height, as shares of the image's
+_C.INPUT.LARGE_SCALE_JITTER = CN()  # new: takes the place of resizing to MIN_SIZE_TRAIN
+_C.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+_C.INPUT.LARGE_SCALE_JITTER.SIZE = 1024  # side in pixels of the square that larger images are cropped to
+_C.INPUT.LARGE_SCALE_JITTER.SCALES = (0.1, 2.0)  # smallest and largest size, relative to an image that fits the square
+_C.INPUT.RANDOM_AFFINE = CN()  # new: rotate and scale, after resizing and flips
+_C.INPUT.RANDOM_AFFINE.PROB = 0.0  # probability per image; 0 = off
+_C.INPUT.RANDOM_AFFINE.MAX_DEGREES = 30.0  # largest rotation in either direction
+_C.INPUT.RANDOM_AFFINE.SCALES = (0.75, 1.25)  # smallest and largest factor
+_C.INPUT.RANDOM_AFFINE.ABOUT = "image"  # image, or instance (the centre of the box of a random one)
+_C.INPUT.COPY_PASTE = CN()  # new: paste instances of an image of the batch onto another
+_C.INPUT.COPY_PASTE.PROB = 0.0  # probability per image; 0 = off
+_C.INPUT.COPY_PASTE.MAX_INSTANCES = 5  # pasted onto an image at most
+_C.INPUT.COPY_PASTE.UNCUT_MASKS = ()  # names of masks that include hidden parts: pasted instances do not cut them
 # new: names in the registry TRANSFORMS; run in this order in training, after the flips and before the image becomes a
 # tensor
 _C.INPUT.TRANSFORMS_TRAIN = ()

@@ -1,5 +1,6 @@
 """`BoxList`: the boxes of one image and their fields."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from maskrcnn_benchmark.layers.boxes import INCLUSIVE, box_areas, box_extents, c
 from maskrcnn_benchmark.structures.geometry import (
     FLIP_LEFT_RIGHT,
     FLIP_TOP_BOTTOM,
+    check_affine,
     check_crop,
     check_flip,
     check_size,
     index_to_list,
+    map_extents,
     resize_ratios,
 )
 from maskrcnn_benchmark.structures.keypoint import Keypoints
@@ -28,8 +31,8 @@ class BoxList:
     """R boxes of one image and their fields. Every operation returns a new BoxList; none changes this one.
 
     A field has one entry per box. It is a tensor or an object that can be indexed: masks, keypoints, another BoxList,
-    a list. `resize`, `transpose` and `crop` call the method of the same name of masks, keypoints and BoxLists, and
-    copy tensors unchanged.
+    a list. `resize`, `transpose`, `crop` and `affine` call the method of the same name of masks, keypoints and
+    BoxLists, and copy tensors unchanged.
 
     Args:
         bbox: (R, 4) tensor or nested sequence, in pixels.
@@ -153,6 +156,50 @@ class BoxList:
             cropped.add_field(name, value.crop(box) if _has_operation(value, "crop") else value)
         return cropped
 
+    def affine(self, matrix: Any, size: Sequence[float]) -> "BoxList":
+        """The boxes after an affine map of the image (rotation, scale, shift), clipped to the new image.
+
+        Masks and keypoints follow. A box that was turned or cut is then drawn around what is left of the instance's
+        masks (of all fields with masks together); an instance without a mask gets the box around the mapped corners of
+        its box. No box is removed: one outside ends on the border, as in `crop`.
+
+        Args:
+            matrix: (2, 3), of continuous coordinates, in which pixel p covers [p, p + 1); see `check_affine`.
+            size: (width, height) of the mapped image, in pixels.
+        """
+        values, (width, height) = check_affine(matrix, "BoxList.affine"), check_size(size, "BoxList.affine")
+        mapped = map_extents(self.extents(), values)
+        limits = mapped.new_tensor([width, height] * 2)
+        clipped = torch.minimum(mapped.clamp(min=0), limits)
+        warped = self._from_extents(clipped, size)
+        for name, value in self.extra_fields.items():
+            if isinstance(value, Keypoints):  # keypoints have no offset of their own
+                value = value.affine(matrix, size, offset=self.offset)
+            elif _has_operation(value, "affine"):
+                value = value.affine(matrix, size)
+            warped.add_field(name, value)
+        is_turned = bool(values[0, 1] or values[1, 0])
+        return warped.fit_to_masks((mapped != clipped).any(dim=1) | is_turned)
+
+    def fit_to_masks(self, rows: Tensor) -> "BoxList":
+        """With new boxes around the instances' masks, of all fields with masks together.
+
+        Args:
+            rows: (R,) bool, the boxes to replace; an instance without a mask keeps its box.
+        """
+        masks = [value for value in self.extra_fields.values() if _has_operation(value, "bounds")]
+        if not masks or not rows.any():
+            return self
+        stacked = torch.stack([value.bounds() for value in masks]).to(self.bbox.device)  # (.., R, 4), NaN: empty
+        low = stacked[..., :2].nan_to_num(math.inf).amin(dim=0)
+        high = stacked[..., 2:].nan_to_num(-math.inf).amax(dim=0)
+        fitted = torch.cat([low.clamp(min=0), torch.minimum(high, high.new_tensor(self.size))], dim=1)
+        replace = rows & fitted.isfinite().all(dim=1)
+        extents = torch.where(replace[:, None], fitted, self.extents().double())
+        replaced = self._from_extents(extents, self.size)
+        replaced.extra_fields = dict(self.extra_fields)
+        return replaced
+
     def clip_to_image(self, remove_empty: bool = True) -> "BoxList":
         """Clip the boxes to the image; `remove_empty` removes those with x2 <= x1 or y2 <= y1 after that."""
         corners = clip_boxes(self._corners(), self.size, self.offset)
@@ -228,6 +275,11 @@ class BoxList:
     def _like(self, bbox: Tensor) -> "BoxList":
         """A BoxList of other boxes with the same size, mode and offset, without fields."""
         return BoxList(bbox, self.size, self.mode, self.offset)
+
+    def _from_extents(self, extents: Tensor, size: Sequence[float]) -> "BoxList":
+        """As `_from_corners`, of half-open boxes; none gets a negative width or height."""
+        near, far = extents[:, :2], extents[:, 2:] - self.offset
+        return self._from_corners(torch.cat([near, torch.maximum(near, far)], dim=1).float(), size)
 
     def _from_corners(self, corners: Tensor, size: Sequence[float]) -> "BoxList":
         """A BoxList of xyxy boxes in an image of `size`, converted to this one's mode, without fields."""

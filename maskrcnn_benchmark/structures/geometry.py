@@ -1,10 +1,11 @@
-"""Checks of the arguments of `resize`, `transpose`, `crop` and indexing, shared by boxes, masks and keypoints."""
+"""Checks and maps that `resize`, `transpose`, `crop`, `affine` and indexing of boxes, masks and keypoints share."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 FLIP_LEFT_RIGHT = 0
 FLIP_TOP_BOTTOM = 1
@@ -38,6 +39,34 @@ def check_crop(box: Any, owner: str) -> tuple[float, float, float, float]:
     if len(corners) != 4 or not (corners[2] > corners[0] and corners[3] > corners[1]):
         raise ValueError(f"{owner}: crop takes (x1, y1, x2, y2) with x2 > x1 and y2 > y1, not {corners}")
     return corners[0], corners[1], corners[2], corners[3]
+
+
+def check_affine(matrix: Any, owner: str) -> NDArray[np.float64]:
+    """A (2, 3) matrix [A | b] as float64; it maps a point p, a column of x and y, to A p + b.
+
+    Raises: ValueError that names `owner` if it has another shape, a number that is not finite, or a determinant that is
+        not positive. A mirror image has a negative one; it is made by `transpose`, which swaps left and right keypoints.
+    """
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.shape != (2, 3) or not np.isfinite(values).all() or np.linalg.det(values[:, :2]) <= 0:
+        raise ValueError(
+            f"{owner}: an affine map is a finite (2, 3) matrix whose determinant is positive (`transpose` mirrors), "
+            f"not {values.tolist()}"
+        )
+    return values
+
+
+def map_extents(extents: torch.Tensor, matrix: NDArray[np.float64]) -> torch.Tensor:
+    """(R, 4) half-open boxes -> the smallest ones around their mapped corners, (R, 4) float64, not clipped."""
+    corners = extents.double()[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    mapped = map_points(corners, matrix)
+    return torch.cat([mapped.amin(dim=1), mapped.amax(dim=1)], dim=1)
+
+
+def map_points(points: torch.Tensor, matrix: NDArray[np.float64]) -> torch.Tensor:
+    """(..., 2) continuous coordinates -> where the matrix maps them, float64."""
+    linear = torch.from_numpy(matrix).to(points.device)
+    return points.double() @ linear[:, :2].T + linear[:, 2]
 
 
 def index_to_list(index: Any, length: int) -> list[int]:

@@ -10,10 +10,12 @@ from torch import Tensor
 from maskrcnn_benchmark.structures.geometry import (
     FLIP_LEFT_RIGHT,
     FLIP_TOP_BOTTOM,
+    check_affine,
     check_crop,
     check_flip,
     check_size,
     index_to_list,
+    map_points,
     resize_ratios,
 )
 from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
@@ -148,6 +150,24 @@ class Keypoints:
         inside = (x >= 0) & (x < size[0]) & (y >= 0) & (y < size[1]) & (visibility != 0)
         moved = torch.where(inside[..., None], torch.stack((x, y, visibility), dim=-1), 0.0)
         return self._like(moved, size, self.extra_fields)
+
+    def affine(self, matrix: Any, size: Sequence[float], offset: int = 1) -> "Keypoints":
+        """The keypoints after an affine map of the image; points that leave the image become (0, 0, 0).
+
+        Args:
+            matrix: (2, 3), of continuous coordinates, in which pixel p covers [p, p + 1); see `check_affine`.
+            size: (width, height) of the mapped image, in pixels.
+            offset: offset of the BoxList of these keypoints: 1 if a coordinate names a pixel, whose centre is half a
+                pixel further, 0 if it is continuous.
+        """
+        owner = f"{type(self).__name__}.affine"
+        values, (width, height) = check_affine(matrix, owner), check_size(size, owner)
+        mapped = map_points(self.keypoints[..., :2].double() + offset / 2, values)
+        visibility = self.keypoints[..., 2]
+        x, y = mapped.unbind(-1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (visibility != 0)
+        moved = torch.cat([(mapped - offset / 2).to(visibility), visibility[..., None]], dim=-1)
+        return self._like(torch.where(inside[..., None], moved, 0.0), size, self.extra_fields)
 
     # Devices and indexing
 

@@ -17,16 +17,19 @@ from maskrcnn_benchmark.layers.roi_align import roi_align
 from maskrcnn_benchmark.structures.geometry import (
     FLIP_LEFT_RIGHT,
     FLIP_TOP_BOTTOM,
+    check_affine,
     check_crop,
     check_flip,
     check_size,
     index_to_list,
     resize_ratios,
 )
+from maskrcnn_benchmark.structures.polygon_shapes import clip_polygons, polygon_area
 
 __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Bitmap", "Polygons", "SegmentationMask"]
 
 _MODES = ("poly", "mask")
+_NOWHERE = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ class Polygons:
         """Map x to scale[0] * x + shift[0] and y to scale[1] * y + shift[1]."""
         factors, offsets = np.asarray(scale), np.asarray(shift)
         return Polygons(tuple(part * factors + offsets for part in self.parts))
+
+    def warp(self, matrix: NDArray[np.float64], size: Sequence[float]) -> "Polygons":
+        """Map each point by a (2, 3) matrix, then clip to an image of `size` (width, height)."""
+        mapped = [part @ matrix[:, :2].T + matrix[:, 2] for part in self.parts]
+        return Polygons(clip_polygons(mapped, size))
+
+    def area(self) -> float:
+        """In square pixels."""
+        return polygon_area(self.parts)
+
+    def bounds(self) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2 of the smallest rectangle around it; NaN if it is empty."""
+        if not self.parts:
+            return _NOWHERE
+        low = np.min([part.min(axis=0) for part in self.parts], axis=0)
+        high = np.max([part.max(axis=0) for part in self.parts], axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
 @dataclass(frozen=True)
@@ -64,15 +84,11 @@ class Bitmap:
     @classmethod
     def cover(cls, bitmap: NDArray[Any], size: Sequence[float]) -> "Bitmap":
         """From a bitmap (H, W) of the whole image of `size` (width, height); keeps only the part that is not 0."""
-        bitmap = (bitmap != 0).astype(np.uint8)
-        rows, columns = bitmap.any(axis=1).nonzero()[0], bitmap.any(axis=0).nonzero()[0]
-        if len(rows) == 0:
-            return cls(np.zeros((1, 1), dtype=np.uint8), (0.0, 0.0, float(size[0]), float(size[1])))
-        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        scale_x, scale_y = size[0] / bitmap.shape[1], size[1] / bitmap.shape[0]
-        # a copy, because a view would keep the whole bitmap in memory and in pickles
-        cells = bitmap[top:bottom, left:right].copy()
-        return cls(cells, (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y))
+        cells = (bitmap != 0).astype(np.uint8)
+        extents = (0.0, 0.0, float(size[0]), float(size[1]))
+        if not cells.any():
+            return cls(np.zeros((1, 1), dtype=np.uint8), extents)
+        return cls(cells, extents)._tightened()
 
     def affine(self, scale: Sequence[float], shift: Sequence[float]) -> "Bitmap":
         """Map x to scale[0] * x + shift[0] and y to scale[1] * y + shift[1]; a negative scale flips the cells."""
@@ -80,6 +96,62 @@ class Bitmap:
         cells = self.cells[:: -1 if scale[1] < 0 else 1, :: -1 if scale[0] < 0 else 1]
         extents = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         return Bitmap(np.ascontiguousarray(cells), extents)
+
+    def warp(self, matrix: NDArray[np.float64], size: Sequence[float]) -> "Bitmap":
+        """Map by a (2, 3) matrix, and leave out what is outside an image of `size` (width, height).
+
+        Scaling and shifting keep the cells; those wholly outside are left out. Any other map draws the cells in pixels
+        of that image: a pixel is 1 if its centre lies in a cell that is.
+        """
+        if matrix[0, 1] == 0 and matrix[1, 0] == 0:
+            return self.affine((matrix[0, 0], matrix[1, 1]), matrix[:, 2].tolist())._clipped(size)
+        x1, y1, x2, y2 = self.extents
+        corners = np.array([[x1, y1], [x2, y1], [x1, y2], [x2, y2]]) @ matrix[:, :2].T + matrix[:, 2]
+        left, top = (int(side) for side in np.floor(corners.min(axis=0)).clip(0, size))
+        right, bottom = (int(side) for side in np.ceil(corners.max(axis=0)).clip(0, np.ceil(size)))
+        if right <= left or bottom <= top:
+            return Bitmap.cover(np.zeros((1, 1)), size)
+        rows, columns = self.cells.shape
+        cell_scale = np.diag([(x2 - x1) / columns, (y2 - y1) / rows])
+        linear = matrix[:, :2] @ cell_scale
+        shift = matrix[:, :2] @ np.array([x1, y1]) + matrix[:, 2] - (left, top)
+        centred = np.column_stack([linear, linear @ (0.5, 0.5) + shift - 0.5])  # OpenCV counts from pixel centres
+        pixels: Any = cv2.warpAffine(self.cells, centred, (right - left, bottom - top), flags=cv2.INTER_NEAREST)
+        return Bitmap(pixels, (float(left), float(top), float(right), float(bottom)))._tightened()
+
+    def area(self) -> float:
+        """In square pixels."""
+        x1, y1, x2, y2 = self.extents
+        return float(self.cells.mean()) * (x2 - x1) * (y2 - y1)
+
+    def bounds(self) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2 of the smallest rectangle around it; NaN if it is empty."""
+        tight = self._tightened()
+        return tight.extents if tight.cells.any() else _NOWHERE
+
+    def _clipped(self, size: Sequence[float]) -> "Bitmap":
+        """Without the cells wholly outside [0, width) x [0, height)."""
+        rows, columns = self.cells.shape
+        x1, y1, x2, y2 = self.extents
+        if x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]:
+            return self
+        across, down = np.linspace(x1, x2, columns + 1), np.linspace(y1, y2, rows + 1)
+        columns_inside, rows_inside = (across[1:] > 0) & (across[:-1] < size[0]), (down[1:] > 0) & (down[:-1] < size[1])
+        return Bitmap(self.cells * (rows_inside[:, None] & columns_inside), self.extents)._tightened()
+
+    def _tightened(self) -> "Bitmap":
+        """The same mask over the smallest rectangle of cells around it; the whole rectangle if it is empty."""
+        rows, columns = self.cells.any(axis=1).nonzero()[0], self.cells.any(axis=0).nonzero()[0]
+        if len(rows) == 0:
+            return self
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        if (bottom - top, right - left) == self.cells.shape:
+            return self
+        x1, y1, x2, y2 = self.extents
+        width, height = (x2 - x1) / self.cells.shape[1], (y2 - y1) / self.cells.shape[0]
+        extents = (x1 + left * width, y1 + top * height, x1 + right * width, y1 + bottom * height)
+        # a copy, because a view would keep the whole bitmap in memory and in pickles
+        return Bitmap(self.cells[top:bottom, left:right].copy(), extents)
 
 
 class SegmentationMask:
@@ -146,6 +218,24 @@ class SegmentationMask:
         left, top, right, bottom = check_crop(box, "SegmentationMask.crop")
         moved = [instance.affine((1.0, 1.0), (-left, -top)) for instance in self.instances]
         return self._like(moved, (right - left, bottom - top))
+
+    def affine(self, matrix: Any, size: Sequence[float]) -> "SegmentationMask":
+        """The masks after an affine map of the image, clipped to the new image. Polygons are clipped exactly.
+
+        Args:
+            matrix: (2, 3), of continuous coordinates, in which pixel p covers [p, p + 1); see `check_affine`.
+            size: (width, height) of the mapped image, in pixels.
+        """
+        values, size = check_affine(matrix, "SegmentationMask.affine"), check_size(size, "SegmentationMask.affine")
+        return self._like([instance.warp(values, size) for instance in self.instances], size)
+
+    def areas(self) -> Tensor:
+        """Areas (R,) float64, in square pixels; also of parts outside the image."""
+        return torch.tensor([instance.area() for instance in self.instances], dtype=torch.float64)
+
+    def bounds(self) -> Tensor:
+        """(R, 4) float64, the smallest half-open boxes around the masks, in pixels; NaN for an empty mask."""
+        return torch.tensor([instance.bounds() for instance in self.instances], dtype=torch.float64).reshape(-1, 4)
 
     # Rasterization
 
@@ -307,6 +397,8 @@ def _decode_run_lengths(encoded: dict[str, Any]) -> NDArray[np.uint8]:
 def _rasterize(instance: Polygons | Bitmap, height: int, width: int) -> Tensor:
     """One instance over the whole image, (height, width) uint8."""
     if isinstance(instance, Polygons):
+        if not instance.parts:
+            return torch.zeros((height, width), dtype=torch.uint8)
         outlines = [part.ravel() for part in instance.parts]
         encoded = coco_mask.merge(coco_mask.frPyObjects(outlines, height, width))
         return torch.from_numpy(coco_mask.decode(encoded))

@@ -1,5 +1,6 @@
 """Image and target transforms."""
 
+from maskrcnn_benchmark.data.transforms.augmentation import HalfBodyCrop, LargeScaleJitter, RandomAffine, RandomCrop
 from maskrcnn_benchmark.data.transforms.build import TRANSFORMS, build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.transforms import (
     ColorJitter,
@@ -15,8 +16,12 @@ from maskrcnn_benchmark.data.transforms.transforms import (
 __all__ = [
     "ColorJitter",
     "Compose",
+    "HalfBodyCrop",
     "InSizes",
+    "LargeScaleJitter",
     "Normalize",
+    "RandomAffine",
+    "RandomCrop",
     "RandomHorizontalFlip",
     "RandomVerticalFlip",
     "Resize",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.data.transforms import transforms as T
+from maskrcnn_benchmark.data.transforms.augmentation import HalfBodyCrop, LargeScaleJitter, RandomAffine, RandomCrop
 from maskrcnn_benchmark.structures.image_views import ViewSize
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 from maskrcnn_benchmark.utils.registry import Registry
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 # Name -> callable (cfg, is_train) that returns a transform, or None if the config does not ask for it.
 TRANSFORMS = Registry()
 
-# A transform of your own runs between the two: on the flipped 8-bit image, before it becomes a tensor. The image is
+# A transform of your own runs between the two: on the augmented 8-bit image, before it becomes a tensor. The image is
 # resized already, unless INPUT.RESIZE is torchvision, which resizes tensors.
-IMAGE_TRANSFORMS = ("ColorJitter", "Resize", "RandomHorizontalFlip", "RandomVerticalFlip")
+IMAGE_TRANSFORMS = (
+    "ColorJitter",
+    "HalfBodyCrop",
+    "RandomCrop",
+    "Resize",
+    "LargeScaleJitter",
+    "RandomHorizontalFlip",
+    "RandomVerticalFlip",
+    "RandomAffine",
+)
 TENSOR_TRANSFORMS = ("ToTensor", "ResizeTensor", "Normalize")
 
 
@@ -58,7 +68,14 @@ def _color_jitter(cfg: CfgNode, is_train: bool) -> T.ColorJitter | None:
 
 @TRANSFORMS.register("Resize")
 def _resize(cfg: CfgNode, is_train: bool) -> T.Resize | None:
-    return None if cfg.INPUT.RESIZE == "torchvision" else resize_from_cfg(cfg, is_train)
+    takes_place = is_train and cfg.INPUT.LARGE_SCALE_JITTER.ENABLED
+    return None if takes_place or cfg.INPUT.RESIZE == "torchvision" else resize_from_cfg(cfg, is_train)
+
+
+TRANSFORMS.register("HalfBodyCrop", HalfBodyCrop.from_cfg)
+TRANSFORMS.register("RandomCrop", RandomCrop.from_cfg)
+TRANSFORMS.register("LargeScaleJitter", LargeScaleJitter.from_cfg)
+TRANSFORMS.register("RandomAffine", RandomAffine.from_cfg)
 
 
 @TRANSFORMS.register("ResizeTensor")
