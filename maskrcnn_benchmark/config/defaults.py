@@ -447,6 +447,9 @@ _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass
 _C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of its annotations relative to the person; [] = COCO's 17
 _C.TEST.BOUNDARY_AP = False  # new: score masks by their boundaries too (Boundary AP, Cheng et al. 2021)
 _C.TEST.PICTURES = 8  # new: images with annotations drawn in, written after a test; 0 = none
+# new: average the keypoints, or the masks, of a box with those of the mirrored image; docs/TEST_TIME_AUGMENTATION.md
+_C.TEST.FLIP_KEYPOINTS = False
+_C.TEST.FLIP_MASKS = False
 _C.TEST.BBOX_AUG = CN()  # test-time augmentation
 _C.TEST.BBOX_AUG.ENABLED = False  # merge the results in several views of each image; docs/TEST_TIME_AUGMENTATION.md
 _C.TEST.BBOX_AUG.H_FLIP = False  # flip the image at INPUT.MIN_SIZE_TEST

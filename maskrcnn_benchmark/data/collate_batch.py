@@ -33,7 +33,7 @@ class ViewCollator:
             collate([(resized, None, index) for resized, index in zip(of_size, indices, strict=True)])[0]
             for collate, of_size in zip(self.collators, zip(*in_sizes, strict=True), strict=True)
         )
-        return ImageViews(images, tuple(size.flips for size in self.sizes)), targets, indices
+        return ImageViews.of(images, self.sizes), targets, indices
 
 
 class BatchCollator:

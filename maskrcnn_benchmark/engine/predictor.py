@@ -99,7 +99,8 @@ class Predictor:
         device: the device of the model.
         model: the model, in evaluation mode.
         categories: {label: name}, 0 is the background; empty if no names are known.
-        is_augmented: whether TEST.BBOX_AUG or TEST.MULTI_SCALE is on; results are then merged from several views.
+        is_augmented: whether TEST.BBOX_AUG, TEST.MULTI_SCALE or a flip test is on; results are then merged from several
+            views.
     Raises: StartupError, CheckpointError, FileNotFoundError.
     """
 
@@ -184,7 +185,7 @@ class Predictor:
             return first
         others = zip(*(image.more_sizes for image in images), strict=True)
         batches = (first, *(to_image_list(list(batch), multiple) for batch in others))
-        return ImageViews(batches, tuple(size.flips for size in self._sizes))
+        return ImageViews.of(batches, self._sizes)
 
     def _forward(self, batch: ImageList | ImageViews) -> list[BoxList]:
         with torch.no_grad(), autocast(self.device, self._dtype):

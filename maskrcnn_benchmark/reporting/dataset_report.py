@@ -22,6 +22,7 @@ from maskrcnn_benchmark.drawing.marks import TARGET, Mark, Panel
 from maskrcnn_benchmark.engine.run import choose_seed
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_views import turn_views_off
 
 from .files import ReportError, ReportFolder
 from .page import Card, Filters, card_html, page_html, table
@@ -66,7 +67,7 @@ def report_dataset(
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.TEST.BBOX_AUG.ENABLED = cfg.TEST.MULTI_SCALE = False  # show one view of each image
+    turn_views_off(cfg)
     cfg.DATALOADER.NUM_WORKERS = 0  # same data; starting processes does not pay for a few images
     if cfg.SEED < 0:
         cfg.SEED = choose_seed(cfg.SEED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
+FLIP_TESTS = ("FLIP_KEYPOINTS", "FLIP_MASKS")  # keys of TEST; an output says which of them applies to it
+
+
 @dataclass(frozen=True)
 class ViewSize:
     """A size to which images are resized, and the views in that size.
@@ -23,20 +26,24 @@ class ViewSize:
         min_size: length of the shorter side, in pixels.
         max_size: limit of the longer side, in pixels.
         flips: a view for each entry: False shows the images as they are, True mirrored.
+        flip_tests: keys in `FLIP_TESTS`. If no view is mirrored, their outputs are also predicted in the mirrored
+            images, for the boxes that were found in the views.
     """
 
     min_size: int
     max_size: int
     flips: tuple[bool, ...] = (False,)
+    flip_tests: tuple[str, ...] = ()
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> tuple[ViewSize, ...]:
-        """All sizes that TEST.BBOX_AUG and TEST.MULTI_SCALE ask for, each once; () if both are off.
+        """All sizes that TEST.BBOX_AUG, TEST.MULTI_SCALE and the flip tests ask for, each once; () if all are off.
 
         The first is the size of INPUT, in whose pixels the results are.
         """
         node = cfg.TEST.BBOX_AUG
-        if not node.ENABLED and not cfg.TEST.MULTI_SCALE:
+        flip_tests = tuple(key for key in FLIP_TESTS if cfg.TEST[key])
+        if not (node.ENABLED or cfg.TEST.MULTI_SCALE or flip_tests):
             return ()
         scaled: list[tuple[int, int]] = []
         if node.ENABLED:
@@ -44,17 +51,17 @@ class ViewSize:
         if cfg.TEST.MULTI_SCALE:
             scaled += _checked_pairs(cfg)
         flips = (False, True) if node.ENABLED and node.H_FLIP else (False,)
-        first = cls(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, flips)
+        first = cls(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, flips, flip_tests)
         scale_flips = (False, True) if node.ENABLED and node.SCALE_H_FLIP else (False,)
         others = dict.fromkeys(size for size in scaled if size != (first.min_size, first.max_size))
-        return (first, *(cls(*size, scale_flips) for size in others))
+        return (first, *(cls(*size, scale_flips, flip_tests) for size in others))
 
     def applied_to(self, cfg: CfgNode) -> CfgNode:
         """A copy of the config that resizes test images to this size only."""
         cfg = cfg.clone()
         cfg.defrost()
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = self.min_size, self.max_size
-        cfg.TEST.BBOX_AUG.ENABLED = cfg.TEST.MULTI_SCALE = False
+        turn_views_off(cfg)
         return cfg
 
 
@@ -65,10 +72,22 @@ class ImageViews:
     Attributes:
         images: an ImageList for each size; the results are in pixels of the first.
         flips: for each size, its views, as in `ViewSize`.
+        flip_tests: keys as in `ViewSize`, of all sizes.
     """
 
     images: tuple[ImageList, ...]
     flips: tuple[tuple[bool, ...], ...]
+    flip_tests: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, images: Sequence[ImageList], sizes: Sequence[ViewSize]) -> ImageViews:
+        """The views of these sizes; an ImageList for each."""
+        return cls(tuple(images), tuple(size.flips for size in sizes), sizes[0].flip_tests)
+
+    @property
+    def unmirrored(self) -> list[ImageList]:
+        """The images in the sizes without a mirrored view, in which a flip test mirrors them."""
+        return [images for images, flips in zip(self.images, self.flips, strict=True) if True not in flips]
 
     @property
     def views(self) -> list[tuple[ImageList, bool]]:
@@ -82,6 +101,13 @@ class ImageViews:
 
     def __len__(self) -> int:
         return len(self.images[0])
+
+
+def turn_views_off(cfg: CfgNode) -> None:
+    """Change the config so that a test sees each image once, as it is."""
+    cfg.TEST.BBOX_AUG.ENABLED = cfg.TEST.MULTI_SCALE = False
+    for key in FLIP_TESTS:
+        cfg.TEST[key] = False
 
 
 def mirror_images(images: ImageList) -> ImageList:

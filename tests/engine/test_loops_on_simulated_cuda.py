@@ -15,7 +15,7 @@ from maskrcnn_benchmark.modeling.detector import AugmentedDetector
 from maskrcnn_benchmark.solver import ModelEMA, make_gradient_clipper, make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.image_list import to_image_list
-from maskrcnn_benchmark.structures.image_views import ImageViews
+from maskrcnn_benchmark.structures.image_views import FLIP_TESTS, ImageViews
 from tests.engine.toy import Keep
 from tests.modeling.test_on_simulated_cuda import WAITS_OF_TRAINING, batch, check_detections
 from tests.modeling.tiny import ALL_HEADS, tiny_cfg, tiny_detector
@@ -149,15 +149,15 @@ def test_predictor(tmp_path, monkeypatch):
     torch.testing.assert_close(found.get_field(fields.MASK), expected.get_field(fields.MASK))
 
 
-def test_augmented_tests_wait_for_counts_of_boxes_only():
+@pytest.mark.parametrize(("flips", "flip_tests", "views"), [((False, True), (), 4), ((False,), FLIP_TESTS, 2)])
+def test_augmented_tests_wait_for_counts_of_boxes_only(flips, flip_tests, views):
     cfg = tiny_cfg(*ALL_HEADS, "MODEL.ROI_HEADS.SCORE_THRESH", 0.2, "MODEL.ROI_KEYPOINT_HEAD.DECODE", "dark")
     cfg.merge_from_list(["MODEL.ROI_REFINE_HEAD.DECODE", "dark"])
     cfg.merge_from_list(["MODEL.ROI_HEADS.DETECTIONS_PER_IMG", 5])
     pixels, _ = batch(cfg, images=2)
     model = tiny_detector(cfg).eval()
-    images = ImageViews(
-        (to_image_list(pixels), to_image_list([image[:, ::2, ::2] for image in pixels])), ((False, True),) * 2
-    )
+    sizes = (to_image_list(pixels), to_image_list([image[:, ::2, ::2] for image in pixels]))
+    images = ImageViews(sizes, (flips,) * 2, flip_tests)
     expected = AugmentedDetector(model)(images, "cpu")
     with simulated_cuda() as device:
         augmented = AugmentedDetector(model.to("cuda"))
@@ -171,8 +171,9 @@ def test_augmented_tests_wait_for_counts_of_boxes_only():
             masks, points = boxes.get_field(fields.MASK), boxes.get_field(fields.KEYPOINTS).keypoints
             torch.testing.assert_close(masks, boxes_on_cpu.get_field(fields.MASK), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(points, boxes_on_cpu.get_field(fields.KEYPOINTS).keypoints, rtol=1e-4, atol=1e-2)
-    # of each view the numbers of proposals and candidates, and the number of detections; nothing in the second pass
+    # of each view the numbers of proposals and candidates, and the number of detections; nothing in the second pass,
+    # nor in the images of a flip test
     assert waits == {
-        ("modeling/selection.py:split_rows", "_to_copy"): 5,
-        ("layers/reference/candidates.py:classes_above", "nonzero"): 4,
+        ("modeling/selection.py:split_rows", "_to_copy"): views + 1,
+        ("layers/reference/candidates.py:classes_above", "nonzero"): views,
     }

@@ -1,12 +1,14 @@
 """Test-time augmentation: detections from several views of each image.
 
 Boxes of all views are suppressed together, as in maskrcnn-benchmark. Then the other heads run on the boxes that are
-left, in every view, and their results are averaged.
+left, in every view, and their results are averaged. In a flip test, some outputs are also predicted in mirrored images,
+in which no boxes are searched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,12 +19,12 @@ from maskrcnn_benchmark.layers.candidates import ClassCandidates
 from maskrcnn_benchmark.modeling.batching import image_sizes_wh
 from maskrcnn_benchmark.modeling.detector.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
-from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputLogits
+from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogits
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import BOX, CombinedROIHeads
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
-from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize, mirror_images
+from maskrcnn_benchmark.structures.image_views import FLIP_TESTS, ImageViews, ViewSize, mirror_images
 from maskrcnn_benchmark.utils.problems import ConfigError
 
 
@@ -31,7 +33,7 @@ class AugmentedDetector:
 
     The views of one size are a batch. Only one view is on the device at a time: the first pass keeps its candidate
     boxes, the second pass computes its features again, except those of the last view. A detector without other heads
-    needs no second pass.
+    needs no second pass. A flip test adds one pass for each size.
 
     Args:
         model: a detector in evaluation mode.
@@ -67,15 +69,23 @@ class AugmentedDetector:
         if not self.heads.branches:
             return boxes
 
+        only = self._names_in(images.flip_tests)
+        mirrored = [_View(batch, True, torch.device(device)) for batch in images.unmirrored] if only else []
         average = _Average()
-        for view in reversed(views):
+        for view in (*reversed(views), *mirrored):
             if view is not last:
                 features = ()
                 features = self.model.backbone(view.load().tensors)
-            average.add(self._predict(view, features, boxes))
+            is_extra = view in mirrored
+            outputs = self._predict(view, features, boxes, only if is_extra else None)
+            average.add(outputs, keep_frames=is_extra)
             if not any(len(boxes_per_image) for boxes_per_image in boxes):
                 break  # one view gives the fields without rows
         return self.heads.attach(average.outputs(), boxes)
+
+    def _names_in(self, flip_tests: Collection[str]) -> set[str]:
+        """Names of the outputs that these flip tests average."""
+        return {output.name for output in _outputs_of(self.heads) if output.flip_test in flip_tests}
 
     def _find_candidates(self, view: _View) -> tuple[Sequence[Tensor], ClassCandidates]:
         """Features of a view, and its boxes before suppression."""
@@ -84,9 +94,11 @@ class AugmentedDetector:
         proposals, _ = self.model.rpn(images, features)
         return features, self._box_head.find_candidates(features, proposals)
 
-    def _predict(self, view: _View, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> list[OutputLogits]:
-        """Outputs on boxes of the first view, as predicted in another view and mirrored back."""
-        outputs = self.heads.predict_logits(features, view.place(boxes))
+    def _predict(
+        self, view: _View, features: Sequence[Tensor], boxes: Sequence[BoxList], only: Collection[str] | None
+    ) -> list[OutputLogits]:
+        """Outputs on boxes of the first view, as predicted in another view and mirrored back; `only` some if given."""
+        outputs = self.heads.predict_logits(features, view.place(boxes), only)
         if not view.mirrored:
             return outputs
         return [replace(output, logits=output.kind.mirror(output.logits)) for output in outputs]
@@ -132,63 +144,81 @@ class _View:
 
 
 class _Average:
-    """The running average of outputs over views. Frames are those of the view that was added last."""
+    """The running average of each output over the views that predict it."""
 
     def __init__(self) -> None:
-        self._sum: list[OutputLogits] = []  # of one view the logits, of several the sums of `averaged_values`
-        self._views = 0
+        self._sums: dict[OutputKind, OutputLogits] = {}  # of one view the logits, of several sums of `averaged_values`
+        self._views: Counter[OutputKind] = Counter()
 
-    def add(self, outputs: Sequence[OutputLogits]) -> None:
-        """Add the outputs of a view."""
-        if self._views == 1:
-            self._sum = [_values(output) for output in self._sum]
-        if self._views > 0:
-            added = [_values(output) for output in outputs]
-            pairs = zip(self._sum, added, strict=True)
-            outputs = [replace(new, logits=total.logits + new.logits) for total, new in pairs]
-        self._sum = list(outputs)
-        self._views += 1
+    def add(self, outputs: Sequence[OutputLogits], keep_frames: bool = False) -> None:
+        """Add the outputs of a view.
+
+        Args:
+            keep_frames: keep the frames of refined maps; else they become those of this view.
+        """
+        for output in outputs:
+            kind, views = output.kind, self._views[output.kind]
+            if views > 0:
+                before = self._sums[kind]
+                total = kind.averaged_values(before.logits) if views == 1 else before.logits
+                total = total + kind.averaged_values(output.logits)
+                output = replace(before if keep_frames else output, logits=total)
+            self._sums[kind] = output
+            self._views[kind] += 1
 
     def outputs(self) -> list[OutputLogits]:
         """The averages. Those of a single view are exactly its outputs."""
-        if self._views == 1:
-            return self._sum
-        return [replace(total, logits=total.kind.logits_of_average(total.logits / self._views)) for total in self._sum]
+        return [self._mean(total, self._views[kind]) for kind, total in self._sums.items()]
 
-
-def _values(output: OutputLogits) -> OutputLogits:
-    return replace(output, logits=output.kind.averaged_values(output.logits))
+    @staticmethod
+    def _mean(total: OutputLogits, views: int) -> OutputLogits:
+        return total if views == 1 else replace(total, logits=total.kind.logits_of_average(total.logits / views))
 
 
 def find_augmentation_problems(model: nn.Module, sizes: Sequence[ViewSize] = ()) -> list[str]:
-    """Why test-time augmentation cannot be used with a detector, one problem per line.
+    """Why test-time augmentation or a flip test cannot be used with a detector, one problem per line.
 
     Args:
-        sizes: the views; those that are mirrored need outputs that can be mirrored.
+        sizes: the views; outputs have to say what mirrored images mean for them if they are predicted in any.
     """
-    key = "TEST.BBOX_AUG.ENABLED or TEST.MULTI_SCALE is True, but"
+    key = f"TEST.BBOX_AUG.ENABLED, MULTI_SCALE, {' or '.join(FLIP_TESTS)} is True, but"
     if not isinstance(model, GeneralizedRCNN) or type(model).forward is not GeneralizedRCNN.forward:
         return [
-            f"{key} {type(model).__name__} has a `forward` of its own, and the views would bypass it; set both to "
+            f"{key} {type(model).__name__} has a `forward` of its own, and the views would bypass it; set them to "
             "False, or MODEL.META_ARCHITECTURE to GeneralizedRCNN."
         ]
     if model.roi_heads is None:
         return [
-            f"{key} the model has no RoI heads, whose boxes are merged: RPN_ONLY or RETINANET_ON is True. Set both "
+            f"{key} the model has no RoI heads, which the views need: RPN_ONLY or RETINANET_ON is True. Set these "
             "TEST keys to False."
         ]
-    problems = []
-    for head in model.roi_heads.branches.values():
-        if type(head).forward is not ROIHead.forward and type(head).predict is ROIHead.predict:
+    problems = [
+        f"{key} the head {head.NAME!r} has a `forward` of its own, and the views call `predict`; override "
+        f"`predict` in {type(head).__name__} instead."
+        for head in model.roi_heads.branches.values()
+        if type(head).forward is not ROIHead.forward and type(head).predict is ROIHead.predict
+    ]
+    outputs = _outputs_of(model.roi_heads)
+    if any(True in size.flips for size in sizes):
+        problems += [
+            f"TEST.BBOX_AUG mirrors images, but {output.mirror_problem}; or set H_FLIP and SCALE_H_FLIP to False."
+            for output in outputs
+            if output.mirror_problem
+        ]
+    for flip_test in sizes[0].flip_tests if sizes else ():
+        flipped = [output for output in outputs if output.flip_test == flip_test]
+        problems += [
+            f"TEST.{flip_test} is True, but {output.mirror_problem}; or set it to False."
+            for output in flipped
+            if output.mirror_problem
+        ]
+        if not flipped:
+            names = ", ".join(repr(output.name) for output in outputs) or "boxes only"
             problems.append(
-                f"{key} the head {head.NAME!r} has a `forward` of its own, and the views call `predict`; override "
-                f"`predict` in {type(head).__name__} instead."
+                f"TEST.{flip_test} is True, but the model has no such output, it predicts {names}; set it to False."
             )
-        if any(True in size.flips for size in sizes):
-            reasons = (output.mirror_problem for output in head.outputs.values())
-            problems += [
-                f"TEST.BBOX_AUG mirrors images, but {reason}; or set H_FLIP and SCALE_H_FLIP to False."
-                for reason in reasons
-                if reason
-            ]
     return problems
+
+
+def _outputs_of(heads: CombinedROIHeads) -> list[OutputKind]:
+    return [output for head in heads.branches.values() for output in head.outputs.values()]

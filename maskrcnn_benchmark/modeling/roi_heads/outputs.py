@@ -30,12 +30,14 @@ class OutputKind(ABC):
         task: name of its evaluation, as in the results: "segm", "keypoints".
         loss_name: key of its loss among the losses of a training step.
         target_field: field of the ground truth that it learns from.
+        flip_test: key of TEST that averages the output with that of the mirrored image, in `FLIP_TESTS`; None for none.
     """
 
     name: str
     task: str
     loss_name: str
     target_field: str
+    flip_test: str | None = None
 
     def select_own(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The part of the head's logits that belongs to this output and to the class of each RoI.

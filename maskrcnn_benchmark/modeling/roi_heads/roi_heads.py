@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -112,14 +112,22 @@ class CombinedROIHeads(nn.ModuleDict):
         """
         return self._run_branches(features, boxes)[0]
 
-    def predict_logits(self, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> list[OutputLogits]:
+    def predict_logits(
+        self, features: Sequence[Tensor], boxes: Sequence[BoxList], only: Collection[str] | None = None
+    ) -> list[OutputLogits]:
         """As `predict_on_boxes`, but the logits of all outputs before they are written to the boxes.
 
         Together with `attach` this is `predict_on_boxes`, if no head reads fields that another has written.
+
+        Args:
+            only: names of the outputs to return; None returns all. Without a refine head, which reads other outputs,
+                heads without these outputs do not run.
         """
         outputs: list[OutputLogits] = []
         results: dict[str, BranchOutput] = {}
         for head in self.branches.values():
+            if only is not None and REFINE not in self and not set(only) & head.outputs.keys():
+                continue
             shared = self._box_features(features, None, boxes) if head.feature_extractor is None else None
             result = head.predict(features, boxes, shared)
             results.update(dict.fromkeys(head.outputs, result))
@@ -127,7 +135,7 @@ class CombinedROIHeads(nn.ModuleDict):
         if REFINE in self:
             refine = self._refine_head
             outputs += refine.own_logits(refine.predict(features, boxes, branches=results))
-        return outputs
+        return outputs if only is None else [output for output in outputs if output.kind.name in only]
 
     def attach(self, outputs: Sequence[OutputLogits], boxes: Sequence[BoxList]) -> list[BoxList]:
         """Write logits in the order of `predict_logits` to new BoxLists, besides the fields that the boxes have."""

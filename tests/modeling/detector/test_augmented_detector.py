@@ -202,7 +202,7 @@ def test_masks_and_keypoints_are_averaged_and_drawn_in_place(monkeypatch):
     calls = []
     mask, keypoint = (model.roi_heads[name].outputs[name] for name in ("mask", "keypoint"))
 
-    def predict_logits(features, boxes):
+    def predict_logits(features, boxes, only):
         pixels, _ = features
         mirrored = bool(pixels[0, 0, :, : pixels.shape[-1] // 2].sum() < pixels[0, 0].sum() / 2)
         calls.append((pixels.shape[-1], mirrored))

@@ -66,6 +66,7 @@ class KeypointKind(MapKind[Tensor]):
     name = "keypoint"
     task = "keypoints"
     target_field = fields.KEYPOINTS
+    flip_test = "FLIP_KEYPOINTS"
     refined_fields = (
         (fields.KEYPOINTS, fields.COARSE_KEYPOINTS),
         (fields.KEYPOINT_SCORES, fields.COARSE_KEYPOINT_SCORES),

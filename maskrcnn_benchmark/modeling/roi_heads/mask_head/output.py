@@ -55,6 +55,7 @@ class MaskKind(MapKind[MaskTargets]):
     name = "mask"
     task = "segm"
     target_field = MASKS
+    flip_test = "FLIP_MASKS"
     num_own_maps = 1
     refined_fields = ((MASK, COARSE_MASK), (MASK_SCORES, COARSE_MASK_SCORES))
 
