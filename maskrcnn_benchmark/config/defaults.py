@@ -355,8 +355,8 @@ _C.INPUT.SATURATION = 0.0
 _C.INPUT.HUE = 0.0  # largest change of the hue, as a fraction of the colour circle, at most 0.5
 _C.INPUT.HORIZONTAL_FLIP_PROB_TRAIN = 0.5  # probability of a left-right flip
 _C.INPUT.VERTICAL_FLIP_PROB_TRAIN = 0.0  # probability of an up-down flip
-# new, and all off by default (docs/AUGMENTATION.md): after a change, instances of which less than this share of the mask
-# is left (of the box if there is no mask) are removed
+# new: augmentation, off by default (docs/AUGMENTATION.md). Instances with less than MIN_VISIBLE left are removed:
+# a share of the area of the mask, or of the box if there is no mask
 _C.INPUT.MIN_VISIBLE = 0.2
 _C.INPUT.HALF_BODY = CN()  # new: crop to the upper or lower half of a person, before resizing
 _C.INPUT.HALF_BODY.PROB = 0.0  # probability per image; 0 = off

@@ -45,7 +45,7 @@ def check_affine(matrix: Any, owner: str) -> NDArray[np.float64]:
     """A (2, 3) matrix [A | b] as float64; it maps a point p, a column of x and y, to A p + b.
 
     Raises: ValueError that names `owner` if it has another shape, a number that is not finite, or a determinant that is
-        not positive. A mirror image has a negative one; it is made by `transpose`, which swaps left and right keypoints.
+        not positive. A mirror image has a negative one; `transpose` makes it and swaps left and right keypoints.
     """
     values = np.asarray(matrix, dtype=np.float64)
     if values.shape != (2, 3) or not np.isfinite(values).all() or np.linalg.det(values[:, :2]) <= 0:

@@ -39,7 +39,7 @@ def rotation_about(centre: Sequence[float], degrees: float, scale: float) -> Mat
 
 
 def warp_image(image: Image.Image, matrix: Matrix, size_wh: tuple[int, int], fill: Sequence[int]) -> Image.Image:
-    """An 8-bit RGB image after an affine map of continuous coordinates, bilinear; `fill` (RGB) where it has no pixel."""
+    """An 8-bit RGB image after an affine map of continuous coordinates, bilinear; `fill` (RGB) outside the image."""
     linear = matrix[:, :2]
     # OpenCV's coordinates are those of pixel centres
     centred = np.column_stack([linear, linear @ (0.5, 0.5) + matrix[:, 2] - 0.5])
