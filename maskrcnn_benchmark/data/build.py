@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalog
 from maskrcnn_benchmark.data.collate_batch import BatchCollator, ViewCollator
+from maskrcnn_benchmark.data.copy_paste import CopyPaste
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.data.samplers import (
@@ -28,7 +29,7 @@ from maskrcnn_benchmark.data.samplers import (
     IterationBasedBatchSampler,
     RoundRobinBatchSampler,
 )
-from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededDataset
+from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededBatches, SeededDataset
 from maskrcnn_benchmark.data.transforms import build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.build import resize_from_cfg
 from maskrcnn_benchmark.structures.image_views import ViewSize
@@ -196,11 +197,23 @@ def _train_loader(
         GroupedBatchSampler(sampler, groups.tolist(), batch_size), cfg.SOLVER.MAX_ITER * steps, start_iter * steps
     )
     return DataLoader(
-        SeededDataset(dataset, seed),
+        _seeded(cfg, dataset, seed, batch_size),
         batch_sampler=PositionedBatchSampler(batches, batch_size, start_iter * steps, replicas, rank),
         collate_fn=BatchCollator(padding_multiple(cfg)),
         **_loading(cfg, seed),
     )
+
+
+def _seeded(cfg: CfgNode, dataset: DetectionDataset, seed: int, batch_size: int) -> SeededDataset:
+    copy_paste = CopyPaste.from_cfg(cfg)
+    if copy_paste is None:
+        return SeededDataset(dataset, seed)
+    if batch_size < 2:
+        raise ValueError(
+            f"INPUT.COPY_PASTE.PROB is {cfg.INPUT.COPY_PASTE.PROB}, but a process loads one image at a time: instances "
+            "are pasted from another image of the batch. Increase SOLVER.IMS_PER_BATCH, or set PROB to 0."
+        )
+    return SeededBatches(dataset, seed, copy_paste)
 
 
 def _test_loader(cfg: CfgNode, dataset: DetectionDataset, replicas: int, rank: int) -> DataLoader[Sample]:

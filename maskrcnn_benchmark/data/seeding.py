@@ -6,7 +6,7 @@ So training data is the same with any number of loader workers, and after a resu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from torch.utils.data.sampler import Sampler
 
 from maskrcnn_benchmark.data.datasets.base import Sample
+
+_BATCH = 1  # after the position of its first sample: a stream of random numbers that no sample has
 
 
 class SampleKey(NamedTuple):
@@ -31,13 +33,13 @@ class SampleKey(NamedTuple):
 
 
 @contextmanager
-def sample_randomness(seed: int, position: int) -> Iterator[None]:
-    """Seed the global CPU generators of `random`, NumPy and PyTorch from two numbers, neither negative.
+def sample_randomness(seed: int, *numbers: int) -> Iterator[None]:
+    """Seed the global CPU generators of `random`, NumPy and PyTorch from the seed and further numbers, none negative.
 
     Restores their states on exit, so that loading in the main process does not change the random numbers of training.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    first, second, third = np.random.SeedSequence((seed, position)).generate_state(3).tolist()
+    first, second, third = np.random.SeedSequence((seed, *numbers)).generate_state(3).tolist()
     random.seed(first)
     np.random.seed(second)
     torch.default_generator.manual_seed(third)  # torch.manual_seed would also seed the GPU
@@ -68,6 +70,20 @@ class SeededDataset(Dataset[Sample]):
         if name.startswith("__") or name == "dataset":  # not there yet during unpickling
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+class SeededBatches(SeededDataset):
+    """As `SeededDataset`, with a random transform of all samples of a batch together, which is seeded too."""
+
+    def __init__(self, dataset: Any, seed: int, transform: Callable[[Sequence[Sample]], list[Sample]]) -> None:
+        super().__init__(dataset, seed)
+        self.transform = transform
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[Sample]:
+        """The samples of a batch. PyTorch's loader calls this method, if there is one, with all keys of a batch."""
+        samples = [self[key] for key in keys]
+        with sample_randomness(self.seed, keys[0].position, _BATCH):
+            return self.transform(samples)
 
 
 class PositionedBatchSampler(Sampler[list[SampleKey]]):

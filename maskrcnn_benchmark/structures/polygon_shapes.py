@@ -6,7 +6,7 @@ of its odd regions. Results have no holes: a piece with a hole is cut into piece
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import shapely
@@ -63,11 +63,10 @@ def clip_polygons(parts: Sequence[Part], size_wh: Sequence[float]) -> tuple[Part
     return tuple(clipped)
 
 
-def subtract_polygons(parts: Sequence[Part], covers: Iterable[shapely.Geometry]) -> tuple[Part, ...]:
-    """What is left of polygons that the geometries `covers` hide. Polygons that they do not touch stay as they are."""
-    left = tuple(parts)
-    for cover in covers:
-        shape = shape_of(left)
-        if shapely.intersects(shape, cover):
-            left = parts_of(shape.difference(cover))
-    return left
+def subtract_polygons(parts: Sequence[Part], cover: shapely.Geometry) -> tuple[Part, ...]:
+    """What is left of polygons that a geometry hides. Polygons that it does not touch stay as they are."""
+    left: list[Part] = []
+    for part in parts:
+        shape = shape_of([part])
+        left += parts_of(shape.difference(cover)) if shapely.intersects(shape, cover) else [part]
+    return tuple(left)

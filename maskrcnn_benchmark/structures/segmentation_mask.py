@@ -24,7 +24,7 @@ from maskrcnn_benchmark.structures.geometry import (
     index_to_list,
     resize_ratios,
 )
-from maskrcnn_benchmark.structures.polygon_shapes import clip_polygons, polygon_area
+from maskrcnn_benchmark.structures.polygon_shapes import clip_polygons, polygon_area, shape_of, subtract_polygons
 
 __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Bitmap", "Polygons", "SegmentationMask"]
 
@@ -228,6 +228,27 @@ class SegmentationMask:
         """
         values, size = check_affine(matrix, "SegmentationMask.affine"), check_size(size, "SegmentationMask.affine")
         return self._like([instance.warp(values, size) for instance in self.instances], size)
+
+    def subtract(self, covers: "SegmentationMask") -> "SegmentationMask":
+        """The masks without what the masks `covers`, of the same image, hide.
+
+        Polygons are cut exactly by polygons. An instance that is a bitmap, or that a bitmap covers, becomes a bitmap
+        of the image's pixels. Instances that are not covered stay as they are.
+        """
+        outlines = [cover.parts for cover in covers.instances if isinstance(cover, Polygons)]
+        shape = shape_of([part for parts in outlines for part in parts]) if len(outlines) == len(covers) else None
+        width, height = (int(side) for side in self.size)
+        visible = None
+        left: list[Polygons | Bitmap] = []
+        for instance in self.instances:
+            if shape is not None and isinstance(instance, Polygons):
+                left.append(Polygons(subtract_polygons(instance.parts, shape)))
+                continue
+            visible = (covers.get_mask_tensor() == 0).all(dim=0) if visible is None else visible
+            drawn = _rasterize(instance, height, width).bool()
+            is_covered = bool((drawn & ~visible).any())
+            left.append(Bitmap.cover((drawn & visible).numpy(), self.size) if is_covered else instance)
+        return self._like(left, self.size)
 
     def areas(self) -> Tensor:
         """Areas (R,) float64, in square pixels; also of parts outside the image."""

@@ -194,9 +194,23 @@ def test_pieces_with_holes_are_cut_into_pieces_without():
 
 def test_cutting_away_what_covers_a_polygon():
     outline = np.array([[0.0, 0], [10, 0], [10, 10], [0, 10]])
-    assert subtract_polygons([outline], [shapely.box(20, 0, 30, 10)])[0] is outline
-    assert polygon_area(subtract_polygons([outline], [shapely.box(2, 2, 4, 4), shapely.box(8, 0, 20, 10)])) == 76
-    assert subtract_polygons([outline], [shapely.box(-1, -1, 11, 11)]) == ()
+    far, hole, side = shapely.box(20, 0, 30, 10), shapely.box(2, 2, 4, 4), shapely.box(8, 0, 20, 10)
+    assert subtract_polygons([outline], far)[0] is outline
+    assert polygon_area(subtract_polygons([outline], shapely.union_all([hole, side, far]))) == 76
+    assert subtract_polygons([outline], shapely.box(-1, -1, 11, 11)) == ()
+
+
+@pytest.mark.parametrize("bitmaps", [(), (0,), (1,), (0, 1)])
+def test_masks_without_what_others_hide(bitmaps):
+    square, cover = [2, 2, 12, 2, 12, 12, 2, 12], [6, 6, 20, 6, 20, 20, 6, 20]
+    sides = [SegmentationMask([[outline]], (24, 24)) for outline in (square, cover)]
+    masks, covers = (side.convert("mask") if place in bitmaps else side for place, side in enumerate(sides))
+    left = SegmentationMask.cat([masks, masks.affine([[1, 0, -1], [0, 1, -1]], (24, 24))]).subtract(covers)
+    assert left.areas().tolist() == [64, 75]
+    hidden = covers.get_mask_tensor()[0].bool()
+    expected = [mask.get_mask_tensor()[0].bool() & ~hidden for mask in (masks, masks.affine(np.eye(3)[:2], (24, 24)))]
+    assert torch.equal(left.get_mask_tensor()[0].bool(), expected[0])
+    assert masks.subtract(covers.affine([[1, 0, 13], [0, 1, 13]], (24, 24))).instances[0].area() == 100
 
 
 # Edges

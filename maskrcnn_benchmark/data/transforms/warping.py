@@ -62,7 +62,7 @@ def warp_target(target: BoxList, matrix: Matrix, size_wh: Sequence[float], min_v
 
 def visible_shares(before: BoxList, after: BoxList, matrix: Matrix) -> Tensor:
     """(R,) float64, which part of each instance is left: of the area of its masks, or of its box if it has none."""
-    whole, left = _mask_areas(before) * np.linalg.det(matrix[:, :2]), _mask_areas(after)
+    whole, left = mask_areas(before) * np.linalg.det(matrix[:, :2]), mask_areas(after)
     mapped = map_extents(before.extents(), matrix)
     limits = mapped.new_tensor(after.size * 2)
     boxes = _areas(torch.minimum(mapped.clamp(min=0), limits)) / _areas(mapped).clamp(
@@ -91,8 +91,8 @@ def mean_colour(cfg: CfgNode) -> tuple[int, int, int]:
     return (blue, green, red) if image_format.startswith("BGR") else (red, green, blue)
 
 
-def _mask_areas(target: BoxList) -> Tensor:
-    """(R,) the areas of the masks of each instance, of all fields together; 0 if it has none."""
+def mask_areas(target: BoxList) -> Tensor:
+    """(R,) float64, the area of the masks of each instance, of all fields together; 0 if it has none."""
     areas = torch.zeros(len(target), dtype=torch.float64)
     fields: list[Any] = [value for value in target.extra_fields.values() if isinstance(value, SegmentationMask)]
     return sum((masks.areas() for masks in fields), areas)
