@@ -173,6 +173,7 @@ _C.MODEL.RPN.MIN_SIZE = 0  # proposals with a shorter side are dropped
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN = 2000  # proposals left after all levels are merged
 _C.MODEL.RPN.FPN_POST_NMS_TOP_N_TEST = 2000
 _C.MODEL.RPN.FPN_POST_NMS_PER_BATCH = True  # in training that number is per batch of a process, else per image
+_C.MODEL.RPN.ADD_GT_PROPOSALS = True  # new: add the ground truth to the proposals in training, as upstream
 
 _C.MODEL.ROI_HEADS = CN()
 _C.MODEL.ROI_HEADS.USE_FPN = False  # pool from several levels
@@ -181,6 +182,9 @@ _C.MODEL.ROI_HEADS.BG_IOU_THRESHOLD = 0.5  # and background below this one
 _C.MODEL.ROI_HEADS.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # factors on the regression targets dx, dy, dw, dh
 _C.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 512  # RoIs sampled per image for the losses
 _C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25  # largest share of foreground among them
+# new: heads that train on the ground truth among the proposals: all, or box = only the box head. To the others it is a
+# perfect crop, which they do not see at test time.
+_C.MODEL.ROI_HEADS.GT_PROPOSALS_FOR = "all"
 _C.MODEL.ROI_HEADS.SCORE_THRESH = 0.05  # detections below this score are dropped
 _C.MODEL.ROI_HEADS.NMS = 0.5  # overlap above which NMS drops a detection of the same class
 _C.MODEL.ROI_HEADS.DETECTIONS_PER_IMG = 100  # detections kept per image, over all classes

@@ -11,6 +11,7 @@ from functools import lru_cache
 LABELS = "labels"  # (R,) int64: 0 is background, contiguous ids from 1
 SCORES = "scores"  # (R,) float: probability of the label
 OBJECTNESS = "objectness"  # (R,) float: probability of an object, from the RPN
+IS_GROUND_TRUTH = "is_ground_truth"  # (R,) bool: proposals that are boxes of the ground truth; training only
 MASKS = "masks"  # SegmentationMask: ground truth
 MASKS_PRESENT = "masks_present"  # (R,) bool: the instance has a mask in MASKS; all have if there is no such field
 KEYPOINTS = "keypoints"  # Keypoints: ground truth, or predictions with a field LOGITS

@@ -178,6 +178,22 @@ def test_no_ground_truth_at_all():
     check_step(tiny_detector(cfg), pixels[2:] * 2, targets[2:] * 2, WAITS_OF_TRAINING)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("opts", [["ROI_HEADS.GT_PROPOSALS_FOR", "box"], ["RPN.ADD_GT_PROPOSALS", False]])
+def test_ground_truth_among_the_proposals(opts, frozen):
+    opts = [f"MODEL.{opts[0]}", opts[1], "MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR", frozen]
+    cfg = tiny_cfg(*ALL_HEADS, *opts)
+    check_step(tiny_detector(cfg), *batch(cfg), WAITS_OF_TRAINING)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_gaussian_targets_and_hard_keypoints(loss):
+    head = "MODEL.ROI_KEYPOINT_HEAD"
+    opts = [f"{head}.TARGET", "gaussian", f"{head}.LOSS", loss, f"{head}.JOINT_WEIGHTS", [1.0, *[2.0] * 16]]
+    cfg = tiny_cfg(*ALL_HEADS, *opts, f"{head}.OHKM_TOP", 8)
+    check_step(tiny_detector(cfg), *batch(cfg), WAITS_OF_TRAINING)
+
+
 def test_detector_that_is_frozen():
     cfg = tiny_cfg(*ALL_HEADS, "MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR", True)
     check_step(tiny_detector(cfg), *batch(cfg), WAITS_OF_TRAINING)

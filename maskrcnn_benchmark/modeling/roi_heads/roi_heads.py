@@ -39,8 +39,9 @@ class ROIHeadsOutput(NamedTuple):
 class CombinedROIHeads(nn.ModuleDict):
     """Box head, then the registered heads on the boxes that it found, then the refine head on their predictions.
 
-    In training the heads after the box head see the foreground of its sample, at inference its detections. The box
-    head owns its feature extractor even if other heads share it: they are handed its features.
+    In training the heads after the box head see the foreground of its sample, with or without boxes of the ground
+    truth; at inference its detections. The box head owns its feature extractor even if other heads share it: they are
+    handed its features.
 
     Args:
         heads: "box", any `ROIHead`s by their names, and "refine" if there is one; in the order in which they run.
@@ -97,7 +98,7 @@ class CombinedROIHeads(nn.ModuleDict):
             targets: N BoxLists of ground truth; training only.
         """
         box = self[BOX](features, proposals, targets)
-        rois = box.samples.positives() if self.training else box.detections
+        rois = box.samples.positives_of_heads() if self.training else box.detections
         detections, losses = self._run_branches(features, rois, targets, box.features)
         losses = {**box.losses, **losses}
         return ROIHeadsOutput(box.features, list(proposals) if self.training else detections, losses)

@@ -13,7 +13,7 @@ from maskrcnn_benchmark.modeling.batching import cat_boxes, image_sizes_wh
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.selection import first_of_groups, split_rows, suppress
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import OBJECTNESS
+from maskrcnn_benchmark.structures.fields import IS_GROUND_TRUTH, OBJECTNESS
 from maskrcnn_benchmark.utils.problems import check_choice
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class RPNPostProcessor:
             sizes: (width, height) of each of the N images.
             targets: ground truth. Its boxes are appended to the proposals with an objectness of 1, so that the heads
                 see objects from the first iteration.
-        Returns: N BoxLists with `objectness`, a probability; best first, then the ground truth.
+        Returns: N BoxLists with `objectness`, a probability; best first, then the ground truth. If there are targets,
+            also with `is_ground_truth`.
         """
         num_images, num_levels = len(sizes), len(anchors)
         candidates = rpn_candidates(
@@ -123,9 +124,12 @@ class RPNPostProcessor:
             boxes, image_ids = torch.cat([boxes, gt_boxes]), torch.cat([image_ids, gt_image_ids])
             scores = torch.cat([scores, scores.new_ones(len(gt_boxes))])
             keep = torch.cat([keep, keep.new_ones(len(gt_boxes))])
+            is_ground_truth = torch.arange(len(boxes), device=boxes.device) >= len(boxes) - len(gt_boxes)
         proposals = []
         for rows, size in zip(split_rows(keep, image_ids, num_images), sizes, strict=True):
             proposals_per_image = BoxList(boxes[rows], size, offset=self.box_coder.offset)
             proposals_per_image.add_field(OBJECTNESS, scores[rows])
+            if targets is not None:
+                proposals_per_image.add_field(IS_GROUND_TRUTH, is_ground_truth[rows])
             proposals.append(proposals_per_image)
         return proposals

@@ -64,6 +64,7 @@ class RPNModule(nn.Module):
         selector_train, selector_test: objectness and deltas -> proposals.
         loss: None if the RPN is frozen.
         rpn_only: the detector has no heads, so training needs no proposals.
+        add_ground_truth: in training the proposals include the ground truth.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RPNModule(nn.Module):
         selector_test: RPNPostProcessor,
         loss: RPNLossComputation | None,
         rpn_only: bool = False,
+        add_ground_truth: bool = True,
     ) -> None:
         super().__init__()
         self.anchor_generator = anchor_generator
@@ -83,6 +85,7 @@ class RPNModule(nn.Module):
         self.selector_test = selector_test
         self.loss = loss
         self.rpn_only = rpn_only
+        self.add_ground_truth = add_ground_truth
 
     @classmethod
     def from_cfg(
@@ -115,6 +118,7 @@ class RPNModule(nn.Module):
             selector_test=RPNPostProcessor.from_cfg(cfg, box_coder, is_train=False),
             loss=loss,
             rpn_only=cfg.MODEL.RPN_ONLY,
+            add_ground_truth=node.ADD_GT_PROPOSALS,
         )
 
     def forward(
@@ -126,7 +130,7 @@ class RPNModule(nn.Module):
             features: L maps (N, C, H_l, W_l).
             targets: N BoxLists of ground truth; training only.
         Returns: N BoxLists with `objectness`, and in training the losses `loss_objectness` and `loss_rpn_box_reg`.
-            In training the proposals include the ground truth; with `rpn_only` there are none.
+            In training the proposals include the ground truth, if wanted; with `rpn_only` there are none.
         Raises: ValueError in training without targets.
         """
         objectness, box_regression = self.head(features)
@@ -142,7 +146,8 @@ class RPNModule(nn.Module):
         losses = self._losses(anchors, objectness, box_regression, sizes, targets)
         if self.rpn_only:
             return [], losses
-        return self.selector_train(anchors, objectness, box_regression, sizes, targets), losses
+        added = targets if self.add_ground_truth else None
+        return self.selector_train(anchors, objectness, box_regression, sizes, added), losses
 
     def _losses(
         self,

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
-from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASK, SCORES
+from maskrcnn_benchmark.structures.fields import IS_GROUND_TRUTH, KEYPOINTS, LABELS, MASK, SCORES
+from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.modeling.box_reference import boxlist, random_boxes
 from tests.modeling.tiny import ALL_HEADS, CHANNELS, STRIDES, tiny_batch, tiny_cfg, tiny_target
 
@@ -86,6 +87,49 @@ def test_shared_extractor_has_one_owner_and_serves_the_mask_head():
     again = heads["mask"](features, detections, None, heads["box"].feature_extractor(features, detections))
     for ours, theirs in zip(detections, again.detections, strict=True):
         torch.testing.assert_close(ours.get_field(MASK), theirs.get_field(MASK))
+
+
+def step_losses(cfg, features, proposals, targets, channels=CHANNELS):
+    torch.manual_seed(0)
+    heads = CombinedROIHeads.from_cfg(cfg, channels)
+    torch.manual_seed(1)  # sampling draws
+    losses = heads(features, proposals, targets).losses
+    sum(losses.values()).backward()
+    assert [name for name, p in heads.named_parameters() if p.requires_grad and p.grad is None] == []
+    return losses
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_the_box_head_trains_on_the_ground_truth(shared):
+    """The other heads have the losses of a sample without it; those of the box head stay."""
+    case = {"strides": (16,), "channels": 32} if shared else {}
+    opts, channels = (C4_BODY, 32) if shared else (ALL_HEADS, CHANNELS)
+    opts = (*opts, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 200, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0)  # all of them
+    features, proposals, targets = heads_case(**case)
+    proposals = [
+        boxlist(torch.cat([target.bbox + 1, given.bbox]), target.size)
+        for given, target in zip(proposals, targets, strict=True)
+    ]
+    for given, target in zip(proposals, targets, strict=True):
+        given.add_field(IS_GROUND_TRUTH, torch.arange(len(given)) >= len(given) - len(target))
+    without = [given[~given.get_field(IS_GROUND_TRUTH)] for given in proposals]
+    for_all = step_losses(tiny_cfg(*opts), features, proposals, targets, channels)
+    none = step_losses(tiny_cfg(*opts), features, without, targets, channels)
+    cfg = tiny_cfg(*opts, "MODEL.ROI_HEADS.GT_PROPOSALS_FOR", "box")
+    for_box = step_losses(cfg, features, proposals, targets, channels)
+    for name, loss in for_box.items():
+        of_box_head = name in ("loss_classifier", "loss_box_reg")
+        torch.testing.assert_close(loss, for_all[name] if of_box_head else none[name], msg=name)
+        assert of_box_head or not torch.equal(loss, for_all[name])
+
+    only_ground_truth = [given[given.get_field(IS_GROUND_TRUTH)] for given in proposals]
+    losses = step_losses(cfg, features, only_ground_truth, targets, channels)
+    assert all((loss == 0) == (name not in ("loss_classifier", "loss_box_reg")) for name, loss in losses.items())
+
+
+def test_who_trains_on_the_ground_truth_is_checked():
+    with pytest.raises(ConfigError, match="GT_PROPOSALS_FOR is 'mask'; expected one of 'all', 'box'"):
+        CombinedROIHeads.from_cfg(tiny_cfg("MODEL.ROI_HEADS.GT_PROPOSALS_FOR", "mask"), CHANNELS)
 
 
 def test_sharing_between_different_extractors_is_refused():

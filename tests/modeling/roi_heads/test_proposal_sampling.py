@@ -5,6 +5,7 @@ from maskrcnn_benchmark.modeling.balanced_positive_negative_sampler import Balan
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.matcher import Matcher
 from maskrcnn_benchmark.modeling.roi_heads.sampling import ProposalSampler
+from maskrcnn_benchmark.structures.fields import IS_GROUND_TRUTH
 from tests.devices import DEVICES
 from tests.modeling.box_reference import boxlist, encode_reference, iou_reference, random_boxes
 from tests.simulated_cuda import NO_SIMULATION, simulated_cuda
@@ -13,9 +14,12 @@ SIZES = [(60, 44), (52, 48), (40, 40)]
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def sampler(batch_size=64, fraction=0.25, offset=1, low=0.5):
+def sampler(batch_size=64, fraction=0.25, offset=1, low=0.5, **settings):
     return ProposalSampler(
-        Matcher(0.5, low), BalancedPositiveNegativeSampler(batch_size, fraction), BoxCoder(WEIGHTS, offset=offset)
+        Matcher(0.5, low),
+        BalancedPositiveNegativeSampler(batch_size, fraction),
+        BoxCoder(WEIGHTS, offset=offset),
+        **settings,
     )
 
 
@@ -89,6 +93,72 @@ def test_matches_come_with_the_counts(fraction):
         samples.positives().on_host()
         assert cuda.waits.total() == 1
         check_host_matches(samples)
+
+
+def with_ground_truth(proposals, targets):
+    """Proposals with the boxes of the targets behind them, as the RPN adds these."""
+    joined = []
+    for proposed, target in zip(proposals, targets, strict=True):
+        both = boxlist(torch.cat([proposed.bbox, target.bbox]), proposed.size, proposed.offset)
+        both.add_field(IS_GROUND_TRUTH, torch.arange(len(both), device=both.bbox.device) >= len(proposed))
+        joined.append(both)
+    return joined
+
+
+def is_box_of(targets, image, box):
+    return box in targets[image].bbox.tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("batch_size", "fraction"), [(64, 1.0), (16, 0.5), (16, 0.0)])
+def test_ground_truth_for_the_box_head_alone(device, batch_size, fraction):
+    proposals, targets = sampling_case(device)
+    proposals = with_ground_truth(proposals, targets)
+    samples = {}
+    for for_heads in (True, False):
+        torch.manual_seed(3)
+        samples[for_heads] = sampler(batch_size, fraction, ground_truth_for_heads=for_heads)(proposals, targets)
+    shared, separate = samples[True], samples[False]
+    rows = [sorted(zip(s.rois.tolist(), s.labels.tolist(), s.regression_targets.tolist())) for s in (shared, separate)]  # noqa: B905
+    assert rows[0] == rows[1], "the same regions are drawn"
+    assert shared.num_positives == separate.num_positives and shared.num_ground_truth == 0
+    check_host_matches(separate)
+
+    of_heads, count = separate.positives_of_heads(), separate.num_positives - separate.num_ground_truth
+    assert len(of_heads) == of_heads.num_positives == count and of_heads.num_ground_truth == 0
+    check_host_matches(of_heads)
+    for row, (image, box) in enumerate(zip(separate.image_ids.tolist(), separate.boxes.tolist(), strict=True)):
+        assert is_box_of(targets, image, box) == (count <= row < separate.num_positives)
+    if fraction == 1.0:
+        assert separate.num_ground_truth == 5 and count >= 3
+    assert len(shared.positives_of_heads()) == shared.num_positives
+
+
+def test_no_proposals_but_the_ground_truth():
+    _, targets = sampling_case()
+    proposals = with_ground_truth([target[[]] for target in targets], targets)
+    samples = sampler(64, 1.0, ground_truth_for_heads=False)(proposals, targets)
+    assert samples.num_positives == samples.num_ground_truth == 5 and len(samples.positives_of_heads()) == 0
+    nothing = [target[[]] for target in targets]
+    samples = sampler(64, 1.0, ground_truth_for_heads=False)(with_ground_truth(nothing, nothing), nothing)
+    assert len(samples) == samples.num_ground_truth == 0
+    # proposals that do not say what they are
+    samples = sampler(64, 1.0, ground_truth_for_heads=False)(*sampling_case())
+    assert samples.num_ground_truth == 0 and len(samples.positives_of_heads()) == samples.num_positives
+
+
+@pytest.mark.skipif(NO_SIMULATION is not None, reason=str(NO_SIMULATION))
+@pytest.mark.parametrize("fraction", [0.25, 1.0, 0.0])
+def test_the_count_of_ground_truth_comes_with_the_others(fraction):
+    with simulated_cuda() as cuda:
+        proposals, targets = sampling_case("cuda")
+        proposals = with_ground_truth(proposals, targets)
+        cuda.waits.clear()
+        samples = sampler(16, fraction, ground_truth_for_heads=False)(proposals, targets)
+        samples.positives_of_heads().on_host()
+        assert cuda.waits.total() == 1
+        check_host_matches(samples)
+        check_host_matches(samples.positives_of_heads())
 
 
 def test_positives_are_the_first_rows():

@@ -4,7 +4,7 @@ import torch
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
 from maskrcnn_benchmark.modeling.rpn.inference import RPNPostProcessor
-from maskrcnn_benchmark.structures.fields import OBJECTNESS
+from maskrcnn_benchmark.structures.fields import IS_GROUND_TRUTH, OBJECTNESS
 from tests.devices import DEVICES
 from tests.modeling.box_reference import boxlist, decode_reference, nms_reference, random_boxes
 
@@ -88,6 +88,10 @@ def test_ground_truth_comes_last_with_objectness_one():
     assert [len(p) for p in proposals] == [len(without[0]) + 2, len(without[1])]
     torch.testing.assert_close(proposals[0].bbox[-2:], targets[0].convert("xyxy").bbox)
     assert proposals[0].get_field(OBJECTNESS)[-2:].tolist() == [1, 1]
+    for found, count in zip(proposals, (2, 0), strict=True):
+        is_ground_truth = found.get_field(IS_GROUND_TRUTH)
+        assert is_ground_truth.dtype == torch.bool and len(found) > count
+        assert is_ground_truth.tolist() == [False] * (len(found) - count) + [True] * count
     torch.testing.assert_close(proposals[0].bbox[:-2], without[0].bbox)
 
 

@@ -3,6 +3,7 @@ import torch
 
 from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
+from maskrcnn_benchmark.structures.fields import IS_GROUND_TRUTH
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from tests.modeling.tiny import CHANNELS, STRIDES, tiny_batch, tiny_cfg
 
@@ -30,6 +31,19 @@ def test_inference_uses_its_own_limits_and_gives_no_losses():
     proposals, losses = RPNModule.from_cfg(tiny_cfg("MODEL.RPN.NMS_THRESH", 0.99), CHANNELS).eval()(images, features)
     assert losses == {}
     assert [len(p) for p in proposals] == [30, 30]
+
+
+def test_proposals_without_the_ground_truth():
+    images, features, targets = rpn_inputs()
+    found = {}
+    for added in (True, False):
+        torch.manual_seed(0)
+        rpn = RPNModule.from_cfg(tiny_cfg("MODEL.RPN.ADD_GT_PROPOSALS", added), CHANNELS)
+        found[added], losses = rpn(images, features, targets)
+        assert len(losses) == 2
+    for more, fewer, target in zip(found[True], found[False], targets, strict=True):
+        assert torch.equal(more.bbox, torch.cat([fewer.bbox, target.bbox]))
+        assert not fewer.has_field(IS_GROUND_TRUTH)
 
 
 def test_rpn_alone_makes_no_proposals_in_training():
