@@ -259,6 +259,8 @@ _C.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOP = 0  # new: only so many keypoints per RoI c
 # ROI_HEADS.BATCH_SIZE_PER_IMAGE * POSITIVE_FRACTION allows per image
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_NORMALIZER = "visible"
 _C.MODEL.ROI_KEYPOINT_HEAD.DECODE = "bicubic"  # new: heatmap -> point: bicubic (upstream's), argmax, quarter or dark
+_C.MODEL.ROI_KEYPOINT_HEAD.PREDICT_VISIBILITY = False  # new: probability that a keypoint is labelled, beside x and y
+_C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT_VISIBILITY = 1.0  # new: factor on loss_kp_visibility
 _C.MODEL.ROI_KEYPOINT_HEAD.RESCORE = False  # new: rank skeletons by box score times expected OKS
 
 # new: one network, shared by the mask and keypoint branches, that refines their results in a larger RoI

@@ -33,7 +33,8 @@ def draw_instances(
     """Draw ground truth or detections on a copy of the image, one colour per instance, best scores last (on top).
 
     Left limbs are green, right limbs red to orange, all others blue. A labelled but hidden keypoint (visibility 1 in
-    ground truth) is a ring. Predicted limbs and points become greyer and thinner as their logits decrease.
+    ground truth) is a ring; so is a predicted one of uncertain visibility, and one that is probably absent is not
+    drawn. Predicted limbs and points become greyer and thinner as their logits decrease.
 
     Args:
         image: (H, W, 3) uint8, in `channel_order`.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints, visibility_of
 
 from .colours import Colour, faded, skeleton_colours
 from .strokes import line_width
@@ -27,15 +27,17 @@ def draw_skeletons(
     channel_order: str = "RGB",
     stroke_scale: float = 1.0,
 ) -> None:
-    """Draw the limbs of each instance, then its points. A predicted limb is as confident as its less confident end."""
-    points = keypoints.keypoints.numpy()
-    shown, confidence = points[..., 2] > 0, np.ones(points.shape[:2])
-    predicted = keypoints.has_field(fields.LOGITS)
+    """Draw the limbs of each instance, then its points. A predicted limb is as confident as its less confident end.
+
+    Points that are hidden, or uncertain by their predicted visibility, are rings; absent ones are not drawn.
+    """
+    points, predicted = keypoints.keypoints.numpy(), keypoints.has_field(fields.LOGITS)
+    visibility = visibility_of(keypoints.keypoints[..., 2]).numpy() if predicted else points[..., 2]
+    shown, hidden, confidence = visibility > 0, visibility == 1, np.ones(points.shape[:2])
     if predicted:
         logits = keypoints.get_field(fields.LOGITS).float().numpy()
         shown = shown & (logits >= threshold)
         confidence = 1 / (1 + np.exp((_LOGIT_CENTRE - logits.clip(-20, 20)) / _LOGIT_SCALE))
-    hidden = (points[..., 2] == 1) & (not predicted)
     # Pixel p covers [p, p + 1), so a coordinate lies in the pixel of its floor.
     pixels = np.nan_to_num(np.floor(points[..., :2])).clip(-_FARTHEST, _FARTHEST).astype(int)
     line = line_width(canvas, stroke_scale)

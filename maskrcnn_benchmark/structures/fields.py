@@ -15,6 +15,7 @@ IS_GROUND_TRUTH = "is_ground_truth"  # (R,) bool: proposals that are boxes of th
 MASKS = "masks"  # SegmentationMask: ground truth
 MASKS_PRESENT = "masks_present"  # (R,) bool: the instance has a mask in MASKS; all have if there is no such field
 KEYPOINTS = "keypoints"  # Keypoints: ground truth, or predictions with a field LOGITS
+KEYPOINT_VISIBILITY = "keypoint_visibility"  # (R, K) float: predicted probability that a keypoint is labelled
 MASK = "mask"  # (R, 1, M, M) float: predicted probabilities over MASK_BOXES if present, otherwise over the boxes
 MASK_BOXES = "mask_boxes"  # BoxList of R boxes: the regions of MASK if they are not the boxes
 MASK_IN_PIXELS = "mask_in_pixels"  # (R,) bool, if present: MASK is pasted in whole pixels, see `pixel_extents`

@@ -24,6 +24,10 @@ from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Keypoints", "PersonKeypoints"]
 
 
+# Probabilities from which a predicted keypoint is drawn solid, and hollow.
+VISIBLE_FROM, UNCERTAIN_FROM = 0.5, 0.2
+
+
 class Keypoints:
     """K keypoints of each of R instances, and fields with one entry per instance.
 
@@ -32,7 +36,7 @@ class Keypoints:
 
     Args:
         keypoints: (R, K, 3) or (R, K * 3): x and y in pixels, and the visibility: 0 not labelled (x = y = 0),
-            1 labelled but hidden, 2 visible.
+            1 labelled but hidden, 2 visible; of predicted points, the probability that they are labelled.
         size: (width, height) of the image, in pixels.
         mode: not used; upstream's signature has it.
         spec: names, flip pairs, limbs and sigmas of the K points; None for those of the class, or if only their number
@@ -221,6 +225,16 @@ class Keypoints:
         other = copy.copy(self)
         other.keypoints, other.size, other.extra_fields = points, check_size(size, type(self).__name__), dict(fields)
         return other
+
+
+def visibility_of(probabilities: Tensor) -> Tensor:
+    """COCO's visibility of predicted points, for pictures: 2 visible, 1 uncertain, 0 absent.
+
+    Args:
+        probabilities: (...) that a point is labelled.
+    Returns: (...) in the same dtype.
+    """
+    return ((probabilities >= VISIBLE_FROM).int() + (probabilities >= UNCERTAIN_FROM).int()).to(probabilities.dtype)
 
 
 class PersonKeypoints(Keypoints):

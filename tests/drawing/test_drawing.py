@@ -94,6 +94,24 @@ def test_scores_and_logits_select():
     assert written[30:48, 20:60].sum() > 100  # the label above the first box
 
 
+def test_predicted_visibility_draws_solid_hollow_or_nothing():
+    points = torch.zeros(1, 17, 3)
+    places = {"left_knee": (40, 0.9), "left_ankle": (70, 0.3), "left_hip": (100, 0.1)}  # a chain: hip, knee, ankle
+    for name, (x, probability) in places.items():
+        points[0, PersonKeypoints.NAMES.index(name)] = torch.tensor([x, 60, probability])
+    keypoints = PersonKeypoints(points, SIZE)
+    keypoints.add_field(fields.LOGITS, torch.full((1, 17), 9.0))
+    drawn = draw_instances(grey(), boxes([0, 0, 159, 119], keypoints=keypoints), show_labels=False, stroke_scale=3)
+    (solid, hollow, nothing), limb, no_limb = (
+        (drawn[60, x].astype(int) for x in (40, 70, 100)),
+        drawn[60, 55],
+        drawn[60, 85],
+    )
+    assert solid[1] > solid[0] + 80, "the colour of the left side"
+    assert hollow.min() > 220, "the inside of a ring is white"
+    assert (nothing == 128).all() and (no_limb == 128).all() and (limb != 128).any()
+
+
 def test_a_mask_is_a_tint_with_an_outline_of_the_full_colour():
     bitmap = np.zeros((120, 160), dtype=np.uint8)
     bitmap[20:100, 30:130] = 1

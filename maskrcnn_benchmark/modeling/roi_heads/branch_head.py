@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import nn
+
 from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
@@ -14,19 +16,24 @@ if TYPE_CHECKING:
 
 
 class BranchHead(ROIHead):
-    """A head with one output, configured under MODEL.ROI_<NAME>_HEAD: the mask head and the keypoint head."""
+    """A head configured under MODEL.ROI_<NAME>_HEAD: the mask head and the keypoint head. PREDICTOR has one output."""
 
     EXTRACTORS: ClassVar[Registry]
     PREDICTORS: ClassVar[Registry]
 
     @classmethod
     def output_from_cfg(cls, cfg: CfgNode) -> OutputKind:
-        """The head's only output."""
+        """The output that PREDICTOR predicts."""
         raise NotImplementedError(f"{cls.__name__} needs a classmethod `output_from_cfg(cfg)`")
 
     @classmethod
     def outputs_from_cfg(cls, cfg: CfgNode) -> list[OutputKind]:
         return [cls.output_from_cfg(cfg)]
+
+    @classmethod
+    def own_predictors_from_cfg(cls, cfg: CfgNode, in_channels: int) -> dict[str, nn.Module]:
+        """Output -> predictor, for outputs that PREDICTOR does not predict."""
+        return {}
 
     @classmethod
     def shares_box_features(cls, cfg: CfgNode) -> bool:
@@ -50,7 +57,14 @@ class BranchHead(ROIHead):
             channels, resolution = extractor.out_channels, getattr(extractor, "resolution", None)
         predictor = cls.PREDICTORS[node.PREDICTOR](cfg, channels)
         cls._check_resolution(cfg, resolution, getattr(predictor, "upsampling", None))
-        return cls(extractor, predictor, outputs=outputs, feature_channels=channels, learns=learns)
+        return cls(
+            extractor,
+            predictor,
+            outputs=outputs,
+            own_predictors=cls.own_predictors_from_cfg(cfg, channels),
+            feature_channels=channels,
+            learns=learns,
+        )
 
     @classmethod
     def _section(cls) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,11 @@ class BranchOutput:
     features: Tensor  # (R, C, ...), input of the predictor
     losses: dict[str, Tensor] = field(default_factory=dict)  # training
     detections: list[BoxList] = field(default_factory=list)  # inference: the given ones with the head's fields
+    own_logits: dict[str, Tensor] = field(default_factory=dict)  # output -> (R, ...) of a predictor of its own
+
+    def logits_of(self, output: OutputKind) -> Tensor:
+        """(R, ...) of the predictor that predicts this output."""
+        return self.own_logits.get(output.name, self.logits)
 
 
 class ROIHead(nn.Module):
@@ -44,6 +49,7 @@ class ROIHead(nn.Module):
             which `forward` is then given.
         predictor: (R, C, ...) -> logits (R, ...).
         outputs: kinds of output to read from the logits.
+        own_predictors: output -> (R, C, ...) -> logits (R, ...), for outputs that the predictor does not predict.
         feature_channels: C.
         learns: compute losses; False if the detector is frozen.
     """
@@ -57,12 +63,14 @@ class ROIHead(nn.Module):
         predictor: nn.Module,
         *,
         outputs: Sequence[OutputKind],
+        own_predictors: Mapping[str, nn.Module] | None = None,
         feature_channels: int,
         learns: bool = True,
     ) -> None:
         super().__init__()
         self.feature_extractor = feature_extractor
         self.predictor = predictor
+        self.own_predictors = nn.ModuleDict(dict(own_predictors or {}))
         self.outputs = {output.name: output for output in outputs}
         self.feature_channels = feature_channels
         self.learns = learns
@@ -114,7 +122,6 @@ class ROIHead(nn.Module):
         Raises: ValueError if the features of a shared extractor, or the targets, are not given.
         """
         result = self.predict(features, rois, box_features)
-        logits = result.logits
         if not isinstance(rois, SampledProposals):
             detections = list(rois)
             for own in self.own_logits(result, rois):
@@ -125,7 +132,7 @@ class ROIHead(nn.Module):
         if targets is None:
             raise ValueError(f"in training the {self.NAME} head needs `targets`, one BoxList per image")
         losses = {
-            output.loss_name: output.loss(output.select_own(logits, rois.labels), rois, targets)
+            output.loss_name: output.loss(output.select_own(result.logits_of(output), rois.labels), rois, targets)
             for output in self.outputs.values()
         }
         return replace(result, losses=losses)
@@ -141,12 +148,16 @@ class ROIHead(nn.Module):
         Override this if the head computes its logits differently.
         """
         x = self._extract(features, rois, box_features)
-        return BranchOutput(self.predictor(x), x)
+        own_logits = {name: predictor(x) for name, predictor in self.own_predictors.items()}
+        return BranchOutput(self.predictor(x), x, own_logits=own_logits)
 
     def own_logits(self, result: BranchOutput, detections: Sequence[BoxList]) -> list[OutputLogits]:
         """The part of each output in the result of `predict`, for detections with `labels`."""
         labels = torch.cat([boxes.get_field(LABELS) for boxes in detections])
-        return [OutputLogits(output, output.select_own(result.logits, labels)) for output in self.outputs.values()]
+        return [
+            OutputLogits(output, output.select_own(result.logits_of(output), labels))
+            for output in self.outputs.values()
+        ]
 
     def _extract(
         self, features: Sequence[Tensor], rois: SampledProposals | Sequence[BoxList], box_features: Tensor | None

@@ -66,6 +66,8 @@ def test_a_result_becomes_boxes_in_the_image_with_the_coarse_fields_on_request()
     assert coarse.get_field(fields.KEYPOINTS).spec == COCO_PERSON
     assert coarse.get_field(fields.KEYPOINTS).keypoints[0, 0].tolist() == [4, 4, 2]
     assert (result.keypoints["keypoints_coarse"] == 4).all(), "the result is unchanged"
+    points["keypoints"][0, :3, 2] = 0.1, 0.4, 0.6
+    assert result.to_boxlist().get_field(fields.KEYPOINTS).keypoints[0, :4, 2].tolist() == [0, 1, 2, 2]
     other = result.to_boxlist(keypoint_spec=KeypointSpec(("head", "tail")))
     assert other.get_field(fields.KEYPOINTS).spec == KeypointSpec.unnamed(17)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints, visibility_of
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
@@ -119,7 +119,7 @@ class ImageResult:
         keypoints = self.keypoints.get(f"keypoints{suffix}", self.keypoints.get("keypoints"))
         if keypoints is not None:
             points = torch.from_numpy(keypoints[rows])
-            points[..., 2] = 2  # visible: a model predicts where a point is, not whether it is hidden
+            points[..., 2] = visibility_of(points[..., 2])
             if keypoint_spec is not None and len(keypoint_spec) != points.shape[1]:
                 keypoint_spec = None
             boxes.add_field(fields.KEYPOINTS, Keypoints(points, self.size_wh, spec=keypoint_spec))

@@ -12,7 +12,7 @@ from maskrcnn_benchmark.layers.keypoint_ops import DECODE_METHODS, RELU, SOFTMAX
 from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import KeypointLoss
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINTS, LOGITS, SCORES
+from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINT_VISIBILITY, KEYPOINTS, LOGITS, SCORES
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 from maskrcnn_benchmark.utils.problems import check_choice, config_problem
 
@@ -55,7 +55,8 @@ class KeypointPostProcessor(nn.Module):
             logits: (R, K, S, S), rows in the order of the detections of all images.
             detections: one BoxList per image, with the field `scores` if there are sigmas.
             frames: (R, 4) rectangles in pixels that the maps span; None for the detections' own boxes.
-        Returns: new BoxLists with the field `keypoints` besides theirs: (x, y, 1) in pixels, and the score of each
+        Returns: new BoxLists with the field `keypoints` besides theirs: x and y in pixels, and the probability that the
+            keypoint is labelled, which is 1 unless the detections have `keypoint_visibility`; and the score of each
             keypoint in the keypoints' own field `logits`, (R, K): the largest logit of its map; if maps are heights,
             the logit of the largest. With sigmas also `keypoint_scores`, the box score times the skeleton's expected
             OKS.
@@ -66,7 +67,7 @@ class KeypointPostProcessor(nn.Module):
         if self.activation == RELU:  # the height of a peak is between 0 and 1, as a probability
             scores = scores.logit(_LEAST_HEIGHT)
         lengths = [len(detections_per_image) for detections_per_image in detections]
-        labelled = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
+        labelled = torch.cat([points, _visibility(detections, points)], dim=-1)
         results = []
         for detections_per_image, points_per_image, scores_per_image in zip(
             detections, labelled.split(lengths), scores.split(lengths), strict=True
@@ -81,6 +82,13 @@ class KeypointPostProcessor(nn.Module):
             for result, oks_per_image in zip(results, oks.split(lengths), strict=True):
                 result.add_field(KEYPOINT_SCORES, result.get_field(SCORES) * oks_per_image)
         return results
+
+
+def _visibility(detections: Sequence[BoxList], points: Tensor) -> Tensor:
+    """(R, K, 1): the probability that a keypoint is labelled, where it was predicted; else 1."""
+    if not all(boxes.has_field(KEYPOINT_VISIBILITY) for boxes in detections):
+        return torch.ones_like(points[..., :1])
+    return torch.cat([boxes.get_field(KEYPOINT_VISIBILITY) for boxes in detections])[..., None]
 
 
 def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float]) -> Keypoints:
