@@ -38,7 +38,8 @@ class Polygons:
 
     Attributes:
         parts: polygons (P, 2) with P >= 3, x and y in continuous image coordinates. They are float64 because
-            pycocotools rounds to fifths of a pixel and COCO's decimals lie exactly between two of them.
+            pycocotools rounds to fifths of a pixel and COCO's decimals lie exactly between two of them. An instance
+            without a mask has none.
     """
 
     parts: tuple[NDArray[np.float64], ...]
@@ -161,11 +162,12 @@ class SegmentationMask:
         instances: one entry per instance, which is one of
             - polygons: a sequence of parts, each [x0, y0, x1, y1, ...] or (P, 2), in pixels;
             - run lengths: a dict with "size" [height, width] and "counts", compressed (str, bytes) or a list;
-            - a bitmap (H, W) of 0 and 1, tensor or array.
+            - a bitmap (H, W) of 0 and 1, tensor or array;
+            - None for an instance without a mask, which is drawn as zeros.
             A tensor or array (R, H, W) of bitmaps and another SegmentationMask are accepted too. Bitmaps and run
             lengths cover the whole image, even if their size differs from `size`.
         size: (width, height) of the image, in pixels.
-        mode: "poly" keeps polygons and bitmaps as they are, "mask" converts all to bitmaps.
+        mode: "poly" keeps polygons and bitmaps as they are, "mask" converts polygons to bitmaps.
     Attributes:
         instances: `Polygons` or `Bitmap` of each instance.
         size: (width, height) of the image, in pixels.
@@ -193,7 +195,7 @@ class SegmentationMask:
             width, height = (int(side) for side in self.size)
             parsed = [
                 Bitmap.cover(_rasterize(instance, height, width).numpy(), self.size)
-                if isinstance(instance, Polygons)
+                if isinstance(instance, Polygons) and instance.parts
                 else instance
                 for instance in parsed
             ]
@@ -315,8 +317,8 @@ class SegmentationMask:
     def convert(self, mode: str) -> "SegmentationMask":
         """Convert all instances to bitmaps ("mask") or polygons ("poly").
 
-        Polygons follow the outlines of the pixels at the current image size. They have no holes. An instance without
-        pixels stays a bitmap.
+        Polygons follow the outlines of the pixels at the current image size. They have no holes. A bitmap without
+        pixels stays a bitmap, and an instance without a mask stays one.
         """
         if mode == self.mode and mode == "mask":
             return self
@@ -363,6 +365,8 @@ class SegmentationMask:
 
 def _parse_instance(instance: Any, size: tuple[float, float]) -> Polygons | Bitmap:
     """Convert one instance of any accepted type. Raises ValueError if it is malformed."""
+    if instance is None:
+        return Polygons(())
     if isinstance(instance, (Polygons, Bitmap)):
         return instance
     if isinstance(instance, dict):
@@ -375,7 +379,7 @@ def _parse_instance(instance: Any, size: tuple[float, float]) -> Polygons | Bitm
     if not isinstance(instance, (list, tuple)):
         raise ValueError(f"polygons, run lengths or a bitmap are expected, not {type(instance).__name__}")
     if not instance:
-        raise ValueError("it has no polygon")
+        raise ValueError("it has no polygon; an instance without a mask is None")
     return Polygons(tuple(_parse_polygon(part) for part in instance))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from maskrcnn_benchmark.structures.segmentation_mask import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, SegmentationMask
+from maskrcnn_benchmark.structures.segmentation_mask import FLIP_LEFT_RIGHT, FLIP_TOP_BOTTOM, Polygons, SegmentationMask
 from tests.devices import DEVICES
 
 SIZE = (40, 30)  # width, height
@@ -208,7 +208,7 @@ def test_rasterize_follows_flips_and_resizes():
         ({"size": [30, 40]}, r"instance 1: run lengths have 'size' and 'counts'.*\['size'\]"),
         ({"size": [30, 40], "counts": [5, 6]}, "instance 1: run lengths add up to 11, but the bitmap is 30 x 40"),
         ("polygon", "instance 1: polygons, run lengths or a bitmap are expected, not str"),
-        (None, "instance 1: polygons, run lengths or a bitmap are expected, not NoneType"),
+        (7, "instance 1: polygons, run lengths or a bitmap are expected, not int"),
         (np.zeros((2, 3, 4)), r"instance 1: a bitmap is \(H, W\)"),
     ],
 )
@@ -239,3 +239,18 @@ def test_real_annotations_draw_as_pycocotools_does(coco_mini):
         encoded = coco_mask.frPyObjects(entry["segmentation"], size[1], size[0])
         expected = coco_mask.decode(coco_mask.merge(encoded) if isinstance(encoded, list) else encoded)
         np.testing.assert_array_equal(drawn, expected)
+
+
+def test_an_instance_without_a_mask_stays_one_and_is_drawn_as_zeros():
+    square = [[2, 3, 12, 3, 12, 11, 2, 11]]
+    masks = SegmentationMask([None, square, None], (40, 30))
+    moved = [masks.resize((80, 60)), masks.transpose(FLIP_LEFT_RIGHT), masks.crop((1, 1, 20, 20)), masks[[0, 1, 2]]]
+    for version in [masks, *moved, masks.convert("mask"), masks.convert("poly"), SegmentationMask.cat([masks, masks])]:
+        assert version.instances[0] == Polygons(())
+        drawn = version.get_mask_tensor()
+        assert not drawn[0].any() and not drawn[2].any() and drawn[1].any()
+    regions = torch.tensor([[0.0, 0, 40, 30], [2, 3, 12, 11]])
+    drawn = masks.rasterize(regions[[0, 1, 0]], 8, torch.tensor([0, 1, 2]))
+    assert not drawn[[0, 2]].any() and drawn[1].all()
+    only = masks[[0]].rasterize(regions[:1], 8, torch.tensor([0]))
+    assert only.shape == (1, 8, 8) and not only.any()
