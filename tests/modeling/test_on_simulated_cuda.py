@@ -165,6 +165,14 @@ def test_waits_do_not_grow_with_the_batch(images):
     check_step(tiny_detector(cfg), *batch(cfg, images=images), WAITS_OF_TRAINING)
 
 
+def test_instances_without_masks():
+    cfg = tiny_cfg(*ALL_HEADS)
+    pixels, targets = batch(cfg)
+    for target in targets:
+        target.add_field(fields.MASKS_PRESENT, torch.arange(len(target)) % 2 == 0)
+    check_step(tiny_detector(cfg), pixels, targets, WAITS_OF_TRAINING)
+
+
 def test_single_image():
     cfg = tiny_cfg(*ALL_HEADS)
     waits = Counter(WAITS_OF_TRAINING)

@@ -8,11 +8,17 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss
 
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker, MaskPostProcessor
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, select_class
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
+    mask_loss,
+    matched_mask_targets,
+    matched_presence,
+    outline_weights,
+    select_class,
+)
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.output import MaskKind
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASKS, SCORES
+from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASKS, MASKS_PRESENT, SCORES
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.contracts.contract import read_contract
@@ -131,6 +137,80 @@ def test_soft_targets_give_the_loss_of_torchvision():
 def test_an_unknown_kind_of_target_is_named():
     with pytest.raises(ConfigError, match="MODEL.ROI_MASK_HEAD.TARGET is 'hard'; expected one of 'binary', 'soft'"):
         MaskHead.from_cfg(small_cfg("MODEL.ROI_MASK_HEAD.TARGET", "hard"), CHANNELS)
+
+
+def random_maps(rois=7, side=6):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rois, 1, side, side, generator=generator, requires_grad=True)
+    return logits, (torch.rand(rois, side, side, generator=generator) < 0.5).float()
+
+
+@pytest.mark.parametrize("outline", [None, 3.0])
+@pytest.mark.parametrize("device", DEVICES)
+def test_rois_whose_instance_has_no_mask_weigh_nothing(outline, device):
+    logits, targets = random_maps()
+    logits, targets = logits.detach().to(device).requires_grad_(), targets.to(device)
+    present = torch.tensor([True, False, True, True, False, True, False], device=device)
+    weights = None if outline is None else outline_weights(targets, outline)
+    loss = mask_loss(logits, targets, weights, present)
+    alone = mask_loss(logits[present], targets[present], None if weights is None else weights[present])
+    torch.testing.assert_close(loss, alone)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[~present].any() and gradient[present].all()
+    torch.testing.assert_close(gradient, torch.autograd.grad(alone, logits)[0])
+    nothing = mask_loss(logits, targets, weights, torch.zeros_like(present))
+    assert nothing.item() == 0 and not torch.autograd.grad(nothing, logits)[0].any()
+    none = mask_loss(logits[:0], targets[:0], None if weights is None else weights[:0], present[:0])
+    assert none.item() == 0 and none.requires_grad
+
+
+@pytest.mark.parametrize("outline", [None, 3.0])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rois", "side"), [(7, 6), (49, 28), (211, 14)])
+def test_the_loss_is_the_same_to_the_last_bit_if_all_have_a_mask(outline, device, rois, side):
+    logits, targets = random_maps(rois, side)
+    logits, targets = logits.detach().to(device).requires_grad_(), targets.to(device)
+    weights = None if outline is None else outline_weights(targets, outline)
+    losses = [mask_loss(logits, targets, weights, present) for present in (None, torch.ones(rois).bool().to(device))]
+    assert torch.equal(*losses)
+    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in losses))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_presence_follows_the_match(device):
+    targets, samples = person_batch()
+    samples = on_device(samples, device)
+    assert matched_presence(samples, targets) is None
+    flags = [torch.arange(len(target)) % 2 == 0 for target in targets]
+    targets[0].add_field(MASKS_PRESENT, flags[0])
+    one = matched_presence(samples, targets)
+    targets[1].add_field(MASKS_PRESENT, flags[1])
+    both = matched_presence(samples, targets)
+    assert one.device.type == both.device.type == device
+    pairs = list(zip(samples.image_ids.tolist(), samples.matched_idxs.tolist(), strict=True))
+    assert both.tolist() == [bool(flags[image][row]) for image, row in pairs]
+    assert one.tolist() == [bool(flags[0][row]) if image == 0 else True for image, row in pairs]
+    assert matched_presence(samples, targets, "masks_visible_present") is None
+
+
+def test_training_step_with_instances_without_masks():
+    head = MaskHead.from_cfg(small_cfg(), CHANNELS)
+    targets, samples = person_batch()
+    features = feature_pyramid(2, (96, 64))
+    for target in targets:
+        absent = torch.arange(len(target)) % 2 == 1
+        masks = [
+            None if missing else mask for missing, mask in zip(absent, target.get_field(MASKS).instances, strict=True)
+        ]
+        target.add_field(MASKS, SegmentationMask(masks, target.size))
+        target.add_field(MASKS_PRESENT, ~absent)
+    output = head(features, samples, targets)
+    present = matched_presence(samples, targets)
+    assert present.any() and not present.all()
+    logits = select_class(output.logits, samples.labels)
+    drawn = matched_mask_targets(samples, targets, samples.boxes, 14)
+    assert not drawn[~present].any()
+    torch.testing.assert_close(output.losses["loss_mask"], mask_loss(logits[present], drawn[present]))
 
 
 def test_nothing_positive_is_a_zero_on_the_graph():

@@ -9,7 +9,12 @@ from torch import nn
 from maskrcnn_benchmark.layers.boxes import box_extents
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
-from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import mask_loss, matched_mask_targets, outline_weights
+from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
+    mask_loss,
+    matched_mask_targets,
+    matched_presence,
+    outline_weights,
+)
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.mask_head import MaskHead
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.freeze import freeze_detector, hold_frozen_norms
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import enlarge_extents
@@ -20,7 +25,15 @@ from maskrcnn_benchmark.modeling.roi_heads.refine_head.roi_refine_feature_extrac
     HourglassRefineFeatureExtractor,
     UNetRefineFeatureExtractor,
 )
-from maskrcnn_benchmark.structures.fields import COARSE_KEYPOINTS, COARSE_MASK, KEYPOINTS, MASK, MASK_BOXES, SCORES
+from maskrcnn_benchmark.structures.fields import (
+    COARSE_KEYPOINTS,
+    COARSE_MASK,
+    KEYPOINTS,
+    MASK,
+    MASK_BOXES,
+    MASKS_PRESENT,
+    SCORES,
+)
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import (
     CHANNELS,
@@ -125,6 +138,20 @@ def test_losses_are_those_of_the_enlarged_regions():
     )
     loss = keypoint_loss(output.logits["keypoint"], matched_keypoints(samples, targets), extents)
     torch.testing.assert_close(output.losses["loss_refine_kp"], 0.25 * loss)
+
+
+def test_an_instance_without_a_mask_is_not_refined_towards_background():
+    heads = Heads(REFINE + "LOSS_WEIGHT_MASK", 1.0)
+    wake(heads.refine)
+    targets, samples = person_batch()
+    for target in targets:
+        target.add_field(MASKS_PRESENT, torch.arange(len(target)) % 2 == 0)
+    _, _, output = heads(feature_pyramid(2, (96, 64)), samples, targets)
+    present = matched_presence(samples, targets)
+    assert present.any() and not present.all()
+    drawn = matched_mask_targets(samples, targets, output.extents, 16)[present]
+    expected = mask_loss(output.logits["mask"][present], drawn, outline_weights(drawn, 3.0))
+    torch.testing.assert_close(output.losses["loss_refine_mask"], expected)
 
 
 def test_cells_near_the_outline_weigh_more():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import MASKS
+from maskrcnn_benchmark.structures.fields import MASKS, MASKS_PRESENT
 
 _BAND = 2  # cells on both sides of an outline that count as near it
 
@@ -48,17 +48,51 @@ def matched_mask_targets(
     return drawn.to(device, non_blocking=True)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy, mean over RoIs and cells.
+def matched_presence(
+    positives: SampledProposals, targets: Sequence[BoxList], field: str = MASKS_PRESENT
+) -> Tensor | None:
+    """Which RoIs matched an instance that has a mask.
+
+    Args:
+        targets: one per image; all masks of a target without this field are present.
+        field: `present` of the mask's `MaskFields`.
+    Returns: (R,) bool, on the device of positives; None if no target has the field.
+    """
+    if not any(target.has_field(field) for target in targets):
+        return None
+    return positives.matched(
+        [
+            target.get_field(field)
+            if target.has_field(field)
+            else torch.ones(len(target), dtype=torch.bool, device=target.bbox.device)
+            for target in targets
+        ]
+    )
+
+
+def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy, mean over cells and over the RoIs that have a mask.
 
     Args:
         logits: (R, 1, M, M), of each RoI's labelled class.
         targets: (R, M, M) in [0, 1].
         weights: (R, M, M), weights of the cells in the mean; None for equal weights.
-    Returns: scalar float32; zero and attached to the graph for R = 0.
+        present: (R,) bool, RoIs that have a mask; None if all have one.
+    Returns: scalar float32; zero and attached to the graph if no RoI has a mask.
     """
-    total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), targets, weights, reduction="sum")
-    return total / (max(targets.numel(), 1) if weights is None else weights.sum().clamp(min=1))
+    cells = weights
+    if present is not None:
+        rows = present[:, None, None].to(targets.dtype)
+        cells = rows if weights is None else weights * rows
+    total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), targets, cells, reduction="sum")
+    if weights is not None:
+        assert cells is not None
+        return total / cells.sum().clamp(min=1)
+    mean = total / max(targets.numel(), 1)
+    if present is None:
+        return mean
+    count = present.sum()
+    return mean * (torch.full_like(count, len(present)) / count.clamp(min=1))  # exactly 1 if all are present
 
 
 def outline_weights(targets: Tensor, weight: float) -> Tensor:

@@ -14,6 +14,7 @@ from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import MaskPostPr
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import (
     mask_loss,
     matched_mask_targets,
+    matched_presence,
     outline_weights,
     select_class,
 )
@@ -36,6 +37,7 @@ class MaskTargets(NamedTuple):
 
     drawn: Tensor  # (R, S, S) of 0 and 1; in [0, 1] if soft
     weights: Tensor | None  # (R, S, S), of the cells in the mean; None for equal weights
+    present: Tensor | None = None  # (R,) bool, RoIs whose instance has a mask; None if all have one
 
 
 @dataclass(eq=False)
@@ -140,10 +142,10 @@ class MaskKind(MapKind[MaskTargets]):
     ) -> MaskTargets:
         drawn = matched_mask_targets(positives, targets, host_frames, size, self.soft_targets)
         weights = None if self.outline_weight is None else outline_weights(drawn, self.outline_weight)
-        return MaskTargets(drawn, weights)
+        return MaskTargets(drawn, weights, matched_presence(positives, targets))
 
     def frame_loss(self, logits: Tensor, matched: MaskTargets, frames: Tensor) -> Tensor:
-        return self.loss_weight * mask_loss(logits, matched.drawn, matched.weights)
+        return self.loss_weight * mask_loss(logits, matched.drawn, matched.weights, matched.present)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         results: list[BoxList] = self.post_processor(logits, detections, frames)
