@@ -33,6 +33,7 @@ _C.MODEL.CHANNELS_LAST = False  # new: weights and maps in the channels-last lay
 _C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 - x1 + 1), 0 = it does not
 _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall
 _C.MODEL.MASK_ON = False  # add the mask branch
+_C.MODEL.MULTI_MASK_ON = False  # new: add the multi-mask branch, several named masks per instance
 _C.MODEL.KEYPOINT_ON = False  # add the keypoint branch
 _C.MODEL.REFINE_ON = False  # new: add the refine head after the mask and keypoint branches
 _C.MODEL.RETINANET_ON = False  # RetinaNet in place of the RPN and the RoI heads; its keys are MODEL.RETINANET
@@ -235,6 +236,9 @@ _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
 _C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, instead of the box score
 
+_C.MODEL.ROI_MULTI_MASK_HEAD = CN()
+_C.MODEL.ROI_MULTI_MASK_HEAD.MASKS = ("visible", "amodal")  # new: names of the masks of an instance
+
 _C.MODEL.ROI_KEYPOINT_HEAD = CN()
 _C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"
 _C.MODEL.ROI_KEYPOINT_HEAD.PREDICTOR = "KeypointRCNNPredictor"
@@ -399,6 +403,9 @@ _C.DATASETS.FILTER_EMPTY = True  # new: leave out training images without usable
 # new: numbers of each annotation that targets carry, ((BoxList field, key in the JSON file), ...), such as
 # (("ages", "age"),): field "ages", (R,) float32, NaN where an annotation does not have the key
 _C.DATASETS.EXTRA_FIELDS = ()
+# new: keys in the JSON file of named masks, ((name, key), ...), such as (("visible", "i_segm"), ("amodal", "a_segm"));
+# a name that is not listed is read from "segmentations": {name: mask}
+_C.DATASETS.MASK_KEYS = ()
 _C.DATASETS.MIN_KEYPOINTS = 10  # new: with keypoints on, leave out training images with fewer visible ones; 0 = off
 
 _C.DATALOADER = CN()

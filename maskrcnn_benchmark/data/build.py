@@ -22,7 +22,9 @@ from maskrcnn_benchmark.data.catalog import Catalog, check_names, dataset_catalo
 from maskrcnn_benchmark.data.collate_batch import BatchCollator, ViewCollator
 from maskrcnn_benchmark.data.copy_paste import CopyPaste
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
+from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
+from maskrcnn_benchmark.data.datasets.coco import mask_keys_of
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
     GroupedBatchSampler,
@@ -144,13 +146,18 @@ def build_dataset(
 
 
 def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
-    """Raise ValueError if the categories or keypoints of a data set do not fit the model, as far as they are known."""
+    """Raise ValueError if categories, masks or keypoints of a data set do not fit the model, as far as they are known.
+
+    A mask that only some of the training sets have, or that a test set does not have, gives a warning.
+    """
     named = zip(names, datasets, strict=True)
     known = [(name, dataset.class_names) for name, dataset in named if dataset.class_names]
     if not finds_only_proposals(cfg):
         groups = [known] if is_train else [[entry] for entry in known]  # trained on as one set, tested one by one
         for group in filter(None, groups):
             _check_categories(group, *num_classes(cfg))
+    if cfg.MODEL.MULTI_MASK_ON:
+        _check_masks(cfg, datasets, names, is_train)
     flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
     num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
     named_keypoints = all(len(dataset.keypoint_names) == num_keypoints for dataset in datasets)
@@ -178,6 +185,29 @@ def _check_categories(known: Sequence[tuple[str, Sequence[str]]], key: str, coun
             f"({shown}), {len(largest)} with the background: set NUM_CLASSES to {len(largest)}, "
             "or choose another data set"
         )
+
+
+def _check_masks(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Sequence[str], is_train: bool) -> None:
+    """Report masks that no annotation of a data set has. Raises: ValueError if training could not learn one."""
+    keys = mask_keys_of(cfg.DATASETS.MASK_KEYS)
+    for mask in cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS:
+        lacking = [
+            f"{name}, which has {dataset.masks_described}"
+            for name, dataset in zip(names, datasets, strict=True)
+            if mask not in dataset.mask_names and dataset.masks_described
+        ]
+        if not lacking:
+            continue
+        place = f'"{NAMED_MASKS}": {{"{mask}": ...}}; DATASETS.MASK_KEYS can name another key'
+        if mask in keys:
+            place = f"the key {keys[mask]!r}, as DATASETS.MASK_KEYS says"
+        text = (
+            f"MODEL.ROI_MULTI_MASK_HEAD.MASKS has {mask!r}, but no annotation has a usable mask of this name in "
+            f"{'; nor in '.join(lacking)}. It is read from {place}."
+        )
+        if is_train and len(lacking) == len(datasets):
+            raise ValueError(text)
+        logger.warning("%s", text)
 
 
 def _train_loader(

@@ -6,8 +6,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskrcnn_benchmark.data.datasets import validation as problem
+
 PERSON = {"id": 1, "name": "person"}
 DOG = {"id": 18, "name": "dog"}
+
+
+NAN = float("nan")
+
+# problem -> segmentations that have it, in an image of 40 x 30 pixels
+BAD_MASKS = {
+    problem.POLYGON_MALFORMED: [[1, 2, 3, 4, 5, 6], "polygon", [["a"] * 6], 7],
+    problem.POLYGON_ODD: [[[1, 2, 3, 4, 5, 6, 7]]],
+    problem.POLYGON_SHORT: [[[1, 2, 3, 4]], [[1, 1, 9, 1, 9, 9], []]],
+    problem.POLYGON_NOT_FINITE: [[[1, 2, NAN, 4, 5, 6]]],
+    problem.RLE_SIZE: [{"size": [40, 30], "counts": [1200]}],
+    problem.RLE_MALFORMED: [{"counts": [1200]}]
+    + [{"size": [30, 40], "counts": c} for c in ([3, 4], "~~", "", None, [1201, -1], "0" * 30)],
+    problem.RLE_EMPTY: [{"size": [30, 40], "counts": [1200]}],
+}
 
 
 def annotation(identity, image_id=1, bbox=(2, 3, 10, 8), category_id=1, **more):

@@ -132,9 +132,11 @@ def test_unusable_polygons_give_one_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = CityScapesDataset(*write_cityscapes(tmp_path, {NAME: objects}, ids=False), "train", "poly")
     (record,) = caplog.records
-    assert "skipped 4 of 5 annotations" in record.getMessage()
-    assert f"1 x polygon with fewer than 3 points (annotation ids {NAME} instance 2 'car')" in record.getMessage()
-    assert dataset.get_groundtruth(0).get_field(fields.LABELS).tolist() == [CAR]
+    assert "skipped 3 of 5 annotations" in record.getMessage()
+    polygon_problem = f"1 x segmentation: polygon with fewer than 3 points (annotation ids {NAME} instance 2 'car')"
+    assert f"Ignored 1 masks, but not their boxes: {polygon_problem}" in record.getMessage()
+    assert dataset.get_groundtruth(0).get_field(fields.LABELS).tolist() == [CAR, CAR]
+    assert dataset.get_groundtruth(0).get_field(fields.MASKS_PRESENT).tolist() == [True, False]
     assert (dataset.read_instance_ids(0) == 26000).sum() == 300
 
 

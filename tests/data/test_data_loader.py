@@ -93,7 +93,7 @@ def test_a_training_batch(tiny):
             assert not tensor[:, h:].any() and not tensor[:, :, w:].any() and tensor[:, h - 1, w - 1].any()
             assert target.get_field(fields.ANNOTATION_IDS).tolist() == [index + 1]
             assert set(target.fields()) == {
-                fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.KEYPOINTS
+                fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.MASKS_PRESENT, fields.KEYPOINTS
             }  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_targets_without_annotations_travel_between_processes(tmp_path, catalog,
     tiny.DATASETS.TRAIN, tiny.DATASETS.FILTER_EMPTY = ("empty",), False
     for _, targets, _ in make_data_loader(tiny):
         for target in targets:
-            assert len(target) == 0 and len(target.fields()) == 4
+            assert len(target) == 0 and len(target.fields()) == 5
             assert len(pickle.loads(pickle.dumps(target))) == 0
 
 
@@ -145,7 +145,7 @@ def test_a_batch_passes_through_pinning_with_its_fields(tiny, monkeypatch):
     pinned = pin_memory(batch)
     assert contents([pinned]) == contents([batch])
     assert pinned[1][0].fields() == batch[1][0].fields()
-    assert len(seen) == 1 + 4 * 2  # the images; and boxes, labels, ids and keypoints of two targets
+    assert len(seen) == 1 + 5 * 2  # the images; and boxes, labels, ids, masks_present and keypoints of two targets
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no such limit")

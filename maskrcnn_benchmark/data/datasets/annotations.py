@@ -6,8 +6,9 @@ their reference counts change, so each worker would need as much memory as the w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,6 +19,10 @@ from maskrcnn_benchmark.data.datasets import validation
 from maskrcnn_benchmark.data.datasets.validation import ValidationReport
 
 RLE = dict[str, Any]
+MaskPath = tuple[str, ...]  # keys that lead from an annotation to a mask
+
+NAMED_MASKS = "segmentations"  # key of {name: mask} in an annotation
+PLAIN_MASK: Mapping[str, MaskPath] = {"": ("segmentation",)}
 
 
 class PackedStrings:
@@ -40,7 +45,7 @@ class PackedStrings:
 
 @dataclass(frozen=True)
 class PackedSegmentations:
-    """Polygons or run lengths of A annotations.
+    """Polygons or run lengths of one mask of A annotations. An annotation without this mask has neither.
 
     Attributes:
         coordinates: x, y, x, y, ... of all polygons in pixels; polygon p has coordinates `polygon_ends[p]` to
@@ -59,16 +64,23 @@ class PackedSegmentations:
     run_ends: NDArray[np.int64]
     first_run: NDArray[np.int64]
 
-    def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float64]] | RLE:
-        """The polygons of an annotation, each flat (2 * P,), or its run lengths as COCO's dictionary."""
+    @functools.cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(A,): which annotations have this mask."""
+        present: NDArray[np.bool_] = np.diff(self.first_polygon) + np.diff(self.first_run) > 0
+        return present
+
+    def get(self, index: int, size_wh: tuple[int, int]) -> list[NDArray[np.float64]] | RLE | None:
+        """The polygons of an annotation, each flat (2 * P,), or its run lengths as COCO's dictionary; None without."""
         run = self.first_run[index]
         if run < self.first_run[index + 1]:
             counts = self.runs[self.run_ends[run] : self.run_ends[run + 1]].tobytes()
             return {"size": [size_wh[1], size_wh[0]], "counts": counts}
-        return [
+        polygons = [
             self.coordinates[self.polygon_ends[polygon] : self.polygon_ends[polygon + 1]].copy()
             for polygon in range(self.first_polygon[index], self.first_polygon[index + 1])
         ]
+        return polygons or None
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class PackedAnnotations:
         boxes: (A, 4) float32 x, y, width, height in pixels, inside the image.
         labels: (A,) int64, contiguous from 1.
         ids: (A,) int64, the ids in the file.
-        segmentations: None if masks were not requested.
+        segmentations: by name, the masks that were requested; the name of the plain mask is empty.
         keypoints: (A, K, 3) float32; None if keypoints were not requested.
         extra: (A,) float32 for each extra field, by field name; NaN where an annotation has no value.
     """
@@ -89,7 +101,7 @@ class PackedAnnotations:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ids: NDArray[np.int64]
-    segmentations: PackedSegmentations | None
+    segmentations: Mapping[str, PackedSegmentations]
     keypoints: NDArray[np.float32] | None
     extra: Mapping[str, NDArray[np.float32]]
 
@@ -116,7 +128,7 @@ def pack_annotations(
     labels: Mapping[Any, int],
     report: ValidationReport,
     *,
-    with_masks: bool,
+    masks: Mapping[str, MaskPath],
     num_keypoints: int | None,
     extra_fields: Mapping[str, str] | None = None,
 ) -> PackedAnnotations:
@@ -126,8 +138,8 @@ def pack_annotations(
         image_rows: image id -> row of `sizes_wh` (number of images, 2), in pixels.
         labels: category id -> contiguous label from 1.
         report: counts what is left out and why.
-        with_masks: read segmentations. If one is unusable the whole annotation is left out, so that boxes and masks
-            stay aligned.
+        masks: name of each mask to read -> where an annotation has it. An annotation without a mask keeps its box and
+            its other fields; so does one with an unusable mask, which counts as absent and is reported.
         num_keypoints: K; None reads no keypoints.
         extra_fields: field name -> JSON key of a number of each annotation.
     """
@@ -151,22 +163,17 @@ def pack_annotations(
     if num_keypoints is not None:
         keypoints, problems = validation.check_keypoints([a.get("keypoints") for a in kept], num_keypoints)
         note(problems)
-    segmentations = None
-    if with_masks:
-        segmentations, problems = _pack_segmentations([a.get("segmentation") for a in kept], sizes_wh[owners])
-        note(problems)
     extra = {}
     for field, key in (extra_fields or {}).items():
         extra[field], problems = validation.check_numbers([a.get(key) for a in kept], key)
         note(problems)
-    if segmentations is not None:
-        segmentations = _select_segmentations(segmentations, sound)
+    kept, owners, ids = [kept[row] for row in np.flatnonzero(sound).tolist()], owners[sound], ids[sound]
     return PackedAnnotations(
-        first=np.searchsorted(owners[sound], np.arange(len(sizes_wh) + 1)),
+        first=np.searchsorted(owners, np.arange(len(sizes_wh) + 1)),
         boxes=boxes[sound].astype(np.float32),
-        labels=np.array([labels[a["category_id"]] for a in kept], dtype=np.int64)[sound],
-        ids=ids[sound],
-        segmentations=segmentations,
+        labels=np.array([labels[a["category_id"]] for a in kept], dtype=np.int64),
+        ids=ids,
+        segmentations=_pack_masks(kept, ids, sizes_wh[owners], masks, report),
         keypoints=None if keypoints is None else keypoints[sound],
         extra={field: values[sound] for field, values in extra.items()},
     )
@@ -178,16 +185,37 @@ def select_images(annotations: PackedAnnotations, images: NDArray[np.int64]) -> 
     if len(images) == len(counts):
         return annotations
     rows = np.repeat(np.isin(np.arange(len(counts)), images), counts)
-    segmentations, keypoints = annotations.segmentations, annotations.keypoints
+    keypoints = annotations.keypoints
+    packed = {id(masks): _select_segmentations(masks, rows) for masks in annotations.segmentations.values()}
     return PackedAnnotations(
         first=np.concatenate([[0], np.cumsum(counts[images])]),
         boxes=annotations.boxes[rows],
         labels=annotations.labels[rows],
         ids=annotations.ids[rows],
-        segmentations=None if segmentations is None else _select_segmentations(segmentations, rows),
+        segmentations={name: packed[id(masks)] for name, masks in annotations.segmentations.items()},
         keypoints=None if keypoints is None else keypoints[rows],
         extra={field: values[rows] for field, values in annotations.extra.items()},
     )
+
+
+def mask_at(annotation: Mapping[str, Any], path: MaskPath) -> Any:
+    """What an annotation of the file has at this place, unchecked; None if nothing is there."""
+    entry: Any = annotation
+    for key in path:
+        if not entry:
+            return None
+        if not isinstance(entry, dict):
+            return _UNREADABLE
+        entry = entry.get(key)
+    return entry
+
+
+def spell_path(path: MaskPath) -> str:
+    """A place in an annotation, for messages: segmentations['visible']."""
+    return path[0] + "".join(f"[{key!r}]" for key in path[1:])
+
+
+_UNREADABLE = object()
 
 
 def _recognised(
@@ -221,10 +249,31 @@ def _recognised(
     return kept
 
 
+def _pack_masks(
+    annotations: Sequence[Mapping[str, Any]],
+    ids: NDArray[np.int64],
+    sizes_wh: NDArray[np.int64],
+    masks: Mapping[str, MaskPath],
+    report: ValidationReport,
+) -> dict[str, PackedSegmentations]:
+    """Pack each mask of the annotations. Two names for the same place share their arrays."""
+    packed = {}
+    for path in dict.fromkeys(masks.values()):
+        packed[path], problems = _pack_segmentations(
+            [mask_at(annotation, path) for annotation in annotations], sizes_wh
+        )
+        for reason, rows in problems:
+            report.ignore_masks(f"{spell_path(path)}: {reason}", ids[rows].tolist())
+    return {name: packed[path] for name, path in masks.items()}
+
+
 def _pack_segmentations(
     entries: Sequence[Any], sizes_wh: NDArray[np.int64]
 ) -> tuple[PackedSegmentations, list[tuple[str, NDArray[np.bool_]]]]:
-    """Pack segmentations from the file, in their order. An unusable one becomes empty and is listed in the problems."""
+    """Pack segmentations from the file, in their order. An unusable one becomes empty and is listed in the problems.
+
+    Returns: the packed ones; the problems, each with the rows that have it, at most one per row.
+    """
     polygons: list[Sequence[float]] = []
     runs: list[bytes] = []
     num_polygons, num_runs = np.zeros((2, len(entries)), dtype=np.int64)
@@ -236,7 +285,7 @@ def _pack_segmentations(
                 runs.append(compressed)
                 num_runs[index] = 1
         elif entry is None or isinstance(entry, (list, tuple)):
-            problem = validation.check_polygons(entry)
+            problem = validation.check_polygons(entry or ())
             if entry and problem is None:
                 polygons.extend(entry)
                 num_polygons[index] = len(entry)
@@ -262,12 +311,14 @@ def _pack_segmentations(
         run_ends=_ends(np.fromiter(map(len, runs), dtype=np.int64, count=len(runs))),
         first_run=_ends(num_runs),
     )
+    usable = np.ones(len(entries), dtype=bool)
     problems = []
     for reason, rows in found.items():
         mask = np.zeros(len(entries), dtype=bool)
         mask[rows] = True
-        problems.append((reason, mask))
-    return packed, problems
+        problems.append((reason, mask & usable))
+        usable[rows] = False
+    return _empty_segmentations(packed, ~usable), problems
 
 
 def _flatten(
@@ -290,16 +341,28 @@ def _select_segmentations(packed: PackedSegmentations, kept: NDArray[np.bool_]) 
     """The annotations with `kept` (A,) set."""
     if kept.all():
         return packed
+    emptied = _empty_segmentations(packed, ~kept)
+    return replace(
+        emptied,
+        first_polygon=_ends(np.diff(emptied.first_polygon)[kept]),
+        first_run=_ends(np.diff(emptied.first_run)[kept]),
+    )
+
+
+def _empty_segmentations(packed: PackedSegmentations, emptied: NDArray[np.bool_]) -> PackedSegmentations:
+    """The same annotations, without the masks of those with `emptied` (A,) set."""
+    if not emptied.any():
+        return packed
     num_polygons, num_runs = np.diff(packed.first_polygon), np.diff(packed.first_run)
-    polygons, runs = np.repeat(kept, num_polygons), np.repeat(kept, num_runs)
+    polygons, runs = np.repeat(~emptied, num_polygons), np.repeat(~emptied, num_runs)
     polygon_lengths, run_lengths = np.diff(packed.polygon_ends), np.diff(packed.run_ends)
     return PackedSegmentations(
         coordinates=packed.coordinates[np.repeat(polygons, polygon_lengths)],
         polygon_ends=_ends(polygon_lengths[polygons]),
-        first_polygon=_ends(num_polygons[kept]),
+        first_polygon=_ends(np.where(emptied, 0, num_polygons)),
         runs=packed.runs[np.repeat(runs, run_lengths)],
         run_ends=_ends(run_lengths[runs]),
-        first_run=_ends(num_runs[kept]),
+        first_run=_ends(np.where(emptied, 0, num_runs)),
     )
 
 

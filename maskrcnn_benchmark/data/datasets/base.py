@@ -44,6 +44,9 @@ class DetectionDataset(Dataset[Sample]):
         class_names: name of each label, 0 being the background; empty if they are not known.
         categories: category id of the annotation file -> name; empty if they are not known.
         contiguous_category_id_to_json_id: label -> category id of the annotation file.
+        mask_names: names of the masks that objects have besides the plain one, see `fields.mask_fields`; a name that
+            no object has is not among them.
+        masks_described: for messages, if the annotations are known to lack a mask: which ones they have.
         keypoint_names: name of each keypoint, which determines their mirror images; empty if the names are not known.
         coco: the annotations as a pycocotools `COCO`, for COCO's evaluation; None if there are none in that form.
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
@@ -97,6 +100,14 @@ class DetectionDataset(Dataset[Sample]):
     @functools.cached_property
     def contiguous_category_id_to_json_id(self) -> Mapping[int, Any]:
         return {label: label for label in range(1, len(self.class_names))}
+
+    @functools.cached_property
+    def mask_names(self) -> Sequence[str]:
+        return ()
+
+    @functools.cached_property
+    def masks_described(self) -> str:
+        return ""
 
     @functools.cached_property
     def keypoint_names(self) -> Sequence[str]:

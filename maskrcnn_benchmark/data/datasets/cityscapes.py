@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from maskrcnn_benchmark.data.datasets import cityscapes_file
+from maskrcnn_benchmark.data.datasets.annotations import PLAIN_MASK
 from maskrcnn_benchmark.data.datasets.image_files import list_folder, read_ids
 from maskrcnn_benchmark.data.datasets.packed_dataset import PackedDataset, Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
@@ -91,7 +92,7 @@ class CityScapesDataset(PackedDataset):
             ],
             {name: label for label, name in self.categories.items()},
             remove_empty=remove_images_without_annotations,
-            with_masks=with_masks,
+            masks=PLAIN_MASK if with_masks else {},
             names=titles,
         )
 
@@ -112,6 +113,8 @@ class CityScapesDataset(PackedDataset):
         """The data set for the model of `cfg`: eight classes, or ten if MODEL.ROI_BOX_HEAD.NUM_CLASSES is 11."""
         if cfg.MODEL.KEYPOINT_ON:
             config_problem("CityScapesDataset has no keypoints, but MODEL.KEYPOINT_ON is True.")
+        if cfg.MODEL.MULTI_MASK_ON:
+            config_problem("CityScapesDataset has one mask per instance, but MODEL.MULTI_MASK_ON is True.")
         all_classes = cityscapes_file.WITH_INSTANCES
         return cls(
             img_dir,

@@ -7,12 +7,13 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pycocotools.coco import COCO
 
+from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS, PLAIN_MASK
 from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused
 from maskrcnn_benchmark.data.datasets.packed_dataset import PackedDataset, Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OWN_FIELDS = (fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.KEYPOINTS)
+_OWN_FIELDS = (fields.LABELS, fields.ANNOTATION_IDS, fields.MASKS, fields.MASKS_PRESENT, fields.KEYPOINTS)
 
 
 class COCODataset(PackedDataset):
     """Images and targets of a COCO annotation file.
 
-    A target is a `BoxList` (xyxy) with the fields LABELS and ANNOTATION_IDS, and MASKS, KEYPOINTS and extra fields if
-    they are requested. Every image has the same fields, even if it has no annotations. The keypoints of an instance
-    without any are zero. Categories are numbered from 1 in the order of the file. Regions marked `iscrowd` are not
-    targets. Unusable annotations are left out; one warning tells how many, why and which (see `validation_report`).
+    A target is a `BoxList` (xyxy) with the fields LABELS and ANNOTATION_IDS, and masks, KEYPOINTS and extra fields if
+    they are requested. Every image has the same fields, even if it has no annotations. Categories are numbered from 1
+    in the order of the file. Regions marked `iscrowd` are not targets.
+
+    The keypoints of an instance without any are zero. An instance without a mask, or with an unusable one, has an empty
+    mask that is not present (see `fields.MaskFields`). Other unusable annotations are left out. One warning tells how
+    many, why and which (see `validation_report`).
 
     Args:
         ann_file: JSON in COCO's format; without "annotations" (test sets) no image has any.
@@ -42,7 +46,10 @@ class COCODataset(PackedDataset):
             keeps them as negatives.
         transforms: called with the image (PIL, RGB) and the target, returns both.
         offset: the box convention of the targets, see `BoxList`.
-        with_masks, with_keypoints: None reads them if the file has any.
+        with_masks, with_keypoints: None reads them if the file has any. A mask is the "segmentation" of an annotation.
+        named_masks: names of further masks to read; None reads all that the file has under "segmentations", and all of
+            `mask_keys`.
+        mask_keys: name of a mask -> its JSON key. A name without one is read from "segmentations": {name: mask}.
         num_keypoints: K; None takes it from the file, or COCO's 17.
         min_keypoints: leave out images that have annotations, but fewer labelled keypoints than this in all of them
             together. Only used with keypoints, and if the file has any.
@@ -65,13 +72,17 @@ class COCODataset(PackedDataset):
         num_keypoints: int | None = None,
         min_keypoints: int = 0,
         extra_fields: Mapping[str, str] | None = None,
+        named_masks: Sequence[str] | None = None,
+        mask_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(root, ann_file, transforms, offset=offset)
         self.ann_file = self.source
         self.extra_fields = dict(extra_fields or {})
+        self.mask_keys = dict(mask_keys or {})
         with garbage_collection_paused():
             self._load(
                 with_masks=with_masks,
+                named_masks=named_masks,
                 with_keypoints=with_keypoints,
                 num_keypoints=num_keypoints,
                 remove_empty=remove_images_without_annotations,
@@ -83,6 +94,7 @@ class COCODataset(PackedDataset):
         cls, cfg: CfgNode, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
     ) -> COCODataset:
         """The data set for the model of `cfg`. Images are filtered for training only."""
+        named_masks = cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS if cfg.MODEL.MULTI_MASK_ON else ()
         return cls(
             ann_file,
             root,
@@ -93,7 +105,9 @@ class COCODataset(PackedDataset):
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
             num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
             min_keypoints=cfg.DATASETS.MIN_KEYPOINTS if is_train else 0,
-            extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS),
+            extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS, named_masks),
+            named_masks=named_masks,
+            mask_keys=mask_keys_of(cfg.DATASETS.MASK_KEYS),
         )
 
     @functools.cached_property
@@ -106,6 +120,7 @@ class COCODataset(PackedDataset):
         self,
         *,
         with_masks: bool | None,
+        named_masks: Sequence[str] | None,
         with_keypoints: bool | None,
         num_keypoints: int | None,
         remove_empty: bool,
@@ -114,6 +129,11 @@ class COCODataset(PackedDataset):
         """Read, check and pack the annotation file; arguments as of the constructor."""
         content = CocoFile(self.ann_file)
         self.with_masks = content.has("segmentation") if with_masks is None else with_masks
+        names = dict.fromkeys([*content.keys_of(NAMED_MASKS), *self.mask_keys] if named_masks is None else named_masks)
+        self.mask_paths = dict(PLAIN_MASK) if self.with_masks else {}
+        for name in names:
+            fields.mask_fields(name)  # raises ValueError if it cannot be the name of a mask
+            self.mask_paths[name] = (self.mask_keys[name],) if name in self.mask_keys else (NAMED_MASKS, name)
         self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
         self.num_keypoints = content.num_keypoints(num_keypoints) if self.with_keypoints else 0
         self.categories = content.categories  # id in the file -> name
@@ -125,11 +145,17 @@ class COCODataset(PackedDataset):
             content.images,
             self.json_category_id_to_contiguous_id,
             remove_empty=remove_empty,
-            with_masks=self.with_masks,
+            masks=self.mask_paths,
             num_keypoints=self.num_keypoints if self.with_keypoints else None,
             min_keypoints=min_keypoints if self.with_keypoints and content.has("keypoints") else 0,
             extra_fields=self.extra_fields,
         )
+        absent = [name for name, masks in packed.segmentations.items() if len(packed.ids) and not masks.present.any()]
+        self.mask_names = [name for name in names if name not in absent]
+        if absent:
+            self.masks_described = content.masks_described()
+        if "" in absent:
+            logger.warning("no annotation of %s has a mask (a usable 'segmentation')", self.ann_file)
         for field, values in packed.extra.items():
             if len(values) and np.isnan(values).all():
                 logger.warning(
@@ -139,18 +165,39 @@ class COCODataset(PackedDataset):
                 )  # fmt: skip
 
 
-def extra_fields_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+def extra_fields_of(pairs: Sequence[Sequence[str]], named_masks: Sequence[str] = ()) -> dict[str, str]:
     """DATASETS.EXTRA_FIELDS as {field name: JSON key}. Raises: ConfigError (see `utils.problems`)."""
+    masks = [fields.mask_fields(name) for name in named_masks]
+    own = {*_OWN_FIELDS, *(field for names in masks for field in (names.truth, names.present))}
     extra: dict[str, str] = {}
+    for field, key in _pairs_of("EXTRA_FIELDS", pairs, "BoxList field", ("ages", "age")):
+        if field in extra or field in own:
+            taken = "named twice" if field in extra else "a field that every target has already"
+            config_problem(f"DATASETS.EXTRA_FIELDS reads {key!r} into {field!r}, which is {taken}; rename it.")
+        else:
+            extra[field] = key
+    return extra
+
+
+def mask_keys_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    """DATASETS.MASK_KEYS as {name of a mask: JSON key}. Raises: ConfigError (see `utils.problems`)."""
+    keys: dict[str, str] = {}
+    for name, key in _pairs_of("MASK_KEYS", pairs, "name of a mask", ("visible", "i_segm")):
+        if name in keys:
+            config_problem(f"DATASETS.MASK_KEYS reads {name!r} from {keys[name]!r} and from {key!r}; name it once.")
+        keys[name] = key
+    return keys
+
+
+def _pairs_of(
+    key: str, pairs: Sequence[Sequence[str]], first: str, example: tuple[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The pairs (`first`, JSON key) of a key of DATASETS; reports what is no such pair."""
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(name, str) and name for name in pair):
             config_problem(
-                f"an entry of DATASETS.EXTRA_FIELDS is {pair!r}; expected (BoxList field, JSON key), "
-                "such as ('ages', 'age'). One entry is written with a comma: (('ages', 'age'),)."
+                f"an entry of DATASETS.{key} is {pair!r}; expected ({first}, JSON key), such as {example}. "
+                f"One entry is written with a comma: {(example,)}."
             )
-        elif pair[0] in extra or pair[0] in _OWN_FIELDS:
-            taken = "named twice" if pair[0] in extra else "a field that every target has already"
-            config_problem(f"DATASETS.EXTRA_FIELDS reads {pair[1]!r} into {pair[0]!r}, which is {taken}; rename it.")
         else:
-            extra[pair[0]] = pair[1]
-    return extra
+            yield pair[0], pair[1]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,20 @@ class CocoFile:
     def has(self, key: str) -> bool:
         """Whether any annotation has a non-empty value for this key."""
         return any(annotation.get(key) for annotation in self.annotations if isinstance(annotation, dict))
+
+    def keys_of(self, key: str) -> list[str]:
+        """The keys of the dictionaries that annotations have under this key, in order of their first use."""
+        entries = (annotation.get(key) for annotation in self.annotations if isinstance(annotation, dict))
+        return list(dict.fromkeys(name for entry in entries if isinstance(entry, dict) for name in entry))
+
+    def masks_described(self) -> str:
+        """Where annotations have polygons or run lengths, for messages."""
+        annotations = [annotation for annotation in self.annotations if isinstance(annotation, dict)]
+        keys = dict.fromkeys(key for entry in annotations for key, value in entry.items() if _is_mask(value))
+        places = list(map(repr, keys))
+        if names := self.keys_of(NAMED_MASKS):
+            places.append(f"{NAMED_MASKS!r} (of {', '.join(map(repr, names))})")
+        return f"masks under {' and '.join(places)}" if places else "no masks"
 
     def num_keypoints(self, expected: int | None = None) -> int:
         """Number of keypoints per instance: that the categories name, else `expected`, else the usual one, else COCO's.
@@ -90,6 +105,15 @@ def _read_json(path: str) -> dict[str, Any]:
     if not isinstance(content.get("annotations", []), list) or not isinstance(content.get("categories", []), list):
         raise ValueError(f'"annotations" or "categories" of {path} is not a list: it is not in COCO\'s format')
     return content
+
+
+def _is_mask(value: Any) -> bool:
+    """Does it look like polygons or run lengths?"""
+    return (
+        "counts" in value
+        if isinstance(value, dict)
+        else isinstance(value, list) and any(isinstance(part, list) for part in value[:1])
+    )
 
 
 def _check_images(images: list[Any], path: str) -> list[dict[str, Any]]:

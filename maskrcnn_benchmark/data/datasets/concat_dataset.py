@@ -71,6 +71,11 @@ class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
         return max(names, key=len)
 
     @functools.cached_property
+    def mask_names(self) -> tuple[str, ...]:
+        """The names in any of the data sets."""
+        return tuple(dict.fromkeys(name for dataset in self.datasets for name in dataset.mask_names))
+
+    @functools.cached_property
     def keypoint_names(self) -> tuple[str, ...]:
         """The names in the first data set that has any."""
         return tuple(next(filter(None, (dataset.keypoint_names for dataset in self.datasets)), ()))

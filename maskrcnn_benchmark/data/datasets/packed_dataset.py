@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from maskrcnn_benchmark.data.datasets.annotations import (
+    MaskPath,
     PackedAnnotations,
     PackedStrings,
     pack_annotations,
     select_images,
+    spell_path,
 )
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample
 from maskrcnn_benchmark.data.datasets.image_files import check_files_exist, read_image
@@ -90,9 +92,11 @@ class PackedDataset(DetectionDataset):
         target = BoxList(_tensor(packed.boxes[rows]), size, mode="xywh", offset=self.offset).convert("xyxy")
         target.add_field(fields.LABELS, _tensor(packed.labels[rows]))
         target.add_field(fields.ANNOTATION_IDS, _tensor(packed.ids[rows]))
-        if packed.segmentations is not None:
-            masks = [packed.segmentations.get(row, size) for row in range(rows.start, rows.stop)]
-            target.add_field(fields.MASKS, SegmentationMask(masks, size))
+        for name, segmentations in packed.segmentations.items():
+            masks = [segmentations.get(row, size) for row in range(rows.start, rows.stop)]
+            names = fields.mask_fields(name)
+            target.add_field(names.truth, SegmentationMask(masks, size))
+            target.add_field(names.present, _tensor(segmentations.present[rows]))
         if packed.keypoints is not None:
             target.add_field(fields.KEYPOINTS, self._skeleton(_tensor(packed.keypoints[rows]), size))
         for field, values in packed.extra.items():
@@ -141,7 +145,7 @@ class PackedDataset(DetectionDataset):
         labels: Mapping[Any, int],
         *,
         remove_empty: bool,
-        with_masks: bool = False,
+        masks: Mapping[str, MaskPath] | None = None,
         num_keypoints: int | None = None,
         min_keypoints: int = 0,
         extra_fields: Mapping[str, str] | None = None,
@@ -154,7 +158,7 @@ class PackedDataset(DetectionDataset):
             remove_empty: leave out images without a usable annotation.
             min_keypoints: leave out annotated images with fewer labelled keypoints; 0 keeps them.
             names: for messages, the name of the annotation with the id 1, 2, ...; empty if the ids are names.
-            labels, with_masks, num_keypoints, extra_fields: as in `pack_annotations`.
+            labels, masks, num_keypoints, extra_fields: as in `pack_annotations`.
         Returns: the annotations of all images, also of those that are left out.
         Raises: ValueError if no image is left; FileNotFoundError for missing image files.
         """
@@ -163,12 +167,19 @@ class PackedDataset(DetectionDataset):
         rows_of_images = {image["id"]: row for row, image in enumerate(images)}
         packed = pack_annotations(
             annotations, rows_of_images, sizes_wh, labels, report,
-            with_masks=with_masks, num_keypoints=num_keypoints, extra_fields=extra_fields,
+            masks=masks or {}, num_keypoints=num_keypoints, extra_fields=extra_fields,
         )  # fmt: skip
         if names:
             report.examples = {reason: [names[id_ - 1] for id_ in ids] for reason, ids in report.examples.items()}
         if summary := report.summary():
             logger.warning("%s", summary)
+        for name, segmentations in packed.segmentations.items():
+            absent = len(packed.ids) - np.count_nonzero(segmentations.present)
+            if absent:
+                logger.info(
+                    "%s: %d of %d annotations have no %s; only their boxes and other fields are used",
+                    self.source, absent, len(packed.ids), spell_path((masks or {})[name]),
+                )  # fmt: skip
 
         annotated = packed.counts() > 0
         removed = {"without a usable annotation": ~annotated & remove_empty}

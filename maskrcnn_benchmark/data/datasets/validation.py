@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,7 @@ BOX_MALFORMED = "box is not four numbers"
 BOX_NOT_FINITE = "box has NaN or infinite numbers"
 BOX_EMPTY = "box of zero or negative area"
 BOX_OUTSIDE = "box wholly outside the image"
-MASK_MISSING = "no segmentation"
-POLYGON_MALFORMED = "segmentation is not a list of polygons"
+POLYGON_MALFORMED = "neither polygons nor run lengths"
 POLYGON_ODD = "polygon with an odd number of coordinates"
 POLYGON_SHORT = "polygon with fewer than 3 points"
 POLYGON_NOT_FINITE = "polygon has NaN or infinite numbers"
@@ -45,7 +44,8 @@ class ValidationReport:
         crowd: number of regions marked `iscrowd`, which are not training targets; not an error.
         clipped: number of boxes that reached more than a pixel beyond the image and were cut at its border.
         skipped: number of annotations that were left out, by reason.
-        examples: the first ids of them, by reason.
+        ignored_masks: number of unusable masks, by place in the annotation and reason. Their annotations are used.
+        examples: the first ids of the annotations, by reason.
     """
 
     source: str
@@ -53,13 +53,21 @@ class ValidationReport:
     crowd: int = 0
     clipped: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    ignored_masks: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Any]] = field(default_factory=dict)
 
     def skip(self, reason: str, ids: Sequence[Any]) -> None:
         """Count annotations `ids` as left out for `reason`."""
+        self._count(self.skipped, reason, ids)
+
+    def ignore_masks(self, reason: str, ids: Sequence[Any]) -> None:
+        """Count a mask of each of the annotations `ids` as unusable for `reason`, which names the mask."""
+        self._count(self.ignored_masks, reason, ids)
+
+    def _count(self, counts: dict[str, int], reason: str, ids: Sequence[Any]) -> None:
         if len(ids) == 0:
             return
-        self.skipped[reason] = self.skipped.get(reason, 0) + len(ids)
+        counts[reason] = counts.get(reason, 0) + len(ids)
         examples = self.examples.setdefault(reason, [])
         examples.extend(ids[: NUM_EXAMPLES - len(examples)])
 
@@ -69,16 +77,23 @@ class ValidationReport:
 
     def summary(self) -> str:
         """One line with the count and the first ids of each reason; empty if there are no problems."""
+        sentences = []
+        if self.skipped:
+            reasons = self._reasons(self.skipped)
+            sentences.append(f"skipped {self.num_skipped} of {self.num_annotations} annotations: {reasons}")
+        if self.ignored_masks:
+            count, reasons = sum(self.ignored_masks.values()), self._reasons(self.ignored_masks)
+            sentences.append(f"{'I' if sentences else 'i'}gnored {count} masks, but not their boxes: {reasons}")
+        if self.clipped:
+            sentences.append(f"Cut {self.clipped} boxes at the border of their image")
+        return f"{self.source}: {'. '.join(sentences)}." if sentences else ""
+
+    def _reasons(self, counts: Mapping[str, int]) -> str:
         parts = []
-        for reason, count in self.skipped.items():
+        for reason, count in counts.items():
             ids = ", ".join(map(str, self.examples[reason]))
             parts.append(f"{count} x {reason} (annotation ids {ids}{', ...' if count > NUM_EXAMPLES else ''})")
-        text = ""
-        if parts:
-            text = f"skipped {self.num_skipped} of {self.num_annotations} annotations: {'; '.join(parts)}"
-        if self.clipped:
-            text += f"{'. ' if text else ''}Cut {self.clipped} boxes at the border of their image"
-        return f"{self.source}: {text}." if text else ""
+        return "; ".join(parts)
 
 
 def number_rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -182,10 +197,8 @@ def _is_huge(value: Any) -> bool:
     return type(value) is int and value.bit_length() > 1023
 
 
-def check_polygons(polygons: Any) -> str | None:
+def check_polygons(polygons: Sequence[Any]) -> str | None:
     """The problem of one annotation's polygons (lists of coordinates), or None. Coordinates are not checked here."""
-    if not polygons:
-        return MASK_MISSING
     for polygon in polygons:
         if not isinstance(polygon, (list, tuple)):
             return POLYGON_MALFORMED

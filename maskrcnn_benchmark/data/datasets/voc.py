@@ -88,10 +88,10 @@ class PascalVOCDataset(PackedDataset):
         classes: Sequence[str] = CLASSES[1:],
     ) -> PascalVOCDataset:
         """The data set for the model of `cfg`. Images are filtered and difficult objects left out in training only."""
-        if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
+        if cfg.MODEL.MASK_ON or cfg.MODEL.MULTI_MASK_ON or cfg.MODEL.KEYPOINT_ON:
             config_problem(
-                "PascalVOCDataset has boxes only, but MODEL.MASK_ON or MODEL.KEYPOINT_ON is True. Masks of VOC are in "
-                "the data sets voc_2012_train_cocostyle and voc_2012_val_cocostyle."
+                "PascalVOCDataset has boxes only, but MODEL.MASK_ON, MODEL.MULTI_MASK_ON or MODEL.KEYPOINT_ON is True. "
+                "Masks of VOC are in the data sets voc_2012_train_cocostyle and voc_2012_val_cocostyle."
             )
         return cls(
             data_dir,
