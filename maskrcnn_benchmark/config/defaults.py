@@ -250,6 +250,9 @@ _C.MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM = 1024  # not read, nor does upstream re
 _C.MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS = (512,) * 8  # widths of the 3x3 convolutions
 _C.MODEL.ROI_KEYPOINT_HEAD.RESOLUTION = 14  # cells per side of the heatmap; 4 * POOLER_RESOLUTION, 56 in every recipe
 _C.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = 17  # keypoints per instance
+# new: labels of the classes that have keypoints, such as (1,) for the people of COCO; () = every class. Others are not
+# passed through the head and have no keypoints in the results. Training keeps images without keypoints
+_C.MODEL.ROI_KEYPOINT_HEAD.CLASSES = ()
 _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = True
 _C.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_kp
 # new: target of a heatmap: onehot, the cell with the keypoint (upstream); gaussian around the keypoint

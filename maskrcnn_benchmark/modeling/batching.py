@@ -79,3 +79,8 @@ def pad_labels(labels: Sequence[Tensor], length: int) -> Tensor:
 def is_filled(counts: Sequence[int], length: int, device: torch.device) -> Tensor:
     """(N, length) bool: True for the first counts[n] entries of row n."""
     return torch.arange(length, device=device) < to_device(counts, device)[:, None]
+
+
+def is_of_classes(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """(R,) bool: is the label one of `classes`?"""
+    return torch.isin(labels, to_device(classes, labels.device))

@@ -30,6 +30,7 @@ class OutputKind(ABC):
         task: name of its evaluation, as in the results: "segm", "keypoints".
         loss_name: key of its loss among the losses of a training step.
         target_field: field of the ground truth that it learns from.
+        classes: labels that it is predicted for; () for every class.
         flip_test: key of TEST that averages the output with that of the mirrored image, in `FLIP_TESTS`; None for none.
     """
 
@@ -37,6 +38,7 @@ class OutputKind(ABC):
     task: str
     loss_name: str
     target_field: str
+    classes: Sequence[int] = ()
     flip_test: str | None = None
 
     def select_own(self, logits: Tensor, labels: Tensor) -> Tensor:

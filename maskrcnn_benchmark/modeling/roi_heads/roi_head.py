@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling import registry
+from maskrcnn_benchmark.modeling.batching import is_of_classes
 from maskrcnn_benchmark.modeling.poolers import rois_from_boxlists
 from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogits
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
@@ -36,6 +37,15 @@ class BranchOutput:
     def logits_of(self, output: OutputKind) -> Tensor:
         """(R, ...) of the predictor that predicts this output."""
         return self.own_logits.get(output.name, self.logits)
+
+    def spread(self, rows: Tensor, count: int) -> BranchOutput:
+        """These R results at the positions `rows` (R,) among `count`, with zero logits and features elsewhere."""
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(count, *values.shape[1:]).index_copy(0, rows, values)
+
+        own_logits = {name: spread(logits) for name, logits in self.own_logits.items()}
+        return replace(self, logits=spread(self.logits), features=spread(self.features), own_logits=own_logits)
 
 
 class ROIHead(nn.Module):
@@ -145,33 +155,54 @@ class ROIHead(nn.Module):
     ) -> BranchOutput:
         """As `forward`, but without losses, and without writing anything to detections.
 
+        RoIs of classes that no output is predicted for are not computed: their features and logits are zero.
+
         Override this if the head computes its logits differently.
         """
-        x = self._extract(features, rois, box_features)
+        wanted = self._wanted(rois)
+        rows = None if wanted is None else wanted.nonzero()[:, 0]  # on a GPU this synchronises, to learn their number
+        x = self._extract(features, rois, box_features, rows)
         own_logits = {name: predictor(x) for name, predictor in self.own_predictors.items()}
-        return BranchOutput(self.predictor(x), x, own_logits=own_logits)
+        result = BranchOutput(self.predictor(x), x, own_logits=own_logits)
+        return result if wanted is None or rows is None else result.spread(rows, len(wanted))
 
     def own_logits(self, result: BranchOutput, detections: Sequence[BoxList]) -> list[OutputLogits]:
         """The part of each output in the result of `predict`, for detections with `labels`."""
-        labels = torch.cat([boxes.get_field(LABELS) for boxes in detections])
+        labels = _labels_of(detections)
         return [
             OutputLogits(output, output.select_own(result.logits_of(output), labels))
             for output in self.outputs.values()
         ]
 
+    def _wanted(self, rois: SampledProposals | Sequence[BoxList]) -> Tensor | None:
+        """(R,) bool, the RoIs of classes that an output is predicted for; None if it is every class."""
+        if not all(output.classes for output in self.outputs.values()):
+            return None
+        classes = sorted({label for output in self.outputs.values() for label in output.classes})
+        return is_of_classes(rois.labels if isinstance(rois, SampledProposals) else _labels_of(rois), classes)
+
     def _extract(
-        self, features: Sequence[Tensor], rois: SampledProposals | Sequence[BoxList], box_features: Tensor | None
+        self,
+        features: Sequence[Tensor],
+        rois: SampledProposals | Sequence[BoxList],
+        box_features: Tensor | None,
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """Features of all RoIs, or of those in `rows`."""
         if self.feature_extractor is not None:
             boxes = rois.rois if isinstance(rois, SampledProposals) else rois_from_boxlists(rois)
-            x: Tensor = self.feature_extractor(features, boxes)
+            x: Tensor = self.feature_extractor(features, boxes if rows is None else boxes[rows])
             return x
         if box_features is None:
             raise ValueError(
                 f"the {self.NAME} head shares the box head's features and needs `box_features`; for features of its "
                 f"own set MODEL.ROI_{self.NAME.upper()}_HEAD.SHARE_BOX_FEATURE_EXTRACTOR to False"
             )
-        return box_features
+        return box_features if rows is None else box_features[rows]
+
+
+def _labels_of(detections: Sequence[BoxList]) -> Tensor:
+    return torch.cat([boxes.get_field(LABELS) for boxes in detections])
 
 
 def heads_of(cfg: CfgNode) -> dict[str, type[ROIHead]]:

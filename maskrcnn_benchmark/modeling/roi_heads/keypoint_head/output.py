@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.layers.keypoint_ops import RELU, SOFTMAX, cell_probabilities
-from maskrcnn_benchmark.modeling.batching import to_device
+from maskrcnn_benchmark.modeling.batching import is_of_classes, to_device
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.inference import KeypointPostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import KeypointLoss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.utils.detector_kind import num_classes
 from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ _MIN_SIDE = 1.0  # pixels
 _LEAST_PROBABILITY = 1e-6  # of a cell, whose logarithm has to be finite
 
 NORMALIZERS = ("visible", "batch_size")
+
+
+def _classes(cfg: CfgNode) -> tuple[int, ...]:
+    """MODEL.ROI_KEYPOINT_HEAD.CLASSES, checked."""
+    classes = tuple(cfg.MODEL.ROI_KEYPOINT_HEAD.CLASSES)
+    key, count = num_classes(cfg)
+    if len(set(classes)) < len(classes) or not all(0 < label < count for label in classes):
+        config_problem(
+            f"MODEL.ROI_KEYPOINT_HEAD.CLASSES is {classes}; expected different labels from 1 to {count - 1}, as {key} "
+            f"is {count} with the background. () means every class."
+        )
+    return classes
 
 
 def _keypoints_per_image(cfg: CfgNode) -> float:
@@ -59,6 +72,8 @@ class KeypointKind(MapKind[Tensor]):
         keypoints_per_image: the loss is divided by this number for each image; None divides by the number of keypoints
             that have a target.
         post_processor: writes keypoints to detections.
+        classes: labels of the classes that have keypoints; () for every class. Detections of other classes get
+            keypoints whose visibility, coordinates and scores are zero.
         flip_inds: for each keypoint, the index of the one that takes its place in a mirrored image; None takes COCO's
             for COCO's number of keypoints.
     """
@@ -81,6 +96,7 @@ class KeypointKind(MapKind[Tensor]):
     coarse_activation: str | None = None
     keypoints_per_image: float | None = None
     post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
+    classes: Sequence[int] = ()
     flip_inds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +122,7 @@ class KeypointKind(MapKind[Tensor]):
             learns=KeypointLoss.from_cfg(cfg),
             keypoints_per_image=_keypoints_per_image(cfg) if node.LOSS_NORMALIZER == "batch_size" else None,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_KEYPOINT_HEAD"),
+            classes=_classes(cfg),
         )
 
     def refined(self, cfg: CfgNode) -> KeypointKind:
@@ -116,6 +133,7 @@ class KeypointKind(MapKind[Tensor]):
             learns=KeypointLoss.from_cfg(cfg, "ROI_REFINE_HEAD"),
             coarse_activation=self.activation,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_REFINE_HEAD"),
+            classes=self.classes,
             flip_inds=self.flip_inds,
         )
 
@@ -198,4 +216,25 @@ class KeypointKind(MapKind[Tensor]):
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
         results: list[BoxList] = self.post_processor(logits, detections, frames)
+        if self.classes:
+            for result in results:
+                _clear_keypoints(result, ~is_of_classes(result.get_field(fields.LABELS), self.classes))
         return results
+
+
+def _clear_keypoints(detections: BoxList, rows: Tensor) -> None:
+    """Set everything about the keypoints of these detections, (R,) bool, to zero: they have none."""
+    found: Keypoints = detections.get_field(fields.KEYPOINTS)
+    cleared = found[slice(None)]
+    cleared.keypoints = _with_zeros(found.keypoints, rows)
+    for name, value in found.extra_fields.items():
+        cleared.add_field(name, _with_zeros(value, rows))
+    detections.add_field(fields.KEYPOINTS, cleared)
+    for name in (fields.KEYPOINT_SCORES, fields.KEYPOINT_VISIBILITY):
+        if detections.has_field(name):
+            detections.add_field(name, _with_zeros(detections.get_field(name), rows))
+
+
+def _with_zeros(values: Tensor, rows: Tensor) -> Tensor:
+    """(R, ...) values that are zero where `rows` (R,) is set."""
+    return values.masked_fill(rows.view(-1, *[1] * (values.dim() - 1)), 0)

@@ -65,6 +65,7 @@ class VisibilityKind(OutputKind):
         self.keypoints = keypoints
         self.loss_weight = loss_weight
         self.task, self.target_field, self.flip_test = keypoints.task, keypoints.target_field, keypoints.flip_test
+        self.classes = keypoints.classes
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, keypoints: KeypointKind) -> VisibilityKind:
