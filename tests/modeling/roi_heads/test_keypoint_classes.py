@@ -5,7 +5,15 @@ import torch
 
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import KeypointHead
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
-from maskrcnn_benchmark.structures.fields import COARSE_KEYPOINTS, KEYPOINT_SCORES, KEYPOINTS, LABELS, LOGITS, SCORES
+from maskrcnn_benchmark.structures.fields import (
+    COARSE_KEYPOINTS,
+    KEYPOINT_SCORES,
+    KEYPOINT_VISIBILITY,
+    KEYPOINTS,
+    LABELS,
+    LOGITS,
+    SCORES,
+)
 from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.modeling import tiny
 from tests.modeling.roi_heads.head_cases import (
@@ -65,7 +73,7 @@ def test_without_rois_of_the_classes_the_loss_is_zero_and_reaches_all_parameters
 
 
 def test_only_detections_of_the_classes_carry_keypoints():
-    rescore = ("MODEL.ROI_KEYPOINT_HEAD.RESCORE", True)
+    rescore = ("MODEL.ROI_KEYPOINT_HEAD.RESCORE", True, "MODEL.ROI_KEYPOINT_HEAD.PREDICT_VISIBILITY", True)
     every, some = heads(*rescore)[1], heads(*rescore, CLASSES, (3,))[1]
     features, detections = feature_pyramid(2, (96, 64)), detection_batch()
     with torch.no_grad():
@@ -73,7 +81,7 @@ def test_only_detections_of_the_classes_carry_keypoints():
         found = some.eval()(features, detections).detections
     for theirs, ours in zip(expected, found, strict=True):
         has_keypoints = ours.get_field(LABELS) == 3
-        for name in (KEYPOINTS, KEYPOINT_SCORES):
+        for name in (KEYPOINTS, KEYPOINT_SCORES, KEYPOINT_VISIBILITY):
             ours_values, theirs_values = ours.get_field(name), theirs.get_field(name)
             if name == KEYPOINTS:
                 assert not ours_values.get_field(LOGITS)[~has_keypoints].any()
