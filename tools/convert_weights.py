@@ -1,7 +1,7 @@
 """Write weights in another project's format: `python tools/convert_weights.py IN OUT [--to FAMILY]`.
 
-IN is a file of any family that the package reads, see docs/WEIGHTS.md. OUT is a `.pth` file, or for Detectron2 also a
-`.pkl`. For weights trained here, the config.yml in the folder of IN says the conventions of the model.
+IN is a file of any family that the package reads, see docs/WEIGHTS.md. OUT is a `.pth` or `.safetensors` file, or for
+Detectron2 a `.pkl`. For weights trained here, the config.yml in the folder of IN says the conventions of the model.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from maskrcnn_benchmark.modeling.state_dict_names import (
     convert_file,
 )
 from maskrcnn_benchmark.utils.checkpoint import replacing_file
+from maskrcnn_benchmark.utils.safetensors_file import write_safetensors
 
 
 @friendly_errors
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write weights in the format of another project.")
     parser.add_argument("input", metavar="IN", help="file, URL or catalog:// name of weights")
-    parser.add_argument("output", metavar="OUT", help=".pth file to write; .pkl is possible for Detectron2")
+    parser.add_argument("output", metavar="OUT", help=".pth or .safetensors file to write; for Detectron2 also .pkl")
     parser.add_argument("--to", choices=EXPORT_FAMILIES, default="maskrcnn_benchmark", help="default: %(default)s")
     parser.add_argument(
         "--config-file", default="", metavar="FILE", help="config of the model of IN (default: config.yml beside IN)"
@@ -68,7 +69,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def check_output(path: str, to: str) -> None:
     """Refuse a file format that cannot be written, before anything is read."""
-    endings = (".pth", ".pkl") if to == "detectron2" else (".pth",)
+    endings = (".pth", ".safetensors", ".pkl") if to == "detectron2" else (".pth", ".safetensors")
     if not path.endswith(endings):
         raise StartupError(f"OUT is {path}; {to} weights are written as {' or '.join(endings)}.")
 
@@ -86,8 +87,12 @@ def conventions_of_config(config_file: str) -> Conventions:
 
 
 def write(path: str, to: str, exported: Exported, content: dict[str, Any]) -> None:
-    """Write the file in the layout that its project reads."""
+    """Write the file in the layout that its project reads; a `.safetensors` file has the weights alone."""
     weights: Any = exported.weights
+    if path.endswith(".safetensors"):
+        with replacing_file(path) as file:
+            write_safetensors(file, weights)
+        return
     if to == "detectron2":
         if path.endswith(".pkl"):
             weights = {name: tensor.numpy() for name, tensor in weights.items()}

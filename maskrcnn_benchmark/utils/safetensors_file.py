@@ -1,4 +1,4 @@
-"""Read `.safetensors` files: a length, a JSON table of names, types, shapes and offsets, then the numbers."""
+"""Read and write `.safetensors` files: a length, a JSON table of names, types, shapes and offsets, then the numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import math
 import os
 import struct
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,23 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return {name: _tensor(entry, numbers) for name, entry in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"{os.fspath(path)} is no readable .safetensors file: {error}") from error
+
+
+def write_safetensors(file: IO[bytes], weights: Mapping[str, Tensor]) -> None:
+    """Write tensors of any device and layout. Raises: ValueError for a type that the format does not have."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in weights.items():
+        if tensor.dtype not in names:
+            raise ValueError(f"{name} is {tensor.dtype}; a .safetensors file can have {', '.join(map(str, names))}")
+        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        table[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    head = json.dumps(table, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # so that the numbers are aligned
+    file.write(struct.pack("<Q", len(head)) + head)
+    for tensor in weights.values():
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _tensor(entry: dict[str, Any], numbers: bytearray) -> Tensor:

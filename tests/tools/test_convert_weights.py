@@ -10,6 +10,7 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.state_dict_names import load_state_dict
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer
+from maskrcnn_benchmark.utils.safetensors_file import read_safetensors
 from tests.modeling.state_dict_names.models import CONFIGS, deterministic, same_weights
 from tools.convert_weights import main
 
@@ -32,6 +33,14 @@ def test_torchvision_to_us_and_back_is_exact(tmp_path, torchvision_state, capsys
     assert "rpn.head.conv.weight" in read(tmp_path / "ours.pth")["model"]
     assert main([str(tmp_path / "ours.pth"), str(tmp_path / "back.pth"), "--to", "torchvision"]) == 0
     same_weights(read(tmp_path / "back.pth"), torchvision_state)
+
+
+def test_safetensors_have_the_same_weights(tmp_path, torchvision_state):
+    torch.save(torchvision_state, tmp_path / "theirs.pth")
+    assert main([str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert "rpn.head.conv.weight" in read_safetensors(tmp_path / "ours.safetensors")
+    assert main([str(tmp_path / "ours.safetensors"), str(tmp_path / "back.safetensors"), "--to", "torchvision"]) == 0
+    same_weights(read_safetensors(tmp_path / "back.safetensors"), torchvision_state)
 
 
 def test_the_written_file_gives_the_same_model_as_the_original(tmp_path, torchvision_state):

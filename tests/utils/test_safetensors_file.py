@@ -4,7 +4,7 @@ import struct
 import pytest
 import torch
 
-from maskrcnn_benchmark.utils.safetensors_file import read_safetensors
+from maskrcnn_benchmark.utils.safetensors_file import read_safetensors, write_safetensors
 
 
 def write(path, table, numbers, length=None):
@@ -60,3 +60,26 @@ def test_other_files_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is no readable .safetensors file"):
         read_safetensors(path)
+
+
+def test_written_files_are_those_of_the_library(tmp_path):
+    library = pytest.importorskip("safetensors.torch", reason="the library safetensors is not installed")
+    weights = {
+        "transposed": torch.arange(6.0).reshape(2, 3).t(),
+        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "counter": torch.tensor(7),
+        "nothing": torch.empty(0, 7),
+        "flags": torch.tensor([True, False, True]),
+    }
+    path = tmp_path / "x.safetensors"
+    with open(path, "wb") as file:
+        write_safetensors(file, weights)
+    for read in (library.load_file(path), read_safetensors(path)):
+        assert read.keys() == weights.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(read[name], value, rtol=0, atol=0)
+
+
+def test_a_type_that_cannot_be_written_is_named(tmp_path):
+    with open(tmp_path / "x", "wb") as file, pytest.raises(ValueError, match="a is torch.complex64; a .safetensors"):
+        write_safetensors(file, {"a": torch.ones(2, dtype=torch.complex64)})
