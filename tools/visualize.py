@@ -117,8 +117,8 @@ def load_dataset(cfg: CfgNode, name: str, annotations: str, images: str) -> Dete
     entry = catalog.get(name)
     check_names(catalog, [name])
     dataset = as_detection_dataset(DATASETS[entry["factory"]](transforms=None, **entry["args"]))
-    if dataset.coco is None:
-        raise reporting.ReportError(f"{name} is a {dataset.kind}, which has no annotations in COCO's format")
+    if not dataset.can_draw:
+        raise reporting.ReportError(f"{name} is a {dataset.kind}, which lacks `read_image` or `get_groundtruth`")
     return dataset
 
 

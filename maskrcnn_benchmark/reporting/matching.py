@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.data.evaluation.coco.from_groundtruth import annotations_of
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.data.evaluation.coco.tasks import task_of
 from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
@@ -128,7 +129,7 @@ def match_dataset(
         threshold: minimum IoU (boxes, masks) or OKS (keypoints) of a match.
         min_score: detections with a lower score are left out.
         sigmas: the sigma of each keypoint for OKS; COCO's 17 if empty.
-    Raises: ReportError if the results do not fit the images or the keypoints, or if the data set has no COCO
+    Raises: ReportError if the results do not fit the images or the keypoints, or if the data set has no
         annotations.
     """
     image_ids = [dataset.id_to_img_map[index] for index in range(len(dataset))]
@@ -159,11 +160,9 @@ def ground_truth_of(
     dataset: DetectionDataset, image_ids: Sequence[Any], task: str, sigmas: Sequence[float] = ()
 ) -> COCO:
     """The annotations that count in an evaluation of "bbox", "segm" or "keypoints". Raises: ReportError."""
-    if dataset.coco is None:
-        raise ReportError(f"{dataset} has no annotations in COCO's format, which reports of results need")
     try:
-        return build_ground_truth(dataset.coco, image_ids, task, len(keypoint_sigmas(sigmas)))
-    except ValueError as error:
+        return build_ground_truth(annotations_of(dataset), image_ids, task, len(keypoint_sigmas(sigmas)))
+    except (TypeError, ValueError) as error:
         raise ReportError(f"{dataset}: {error}") from error
 
 

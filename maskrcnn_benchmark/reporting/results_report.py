@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.data.evaluation.coco.from_groundtruth import annotation_ids
 from maskrcnn_benchmark.drawing import draw_panels
 from maskrcnn_benchmark.drawing.marks import IGNORED, Mark, Panel
 from maskrcnn_benchmark.structures import fields
@@ -92,7 +93,7 @@ def write_results_report(
     for index in ranking[: options.count]:
         card = make_card(index)
         picture = draw_panels(card.image, card.panels, options.score_threshold)
-        folder.save_picture(picture, dataset.get_img_info(index)["id"])
+        folder.save_picture(picture, dataset.id_to_img_map[index])
         cards.append(card_html(card, len(cards), filters, options.thumbnail))
     page = page_html(title, list(lead(len(cards))), cards, tables=tables, filters=filters, measure=measure)
     return folder.write_page(page)
@@ -134,10 +135,10 @@ class ReportedImage:
             make_mark: (name of the class, position among the matched annotations) -> mark of a compared annotation.
         """
         positions = {int(identity): position for position, identity in enumerate(self.matches.annotation_ids)}
-        labels, identities = (self.truth.get_field(name) for name in (fields.LABELS, fields.ANNOTATION_IDS))
+        labels = self.truth.get_field(fields.LABELS).tolist()
         marks = []
-        for label, identity in zip(labels.tolist(), identities.tolist(), strict=True):
-            name, position = self._dataset.class_names[label], positions.get(int(identity), -1)
+        for label, identity in zip(labels, annotation_ids(self.truth, self.index), strict=True):
+            name, position = self._dataset.class_names[label], positions.get(identity, -1)
             if position < 0 or self.matches.ignored[position]:
                 marks.append(Mark(IGNORED, name, name, f"{name}: not compared"))
             else:
@@ -147,7 +148,7 @@ class ReportedImage:
     def card(self, measure: str, panels: Sequence[Panel]) -> Card:
         info = self._dataset.get_img_info(self.index)
         return Card(
-            title=f"{info['file_name']} (id {info['id']})",
+            title=f"{info.get('file_name', 'image')} (id {self._dataset.id_to_img_map[self.index]})",
             measure=measure,
             image=np.asarray(self._dataset.read_image(self.index)),
             panels=panels,

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from maskrcnn_benchmark.data.datasets import PascalVOCDataset
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
+from maskrcnn_benchmark.data.evaluation import evaluate
 from maskrcnn_benchmark.drawing.colours import KIND_COLOURS
+from maskrcnn_benchmark.reporting import report_predictions
+from tests.data.voc_files import voc_object, write_voc
 from tests.tools.report_cases import (
     CATEGORIES,
     annotation,
@@ -175,6 +181,49 @@ def test_predictions_page_without_its_script(case, predictions):
              for word in ("found", "wrong", "missed")]  # fmt: skip
     rows = re.findall(r'<tr><th scope="row">[^<]+</th>((?:<td>[^<]*</td>)+)</tr>', html)
     assert total == [sum(int(re.findall(r"<td>(\d+)</td>", row)[column]) for row in rows) for column in range(3)]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["VOC", "own"])
+def test_predictions_on_data_sets_without_coco_annotations(tmp_path, monkeypatch, own):
+    objects = [
+        voc_object("dog", (11, 11, 60, 50)),
+        voc_object("sofa", (50, 20, 90, 60)),
+        voc_object("cat", (1, 1, 9, 9)),
+    ]
+    write_voc(tmp_path / "voc" / "VOC2007", {"000005": objects, "000007": objects[:1]}, "val", (96, 64))
+    dataset = PascalVOCDataset(tmp_path / "voc" / "VOC2007", "val")
+    found = [dataset.get_groundtruth(index) for index in range(2)]
+    found[1] = found[1][[]]
+    for boxes in found:
+        boxes.add_field("scores", torch.linspace(0.9, 0.3, len(boxes)))  # the last is below the threshold
+    name = "mine" if own else "voc_2007_val"
+    results = tmp_path / "inference" / name
+    evaluate(WithoutIds(dataset) if own else dataset, found, results)
+    if own:
+        page = report_predictions(as_detection_dataset(WithoutIds(dataset)), results, tmp_path / "report")
+    else:
+        monkeypatch.setenv("MASKRCNN_BENCHMARK_DATASETS", str(tmp_path))
+        assert run("predictions", "--results", results, "--output", tmp_path / "report") == 0
+        page = tmp_path / "report" / "report.html"
+    lines = [card["line"] for card in Page(page.read_text()).cards]
+    assert lines == ["F1 0.00: 0 found, 0 wrong, 1 missed", "F1 0.80: 2 found, 0 wrong, 1 missed"]
+    assert len(list((tmp_path / "report" / "pictures").glob("*.png"))) == 2
+
+
+class WithoutIds:
+    """A data set with nothing more than its ground truth, its classes and its images."""
+
+    def __init__(self, dataset):
+        self.dataset, self.class_names, self.read_image = dataset, dataset.class_names, dataset.read_image
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def get_img_info(self, index):
+        return {"width": 96, "height": 64}
+
+    def get_groundtruth(self, index):
+        return self.dataset.get_groundtruth(index).copy_with_fields(["labels"])
 
 
 def test_filters_in_the_browser(case, predictions):

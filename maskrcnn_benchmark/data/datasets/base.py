@@ -42,7 +42,7 @@ class DetectionDataset(Dataset[Sample]):
     Attributes:
         evaluator: name in `EVALUATORS` of the evaluator for this data set; TEST.EVALUATORS takes precedence.
         class_names: name of each label, 0 being the background; empty if they are not known.
-        categories: category id of the annotation file -> name; empty if they are not known.
+        categories: category id of the annotation file -> name, without the background; empty if they are not known.
         contiguous_category_id_to_json_id: label -> category id of the annotation file.
         mask_names: names of the masks that objects have besides the plain one, see `fields.mask_fields`; a name that
             no object has is not among them.
@@ -95,7 +95,9 @@ class DetectionDataset(Dataset[Sample]):
 
     @functools.cached_property
     def categories(self) -> Mapping[Any, str]:
-        return {}
+        return {
+            self.contiguous_category_id_to_json_id[label]: name for label, name in enumerate(self.class_names) if label
+        }
 
     @functools.cached_property
     def contiguous_category_id_to_json_id(self) -> Mapping[int, Any]:

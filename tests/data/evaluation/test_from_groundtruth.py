@@ -81,7 +81,7 @@ def test_annotations_keep_boxes_masks_and_keypoints(tmp_path, offset):
     mask = entry.pop("segmentation")
     assert mask["size"] == [30, 40] and coco.annToMask({**entry, "segmentation": mask}).sum() == 80
     assert entry == {
-        "id": 1, "image_id": 0, "category_id": 2, "bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0,
+        "id": 9, "image_id": 0, "category_id": 2, "bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0,
         "keypoints": POINTS, "num_keypoints": 17,
     }  # fmt: skip
 

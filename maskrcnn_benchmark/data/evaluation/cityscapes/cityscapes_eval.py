@@ -92,7 +92,7 @@ class CityscapesEvaluator(ImageEvaluator):
             )
 
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
-        """Score, and write predictions.pth and the tables into the folder."""
+        """Score, and write predictions.pth, COCO's result files and the tables into the folder."""
         rows = [_BOXES] if _BOXES in self.tasks else []
         if "segm" in self.tasks:
             predicted = {stage for result in self.results.values() for stage in result.packed}
@@ -114,6 +114,7 @@ class CityscapesEvaluator(ImageEvaluator):
             }
         if output_folder:
             self.save_predictions(Path(output_folder))
+            self.save_coco_results(Path(output_folder))
             write_results(results, output_folder)
         return results
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
-
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
 
 from ..base import EvaluationSettings
 from ..results import EvaluationResults, write_results
-from .from_groundtruth import coco_from_groundtruth
-from .image_evaluator import ImageEvaluator
+from .from_groundtruth import annotations_of
+from .image_evaluator import ImageEvaluator, write_coco_results
 from .measures import headline_metrics, per_class_ap, run_cocoeval
 from .proposal_recall import evaluate_proposals
 from .tasks import COARSE, TASKS, Task
@@ -50,7 +47,7 @@ class CocoEvaluator(ImageEvaluator):
         unknown = [iou_type for iou_type in iou_types if iou_type not in TASKS]
         if unknown:
             raise ValueError(f"unknown iou types {unknown}; COCO's evaluation knows {', '.join(TASKS)}")
-        self.coco = _annotations_of(self.dataset)
+        self.coco = annotations_of(self.dataset)
         self.tasks = [name for name in TASKS if name in iou_types]
         for name in self.tasks:
             TASKS[name].check(self.coco, settings)
@@ -82,16 +79,6 @@ class CocoEvaluator(ImageEvaluator):
             write_results(results, folder)
         return results
 
-    def coco_results(self, name: str) -> list[dict[str, Any]]:
-        """All detections in COCO's result format: "bbox", "segm", "keypoints", "segm_coarse" or "keypoints_coarse"."""
-        ids = self.dataset.id_to_img_map
-        category_ids = self.dataset.contiguous_category_id_to_json_id
-        return [
-            entry
-            for index, result in self.results.items()
-            for entry in result.coco_results(name, ids[index], category_ids)
-        ]
-
     def _evaluate_task(self, task: Task, results: EvaluationResults, folder: Path | None) -> None:
         """Add a row per stage and measure to the results."""
         image_ids = self.image_ids()
@@ -101,7 +88,7 @@ class CocoEvaluator(ImageEvaluator):
                 continue
             entries = self.coco_results(stage.name)
             if folder:
-                (folder / f"{stage.name}.json").write_text(json.dumps(entries), encoding="utf-8")
+                write_coco_results(folder, stage.name, entries)
             if not entries:
                 logger.warning("No detections at all for %s on %d images: its AP is 0", stage.name, len(image_ids))
             for final_row, measure in task.measures(self.settings).items():
@@ -113,16 +100,3 @@ class CocoEvaluator(ImageEvaluator):
 
     def _was_predicted(self, stage_name: str) -> bool:
         return any(stage_name in result.packed for result in self.results.values())
-
-
-def _annotations_of(dataset: DetectionDataset) -> COCO:
-    """The annotations of a data set, or those made from its ground truth. Raises: TypeError if it has neither."""
-    if dataset.coco is not None:
-        return dataset.coco
-    if not (dataset.has_groundtruth and dataset.class_names):
-        raise TypeError(
-            f"{dataset.kind} cannot be evaluated: it has no `coco` annotations (pycocotools.coco.COCO), and no "
-            "`get_groundtruth` with `class_names` to make them from. COCO's format is read by COCODataset. Others "
-            "define these members, or name another evaluator in their attribute `evaluator` or in TEST.EVALUATORS."
-        )
-    return coco_from_groundtruth(dataset)

@@ -14,6 +14,35 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from .ground_truth import new_coco
 from .run_lengths import encode_masks
 
+_MOST_PER_IMAGE = 2**20  # annotations
+
+
+def annotations_of(dataset: DetectionDataset) -> COCO:
+    """The annotations of a data set, or those made from its ground truth. Raises: TypeError if it has neither."""
+    if dataset.coco is not None:
+        return dataset.coco
+    if not (dataset.has_groundtruth and dataset.class_names):
+        raise TypeError(
+            f"{dataset.kind} cannot be evaluated: it has no `coco` annotations (pycocotools.coco.COCO), and no "
+            "`get_groundtruth` with `class_names` to make them from. COCO's format is read by COCODataset. Others "
+            "define these members, or name another evaluator in their attribute `evaluator` or in TEST.EVALUATORS."
+        )
+    return coco_from_groundtruth(dataset)
+
+
+def annotation_ids(truth: BoxList, index: int) -> list[int]:
+    """The ids of an image's annotations: those of the ground truth, else numbers that no other image has.
+
+    Args:
+        truth: ground truth of the image.
+        index: of the image in the data set.
+    """
+    if truth.has_field(fields.ANNOTATION_IDS):
+        ids: list[int] = truth.get_field(fields.ANNOTATION_IDS).tolist()
+        return ids
+    first = index * _MOST_PER_IMAGE + 1
+    return list(range(first, first + len(truth)))
+
 
 def coco_from_groundtruth(dataset: DetectionDataset) -> COCO:
     """The ground truth of all images as COCO has it: boxes, masks and keypoints, as far as the targets have them.
@@ -32,10 +61,10 @@ def coco_from_groundtruth(dataset: DetectionDataset) -> COCO:
         info = dataset.get_img_info(index)
         images.append({"id": image_id, "width": info["width"], "height": info["height"]})
         truth = dataset.get_groundtruth(index)
-        columns = _columns(truth)
+        columns = {"id": annotation_ids(truth, index), **_columns(truth)}
         for row, label in enumerate(truth.get_field(fields.LABELS).tolist()):
             values = {key: column[row] for key, column in columns.items()}
-            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_ids[label]}
+            entry = {"image_id": image_id, "category_id": category_ids[label]}
             annotations.append({**entry, **values})
     names = enumerate(dataset.class_names)
     categories = [{"id": category_ids[label], "name": name} for label, name in names if label > 0]

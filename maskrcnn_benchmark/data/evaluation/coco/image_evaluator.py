@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,5 +39,25 @@ class ImageEvaluator(Evaluator):
         ]
         torch.save(plain, folder / "predictions.pth")
 
+    def save_coco_results(self, folder: Path) -> None:
+        """Write the detections in COCO's format, which reports read: bbox.json, and one file per kind of result."""
+        packed = {name: None for result in self.results.values() for name in result.packed}
+        for name in ("bbox", *packed):
+            write_coco_results(folder, name, self.coco_results(name))
+
+    def coco_results(self, name: str) -> list[dict[str, Any]]:
+        """All detections in COCO's result format: "bbox", "segm", "keypoints", "segm_coarse" or "keypoints_coarse"."""
+        ids = self.dataset.id_to_img_map
+        category_ids = self.dataset.contiguous_category_id_to_json_id
+        return [
+            entry
+            for index, result in self.results.items()
+            for entry in result.coco_results(name, ids[index], category_ids)
+        ]
+
     def image_ids(self) -> list[Any]:
         return [self.dataset.id_to_img_map[index] for index in self.results]
+
+
+def write_coco_results(folder: Path, name: str, entries: Sequence[dict[str, Any]]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(entries), encoding="utf-8")

@@ -33,7 +33,7 @@ def write_pictures(dataset: DetectionDataset, results: Mapping[int, ImageResult]
     for index in _choose(dataset, sorted(results), count):
         image = np.asarray(dataset.read_image(index))
         picture = compare(image, dataset.get_groundtruth(index), results[index], names)
-        Image.fromarray(picture).save(folder / f"{dataset.get_img_info(index)['id']}.png")
+        Image.fromarray(picture).save(folder / f"{dataset.get_img_info(index).get('id', index)}.png")
     return folder
 
 

@@ -51,7 +51,7 @@ class VocEvaluator(ImageEvaluator):
             raise TypeError(f"the evaluator VOC cannot score on a {dataset.kind}: it has no `{missing}`")
 
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
-        """Score, and write predictions.pth and the tables into the folder."""
+        """Score, and write predictions.pth, COCO's result files and the tables into the folder."""
         per_class: dict[str, list[ImageMatches]] = {name: [] for name in self.dataset.class_names[1:]}
         for index, result in self.results.items():
             truth = self.dataset.get_groundtruth(index)
@@ -65,6 +65,7 @@ class VocEvaluator(ImageEvaluator):
         results = EvaluationResults({"bbox": metrics}, len(self.results), per_class_ap if len(per_class) > 1 else {})
         if output_folder:
             self.save_predictions(Path(output_folder))
+            self.save_coco_results(Path(output_folder))
             write_results(results, output_folder)
         return results
 
