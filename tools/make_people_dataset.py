@@ -3,8 +3,9 @@
     python tools/make_people_dataset.py --output datasets/people --train 800 --val 100
 
 gives datasets/people/{train,val}/*.jpg and datasets/people/annotations/person_keypoints_{train,val}.json, which any
-COCO tool reads. An image depends only on seed, split, number and size: other numbers of workers or images do not change
-it. An existing data set with the same settings is kept.
+COCO tool reads. The "segmentation" of a person is what is visible; "segmentations" also has the mask "amodal", which
+continues behind what hides the person. An image depends only on seed, split, number and size: other numbers of workers
+or images do not change it. An existing data set with the same settings is kept.
 """
 
 import argparse

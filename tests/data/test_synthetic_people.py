@@ -8,8 +8,10 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from maskrcnn_benchmark.data.synthetic_people import SceneSettings, render_scene
+from maskrcnn_benchmark.data.datasets import COCODataset
+from maskrcnn_benchmark.data.synthetic_people import SceneSettings, render_scene, scene
 from maskrcnn_benchmark.data.synthetic_people.body import sample_pose
+from maskrcnn_benchmark.data.synthetic_people.rendering import draw_person
 from maskrcnn_benchmark.data.synthetic_people.scene import _polygons
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.tools.runs import load_tool
@@ -24,6 +26,11 @@ def make_people_dataset():
 
 def scenes(count=30):
     return [render_scene(SceneSettings(), np.random.default_rng([7, number])) for number in range(count)]
+
+
+def draw_mask(polygons, image):
+    height, width = image.shape[:2]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
 
 
 def test_a_person_who_faces_the_camera_has_the_left_shoulder_on_the_right_of_the_image():
@@ -73,6 +80,31 @@ def test_annotations_agree_with_each_other():
     assert truncated > 5
 
 
+def test_the_amodal_mask_continues_behind_what_hides_a_person(monkeypatch):
+    """Each is compared with the bodies as they were drawn, before anything was in front of them."""
+    drawn = []
+
+    def draw(*args, **kwargs):
+        drawn.append(draw_person(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr(scene, "draw_person", draw)
+    hidden = []
+    for number in range(12):
+        drawn.clear()
+        image, people = render_scene(SceneSettings(), np.random.default_rng([7, number]))
+        size_wh = image.shape[1::-1]
+        bodies = [cv2.resize((body.part_ids > 0).astype(np.float32), size_wh, interpolation=cv2.INTER_AREA) >= 0.5
+                  for body in drawn]  # fmt: skip
+        for person in people:
+            assert person["segmentations"]["visible"] == person["segmentation"]
+            visible, amodal = (draw_mask(person["segmentations"][name], image) for name in ("visible", "amodal"))
+            assert (visible & ~amodal).sum() <= 0.02 * visible.sum()
+            assert max((amodal & body).sum() / (amodal | body).sum() for body in bodies) > 0.9
+            hidden.append(1 - visible.sum() / amodal.sum())
+    assert min(hidden) < 0.02 and max(hidden) > 0.4
+
+
 def test_polygons_of_a_ring_leave_the_hole_out():
     ring = np.zeros((80, 80), np.uint8)
     cv2.circle(ring, (40, 40), 30, 1, -1)
@@ -97,6 +129,8 @@ def test_dataset_is_read_by_pycocotools_and_depends_on_the_seed_alone(make_peopl
     assert all(coco.annToMask(annotation).any() for annotation in coco.loadAnns(coco.getAnnIds()))
     pixels = [(folder / "train" / "000000000003.jpg").read_bytes() for folder in (first, more, other)]
     assert pixels[0] == pixels[1] != pixels[2]
+    read = COCODataset(first / "annotations" / "person_keypoints_train.json", first / "train", offset=0)
+    assert list(read.mask_names) == ["visible", "amodal"] and read.validation_report.summary() == ""
     stamp = (first / "train" / "000000000003.jpg").stat().st_mtime_ns
     write("a b", "--train", "4")
     assert (first / "train" / "000000000003.jpg").stat().st_mtime_ns == stamp

@@ -1,7 +1,7 @@
 """Drawn images of articulated people with masks and keypoints: a training set that needs no download.
 
 `body` samples a pose and projects it, `rendering` draws one person, `scene` draws several people in front of a
-cluttered background and annotates their visible parts, `dataset` writes files.
+cluttered background and annotates what is visible and what is hidden of them, `dataset` writes files.
 """
 
 from .dataset import SPLITS, write_split

@@ -37,7 +37,8 @@ def render_scene(settings: SceneSettings, rng: np.random.Generator) -> tuple[np.
     """Draw one scene.
 
     Returns: the image (H, W, 3) uint8 RGB, and for each person from back to front a dict with COCO's `segmentation`
-    (polygons), `area`, `bbox` (x, y, w, h in pixels), `keypoints` (51 numbers), `num_keypoints` and `iscrowd`.
+    (polygons of what is visible), `area`, `bbox` (x, y, w, h in pixels), `keypoints` (51 numbers), `num_keypoints` and
+    `iscrowd`; and with `segmentations`, two masks by name: "visible", and "amodal" with what others and objects hide.
     """
     canvas_hw = (settings.height * SUPERSAMPLING, settings.width * SUPERSAMPLING)
     light = rng.uniform(0, 2 * np.pi)
@@ -109,6 +110,7 @@ def _annotate(person: Person, seen: np.ndarray) -> dict[str, Any]:
     keypoints = np.concatenate([np.round(points, 1) * labelled[:, None], flags[:, None]], axis=1)
     return {
         "segmentation": polygons,
+        "segmentations": {"visible": polygons, "amodal": _polygons(person.part_ids > 0)},
         "area": float(coco_mask.area(rle)),
         "bbox": [round(float(value), 2) for value in (*low, *(high - low))],
         "keypoints": [int(value) if value == int(value) else float(value) for value in keypoints.ravel()],
