@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import cv2
@@ -25,6 +25,7 @@ from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
 from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.data.datasets.coco import mask_keys_of
+from maskrcnn_benchmark.data.datasets.keypoint_specs import disagreement
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
     GroupedBatchSampler,
@@ -35,7 +36,7 @@ from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededBatche
 from maskrcnn_benchmark.data.transforms import build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.build import resize_from_cfg
 from maskrcnn_benchmark.structures.image_views import ViewSize
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.known_skeletons import assumed_skeleton
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, num_classes
 
@@ -158,15 +159,31 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
             _check_categories(group, *num_classes(cfg))
     if cfg.MODEL.MULTI_MASK_ON:
         _check_masks(cfg, datasets, names, is_train)
-    flips = is_train and max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) > 0
-    num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
-    named_keypoints = all(len(dataset.keypoint_names) == num_keypoints for dataset in datasets)
-    if cfg.MODEL.KEYPOINT_ON and flips and num_keypoints != len(PersonKeypoints.NAMES) and not named_keypoints:
-        raise ValueError(
-            f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {num_keypoints}, not COCO's {len(PersonKeypoints.NAMES)}: it is "
-            "not known which keypoints change sides in a mirrored image. Set INPUT.HORIZONTAL_FLIP_PROB_TRAIN and "
-            "INPUT.VERTICAL_FLIP_PROB_TRAIN to 0, or let the data set name its keypoints (`keypoint_names`)."
-        )
+    if cfg.MODEL.KEYPOINT_ON:
+        _check_keypoints(cfg, dict(zip(names, datasets, strict=True)), is_train)
+
+
+def _check_keypoints(cfg: CfgNode, datasets: Mapping[str, DetectionDataset], is_train: bool) -> None:
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
+    known = {name: dataset.keypoint_spec for name, dataset in datasets.items() if dataset.keypoint_spec is not None}
+    for name, spec in known.items():
+        if len(spec) != count:
+            raise ValueError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {count}, but {name} has {spec}: set it to {len(spec)}, or "
+                "choose another data set"
+            )
+    problem = disagreement(known) if is_train else None  # trained on as one set, tested one by one
+    if problem:
+        raise ValueError(f"data sets that are trained on together must have the same keypoints, but {problem}")
+    if not is_train or max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) == 0:
+        return
+    for name in datasets:
+        spec = known.get(name, assumed_skeleton(count))
+        if spec.flip_problem:
+            raise ValueError(
+                f"{name}: {spec.flip_problem}. Or set INPUT.HORIZONTAL_FLIP_PROB_TRAIN and "
+                "INPUT.VERTICAL_FLIP_PROB_TRAIN to 0."
+            )
 
 
 def _check_categories(known: Sequence[tuple[str, Sequence[str]]], key: str, count: int) -> None:

@@ -139,6 +139,8 @@ def inference(
     logger.info("Results on %s (%d images):\n%s", dataset_name, results.num_images, results.table())
     if results.per_class:
         logger.info("By category:\n%s", results.per_class_table())
+    for note in results.notes:
+        logger.info("%s", note)
     if output_folder and pictures > 0:
         folder = evaluator.write_pictures(Path(output_folder) / "pictures", pictures)
         if folder is not None:

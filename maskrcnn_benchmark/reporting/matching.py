@@ -15,10 +15,11 @@ from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.data.evaluation.coco.from_groundtruth import annotations_of
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.data.evaluation.coco.tasks import task_of
+from maskrcnn_benchmark.data.evaluation.oks_sigmas import oks_sigmas
 from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 
 from .files import ReportError
-from .overlaps import MEASURES, Sigmas, keypoint_sigmas
+from .overlaps import MEASURES, Sigmas
 from .results_files import Results
 
 
@@ -128,7 +129,7 @@ def match_dataset(
         name: result file to compare, such as "segm" or "segm_coarse".
         threshold: minimum IoU (boxes, masks) or OKS (keypoints) of a match.
         min_score: detections with a lower score are left out.
-        sigmas: the sigma of each keypoint for OKS; COCO's 17 if empty.
+        sigmas: the sigma of each keypoint for OKS; those of the data set if empty.
     Raises: ReportError if the results do not fit the images or the keypoints, or if the data set has no
         annotations.
     """
@@ -140,11 +141,12 @@ def match_dataset(
             f"(image ids {_first_few(unknown)}): --dataset must name the data set that was tested"
         )
     task = task_of(name).name
-    falloffs = keypoint_sigmas(sigmas)
+    falloffs = sigma_array(dataset, sigmas)
     if task == "keypoints" and results.num_keypoints(name) not in (0, len(falloffs)):
         raise ReportError(
             f"{name}.json in {results.folder} has {results.num_keypoints(name)} keypoints, but there are "
-            f"{len(falloffs)} sigmas. Give the --config-file of the test, with its TEST.KEYPOINT_OKS_SIGMAS"
+            f"{len(falloffs)} sigmas. Give the --config-file of the test, with its TEST.KEYPOINT_OKS_SIGMAS, or the "
+            "data set that was tested"
         )
     ground_truth = ground_truth_of(dataset, image_ids, task, sigmas)
     _check_categories(results, ground_truth)
@@ -161,13 +163,18 @@ def ground_truth_of(
 ) -> COCO:
     """The annotations that count in an evaluation of "bbox", "segm" or "keypoints". Raises: ReportError."""
     try:
-        return build_ground_truth(annotations_of(dataset), image_ids, task, len(keypoint_sigmas(sigmas)))
+        return build_ground_truth(annotations_of(dataset), image_ids, task, len(sigma_array(dataset, sigmas)))
     except (TypeError, ValueError) as error:
         raise ReportError(f"{dataset}: {error}") from error
 
 
+def sigma_array(dataset: DetectionDataset, sigmas: Sequence[float] = ()) -> Sigmas:
+    """(K,) as `oks_sigmas`."""
+    return np.asarray(oks_sigmas(dataset, sigmas), dtype=np.float64)
+
+
 def partner_overlaps(
-    matches: ImageMatches, results: Results, name: str, ground_truth: COCO, sigmas: Sequence[float] = ()
+    matches: ImageMatches, results: Results, name: str, ground_truth: COCO, sigmas: Sigmas
 ) -> NDArray[np.float64]:
     """Compare the results of the same detections in a second file to the annotations that they were matched to.
 
@@ -177,14 +184,14 @@ def partner_overlaps(
     Args:
         name: the second result file.
     """
-    measure, falloffs = MEASURES[task_of(name).name], keypoint_sigmas(sigmas)
+    measure = MEASURES[task_of(name).name]
     annotations = {annotation["id"]: annotation for annotation in ground_truth.imgToAnns.get(matches.image_id, [])}
     overlaps = np.full(len(matches.rows), np.nan)
     for position, (row, partner) in enumerate(zip(matches.rows.tolist(), matches.partners.tolist(), strict=True)):
         annotation = annotations.get(int(matches.annotation_ids[partner])) if partner >= 0 else None
         if annotation is not None and not measure.is_ignored(annotation):
             value = results.values(name, np.array([row]))
-            overlaps[position] = measure.table(value, [annotation], ground_truth, falloffs)[0, 0]
+            overlaps[position] = measure.table(value, [annotation], ground_truth, sigmas)[0, 0]
     return overlaps
 
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
-
 Annotation = Mapping[str, Any]  # of COCO's annotation file
 Sigmas = NDArray[np.float64]  # (K,) sigma of each keypoint, for OKS
 
@@ -95,11 +93,6 @@ def keypoint_similarities(
     closeness = np.exp(-distance / (2 * sigmas) ** 2 / area[None, :, None] / 2)
     counted = np.where(has_labelled[:, None], labelled, True)
     return np.asarray((closeness * counted).sum(axis=-1) / counted.sum(axis=-1), dtype=np.float64)
-
-
-def keypoint_sigmas(sigmas: Sequence[float] = ()) -> Sigmas:
-    """(K,) the given sigmas for OKS, or COCO's 17 if none are given."""
-    return np.asarray(sigmas if len(sigmas) else PersonKeypoints.OKS_SIGMAS, dtype=np.float64)
 
 
 def _is_crowd(annotation: Annotation) -> bool:

@@ -16,7 +16,7 @@ from maskrcnn_benchmark.data.evaluation.coco.tasks import COARSE, TASKS
 from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark, Panel
 
 from .files import ReportError
-from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps
+from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps, sigma_array
 from .overlaps import MEASURES
 from .page import Card, Kind, table
 from .results_files import Results, read_results
@@ -142,7 +142,7 @@ def _compare(
     """One Refinement per image, in the order of `matches`."""
     ground_truth = ground_truth_of(dataset, [found.image_id for found in matches], task, sigmas)
     coarse, refined = (
-        [partner_overlaps(found, results, name, ground_truth, sigmas) for found in matches]
+        [partner_overlaps(found, results, name, ground_truth, sigma_array(dataset, sigmas)) for found in matches]
         for name in (task + COARSE, task)
     )
     return [Refinement(*overlaps) for overlaps in zip(coarse, refined, strict=True)]

@@ -157,6 +157,11 @@ KNOWN_SKELETONS = {
 }
 
 
+def assumed_skeleton(count: int) -> KeypointSpec:
+    """For keypoints of which only the number is known: 17 are a person's, as in upstream; others have no names."""
+    return COCO_PERSON if count == len(COCO_PERSON) else KeypointSpec.unnamed(count)
+
+
 def complete_from_known(spec: KeypointSpec) -> KeypointSpec:
     """Fill in what a specification lacks from the known one with the same names, if there is one, and log it."""
     known = next((known for known in KNOWN_SKELETONS.values() if known.names == spec.names), None)

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from maskrcnn_benchmark.data.datasets import COCODataset, ConcatDataset, ListDataset
 from maskrcnn_benchmark.data.datasets import validation as problem
 from maskrcnn_benchmark.structures import fields
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
 from tests.data.coco_files import BAD_MASKS, DOG, PERSON, annotation, write_coco
 
 INF, NAN = float("inf"), float("nan")
@@ -44,7 +44,7 @@ def test_target_of_an_image(tmp_path, offset, corners):
     assert target.get_field(fields.LABELS).dtype == torch.int64
     assert target.get_field(fields.ANNOTATION_IDS).tolist() == [7, 9]
     points = target.get_field(fields.KEYPOINTS)
-    assert isinstance(points, PersonKeypoints)
+    assert points.spec == COCO_PERSON
     assert points.keypoints[0, :4].tolist() == [[5, 6, 2]] * 3 + [[0, 0, 0]]
     assert not points.keypoints[1].any()  # an instance without keypoints
     assert len(target.get_field(fields.MASKS)) == 2
@@ -334,9 +334,9 @@ def test_number_of_keypoints_comes_from_the_categories_or_the_annotations(tmp_pa
     named = {"id": 1, "name": "fly", "keypoints": ["head", "tail"]}
     files = write_coco(tmp_path, [annotation(1, keypoints=[1, 2, 2, 3, 4, 1])], categories=[named])
     target = COCODataset(*files).get_groundtruth(0)
-    assert type(target.get_field(fields.KEYPOINTS)) is Keypoints
+    assert target.get_field(fields.KEYPOINTS).spec.names == ("head", "tail")
     assert target.get_field(fields.KEYPOINTS).keypoints.tolist() == [[[1, 2, 2], [3, 4, 1]]]
-    with pytest.raises(ValueError, match="have 2 keypoints, the model has 17: .*NUM_CLASSES to 2"):
+    with pytest.raises(ValueError, match=r"have 2 keypoints \(head, tail\), the model has 17: .*NUM_CLASSES to 2"):
         COCODataset(*files, with_keypoints=True, num_keypoints=17)
     lengths = [7, 9, 15, 15]  # most of them agree
     files = write_coco(tmp_path, [annotation(n, keypoints=[1] * length) for n, length in enumerate(lengths)])

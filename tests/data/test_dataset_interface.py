@@ -13,6 +13,8 @@ from maskrcnn_benchmark.data.build import check_datasets
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset, ConcatDataset, ListDataset
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset, check_minimal
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from tests.data.coco_files import DOG, PERSON, annotation, write_coco
 
 
@@ -53,7 +55,7 @@ def test_the_adapter_adds_defaults_to_the_required_part():
     assert dataset.sizes_wh.tolist() == [[40, 30], [41, 30], [42, 30]] and dataset.sizes_wh.dtype == np.int64
     assert dict(dataset.id_to_img_map) == {0: 0, 1: 10, 2: 20}
     assert dataset.evaluator == "COCO" and dataset.coco is None
-    assert not dataset.class_names and not dataset.categories and not dataset.keypoint_names
+    assert not dataset.class_names and not dataset.categories and dataset.keypoint_spec is None
     assert not dataset.contiguous_category_id_to_json_id and not dataset.can_draw
     for method in (dataset.read_image, dataset.get_groundtruth):
         with pytest.raises(NotImplementedError, match="does not define"):
@@ -107,8 +109,8 @@ def test_our_data_sets_implement_the_interface(tmp_path):
     joined = ConcatDataset([coco, other, Minimal()])
     assert all(isinstance(dataset, DetectionDataset) for dataset in (coco, other, listed, joined))
     assert coco.can_draw and not listed.can_draw and not joined.can_draw and ConcatDataset([coco, other]).can_draw
-    assert coco.keypoint_names[0] == "nose" and other.keypoint_names == ()
-    assert joined.keypoint_names == coco.keypoint_names and joined.class_names == ["__background__", "person", "dog"]
+    assert coco.keypoint_spec == COCO_PERSON and other.keypoint_spec is None
+    assert joined.keypoint_spec == COCO_PERSON and joined.class_names == ["__background__", "person", "dog"]
     assert len(joined) == 6 and joined.sizes_wh.tolist() == [[40, 30], [20, 30], [40, 30], [40, 30], [41, 30], [42, 30]]
     assert joined.read_image(1).size == (20, 30) and listed.sizes_wh.tolist() == [[8, 6]]
     assert joined.categories == {PERSON["id"]: "person", DOG["id"]: "dog"}
@@ -139,9 +141,9 @@ def test_a_registered_data_set_with_the_required_part_loads(own):
 
 def test_named_keypoints_may_be_mirrored(own):
     class Arrows(Minimal):
-        keypoint_names = ("head", "tail")
+        keypoint_spec = KeypointSpec(("head", "tail"), ())
 
     own.MODEL.KEYPOINT_ON, own.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES = True, 2
     check_datasets(own, [as_detection_dataset(Arrows())], ["arrows"], is_train=True)
-    with pytest.raises(ValueError, match="it is not known which keypoints change sides"):
+    with pytest.raises(ValueError, match="own: it is not known which of the 2 unnamed keypoints change places"):
         check_datasets(own, [as_detection_dataset(Minimal())], ["own"], is_train=True)

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 Sample = tuple[Any, BoxList, int]  # image (a tensor after the transforms), target, index
 
@@ -47,7 +48,8 @@ class DetectionDataset(Dataset[Sample]):
         mask_names: names of the masks that objects have besides the plain one, see `fields.mask_fields`; a name that
             no object has is not among them.
         masks_described: for messages, if the annotations are known to lack a mask: which ones they have.
-        keypoint_names: name of each keypoint, which determines their mirror images; empty if the names are not known.
+        keypoint_spec: names, flip pairs, limbs and sigmas of the keypoints; None if there are none, or if the data set
+            does not tell.
         coco: the annotations as a pycocotools `COCO`, for COCO's evaluation; None if there are none in that form.
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
         id_to_img_map: index -> image id, as result files have it.
@@ -112,8 +114,8 @@ class DetectionDataset(Dataset[Sample]):
         return ""
 
     @functools.cached_property
-    def keypoint_names(self) -> Sequence[str]:
-        return ()
+    def keypoint_spec(self) -> KeypointSpec | None:
+        return None
 
     @functools.cached_property
     def coco(self) -> COCO | None:

@@ -18,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collect
 from maskrcnn_benchmark.data.datasets.packed_dataset import PackedDataset, Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.problems import config_problem
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class COCODataset(PackedDataset):
             `mask_keys`.
         mask_keys: name of a mask -> its JSON key. A name without one is read from "segmentations": {name: mask}.
         num_keypoints: K; None takes it from the file, or COCO's 17.
+        keypoints: what the keypoints are: a `KeypointSpec`, or the name of one in `KNOWN_SKELETONS`; it adds to what
+            the categories of the file tell (docs/KEYPOINTS.md).
         min_keypoints: leave out images that have annotations, but fewer labelled keypoints than this in all of them
             together. Only used with keypoints, and if the file has any.
         extra_fields: field name -> JSON key; a number of each annotation becomes this field of the target, (R,) float32
@@ -70,6 +73,7 @@ class COCODataset(PackedDataset):
         with_masks: bool | None = None,
         with_keypoints: bool | None = None,
         num_keypoints: int | None = None,
+        keypoints: KeypointSpec | str | None = None,
         min_keypoints: int = 0,
         extra_fields: Mapping[str, str] | None = None,
         named_masks: Sequence[str] | None = None,
@@ -85,13 +89,21 @@ class COCODataset(PackedDataset):
                 named_masks=named_masks,
                 with_keypoints=with_keypoints,
                 num_keypoints=num_keypoints,
+                keypoints=keypoints,
                 remove_empty=remove_images_without_annotations,
                 min_keypoints=min_keypoints,
             )
 
     @classmethod
     def from_cfg(
-        cls, cfg: CfgNode, *, is_train: bool, transforms: Transforms | None, ann_file: str, root: str
+        cls,
+        cfg: CfgNode,
+        *,
+        is_train: bool,
+        transforms: Transforms | None,
+        ann_file: str,
+        root: str,
+        keypoints: KeypointSpec | str | None = None,
     ) -> COCODataset:
         """The data set for the model of `cfg`. Images are filtered for training only."""
         named_masks = cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS if cfg.MODEL.MULTI_MASK_ON else ()
@@ -104,6 +116,7 @@ class COCODataset(PackedDataset):
             with_masks=cfg.MODEL.MASK_ON,
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
             num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
+            keypoints=keypoints,
             min_keypoints=cfg.DATASETS.MIN_KEYPOINTS if is_train else 0,
             extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS, named_masks),
             named_masks=named_masks,
@@ -123,6 +136,7 @@ class COCODataset(PackedDataset):
         named_masks: Sequence[str] | None,
         with_keypoints: bool | None,
         num_keypoints: int | None,
+        keypoints: KeypointSpec | str | None,
         remove_empty: bool,
         min_keypoints: int,
     ) -> None:
@@ -135,7 +149,8 @@ class COCODataset(PackedDataset):
             fields.mask_fields(name)  # raises ValueError if it cannot be the name of a mask
             self.mask_paths[name] = (self.mask_keys[name],) if name in self.mask_keys else (NAMED_MASKS, name)
         self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
-        self.num_keypoints = content.num_keypoints(num_keypoints) if self.with_keypoints else 0
+        self.keypoint_spec = content.keypoint_spec(num_keypoints, keypoints) if self.with_keypoints else None
+        self.num_keypoints = len(self.keypoint_spec) if self.keypoint_spec else 0
         self.categories = content.categories  # id in the file -> name
         self.json_category_id_to_contiguous_id = {category: i for i, category in enumerate(self.categories, start=1)}
         self.contiguous_category_id_to_json_id = {i: c for c, i in self.json_category_id_to_contiguous_id.items()}

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.data.datasets.keypoint_specs import find_spec
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class CocoFile:
         self.annotations: list[Any] = content.get("annotations", [])
         self.images = _check_images(content["images"], path)
         self.categories = _check_categories(content.get("categories", []), path)
-        self._skeletons = {len(c["keypoints"]) for c in content.get("categories", []) if c.get("keypoints")}
+        self._category_entries: list[dict[str, Any]] = content.get("categories", [])
 
     def has(self, key: str) -> bool:
         """Whether any annotation has a non-empty value for this key."""
@@ -55,29 +57,29 @@ class CocoFile:
             places.append(f"{NAMED_MASKS!r} (of {', '.join(map(repr, names))})")
         return f"masks under {' and '.join(places)}" if places else "no masks"
 
-    def num_keypoints(self, expected: int | None = None) -> int:
-        """Number of keypoints per instance: that the categories name, else `expected`, else the usual one, else COCO's.
+    def keypoint_spec(self, expected: int | None = None, given: KeypointSpec | str | None = None) -> KeypointSpec:
+        """What is known about the keypoints: that the categories or `given` tell, else only their number.
 
-        Raises: ValueError if the categories disagree with each other or with `expected`.
+        The number is `expected`, else the usual one of the annotations, else COCO's.
+
+        Args:
+            given: of the catalog, see `find_spec`.
+        Raises: ValueError if the categories disagree with each other, with `given` or with `expected`.
         """
-        if len(self._skeletons) > 1:
-            numbers = sorted(self._skeletons)
-            raise ValueError(f"the categories of {self.path} have different numbers of keypoints: {numbers}")
-        found = next(iter(self._skeletons), None)
-        if found is not None and expected is not None and found != expected:
+        spec = find_spec(self._category_entries, self.path, expected or self._usual_number_of_keypoints(), given)
+        if expected is not None and len(spec) != expected:
             raise ValueError(
-                f"the categories of {self.path} have {found} keypoints, the model has {expected}: "
-                f"set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {found}"
+                f"the instances of {self.path} have {spec}, the model has {expected}: "
+                f"set MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {len(spec)}"
             )
-        if expected is not None:
-            return expected
-        if found is None:
-            dictionaries = (annotation for annotation in self.annotations if isinstance(annotation, dict))
-            points = (annotation.get("keypoints") for annotation in dictionaries)
-            lengths = Counter(len(values) for values in points if isinstance(values, list) and values)
-            usual = [length // 3 for length, _ in lengths.most_common() if length % 3 == 0]
-            found = usual[0] if usual else len(PersonKeypoints.NAMES)
-        return found
+        return spec
+
+    def _usual_number_of_keypoints(self) -> int:
+        dictionaries = (annotation for annotation in self.annotations if isinstance(annotation, dict))
+        points = (annotation.get("keypoints") for annotation in dictionaries)
+        lengths = Counter(len(values) for values in points if isinstance(values, list) and values)
+        usual = [length // 3 for length, _ in lengths.most_common() if length % 3 == 0]
+        return usual[0] if usual else len(COCO_PERSON)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from PIL import Image
 from torch.utils.data import ConcatDataset as TorchConcatDataset
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset
+from maskrcnn_benchmark.data.datasets.keypoint_specs import merge_specs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 
 class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
@@ -76,6 +78,7 @@ class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
         return tuple(dict.fromkeys(name for dataset in self.datasets for name in dataset.mask_names))
 
     @functools.cached_property
-    def keypoint_names(self) -> tuple[str, ...]:
-        """The names in the first data set that has any."""
-        return tuple(next(filter(None, (dataset.keypoint_names for dataset in self.datasets)), ()))
+    def keypoint_spec(self) -> KeypointSpec | None:
+        """Of the first data set that tells, completed by the others. The builder has checked that they agree."""
+        specs = [dataset.keypoint_spec for dataset in self.datasets if dataset.keypoint_spec is not None]
+        return functools.reduce(merge_specs, sorted(specs, key=lambda spec: not spec.is_named)) if specs else None

@@ -28,7 +28,7 @@ from maskrcnn_benchmark.data.datasets.validation import ValidationReport
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ class PackedDataset(DetectionDataset):
             target.add_field(names.truth, SegmentationMask(masks, size))
             target.add_field(names.present, _tensor(segmentations.present[rows]))
         if packed.keypoints is not None:
-            target.add_field(fields.KEYPOINTS, self._skeleton(_tensor(packed.keypoints[rows]), size))
+            points = _tensor(packed.keypoints[rows])
+            target.add_field(fields.KEYPOINTS, Keypoints(points, size, spec=self.keypoint_spec))
         for field, values in packed.extra.items():
             target.add_field(field, _tensor(values[rows]))
         return target
@@ -118,21 +119,12 @@ class PackedDataset(DetectionDataset):
         """Name of each label; 0 is the background."""
         return ["__background__", *self.categories.values()]
 
-    @functools.cached_property
-    def keypoint_names(self) -> tuple[str, ...]:
-        """COCO's names for COCO's number of keypoints; else empty."""
-        return tuple(self._skeleton.NAMES)
-
     def __getstate__(self) -> dict[str, Any]:
         """The state that is sent to a loader worker, without `coco`, which only the evaluation uses."""
         return {name: value for name, value in self.__dict__.items() if name != "coco"}
 
     def __repr__(self) -> str:
         return f"{self.kind}({len(self)} images of {self.source}, {len(self.categories)} categories)"
-
-    @property
-    def _skeleton(self) -> type[Keypoints]:
-        return PersonKeypoints if self.num_keypoints == len(PersonKeypoints.NAMES) else Keypoints
 
     def _size(self, index: int) -> tuple[int, int]:
         width, height = self.sizes_wh[index].tolist()

@@ -27,7 +27,7 @@ class EvaluationSettings:
     Attributes:
         tasks: what the model predicts: "bbox", "segm", "keypoints", or the task of a head of your own.
         box_only: the boxes are proposals (MODEL.RPN_ONLY): recall is measured instead of precision.
-        keypoint_oks_sigmas: sigma of each keypoint, for OKS; empty for COCO's 17.
+        keypoint_oks_sigmas: sigma of each keypoint, for OKS; empty for those of the data set.
         boundary_ap: score masks by their boundaries too.
     """
 

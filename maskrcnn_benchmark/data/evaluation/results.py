@@ -46,12 +46,14 @@ class EvaluationResults:
         num_images: number of images that were evaluated.
         per_class: AP by task and category name, if there are several categories.
         failures: a sentence for each expected result that was not met, filled by `check_expected_results`.
+        notes: sentences that a reader of the metrics should know.
     """
 
     metrics: dict[str, dict[str, float]]
     num_images: int
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def results(self) -> dict[str, dict[str, float]]:
@@ -60,7 +62,8 @@ class EvaluationResults:
 
     def plain(self) -> dict[str, Any]:
         """Numbers and strings for a JSON file."""
-        return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class}
+        notes = {"notes": self.notes} if self.notes else {}
+        return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class, **notes}
 
     def summary_score(self) -> float:
         """One number to rank checkpoints by: the mean AP of all tasks (AR@1000 for proposals).
@@ -110,6 +113,7 @@ def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults
     """
     merged = EvaluationResults({}, max(found.num_images for found in results.values()))
     for evaluator, found in results.items():
+        merged.notes += [note for note in found.notes if note not in merged.notes]
         for rows, more in ((merged.metrics, found.metrics), (merged.per_class, found.per_class)):
             for task, values in more.items():
                 row = task if not rows.get(task, {}).keys() & values.keys() else f"{task} ({evaluator})"
@@ -123,7 +127,7 @@ def write_results(results: EvaluationResults, output_folder: str | os.PathLike[s
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(results.metrics, folder / "coco_results.pth")
     (folder / "coco_results.json").write_text(json.dumps(results.plain(), indent=1) + "\n", encoding="utf-8")
-    tables = [results.table(), results.per_class_table()]
+    tables = [results.table(), results.per_class_table(), *results.notes]
     (folder / "results.txt").write_text("\n\n".join(filter(None, tables)) + "\n", encoding="utf-8")
 
 

@@ -22,6 +22,7 @@ from maskrcnn_benchmark.modeling.rpn.retinanet.retinanet import RetinaNetModule
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
 from maskrcnn_benchmark.utils.problems import ConfigError, config_problem, skip_after_problem
 
@@ -87,6 +88,17 @@ class GeneralizedRCNN(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         """Names of the evaluations of the model's results, as "bbox" and "segm"; "bbox" comes first."""
         return (BOX_TASK,) if self.roi_heads is None else self.roi_heads.tasks
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """Tell the heads what the keypoints of the data are: names, flip pairs, limbs, sigmas.
+
+        Configs have none of this: it comes from the data set, or from the checkpoint. Without it, 17 keypoints are
+        taken for those of a person, and others have no names.
+
+        Raises: ValueError for another number of keypoints than the model predicts.
+        """
+        if self.roi_heads is not None:
+            self.roi_heads.use_keypoint_spec(spec)
 
     def forward(
         self, images: ImageList | Tensor | Sequence[Tensor], targets: Sequence[BoxList] | None = None

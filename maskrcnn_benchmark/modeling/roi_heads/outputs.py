@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -68,6 +69,10 @@ class OutputKind(ABC):
             logits: (R, ...) from `select_own`; rows in the order of the detections of all images.
             detections: one BoxList per image.
         """
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """Take what is known about the data's keypoints. Called when the model meets its data or its checkpoint."""
+        return
 
     # Several views of an image (test-time augmentation)
 

@@ -16,6 +16,7 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogi
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
 
 if TYPE_CHECKING:
@@ -146,6 +147,11 @@ class ROIHead(nn.Module):
             for output in self.outputs.values()
         }
         return replace(result, losses=losses)
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """Tell the outputs what the keypoints are, see `OutputKind.use_keypoint_spec`."""
+        for output in self.outputs.values():
+            output.use_keypoint_spec(spec)
 
     def predict(
         self,

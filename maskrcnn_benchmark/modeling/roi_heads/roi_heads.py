@@ -20,6 +20,7 @@ from maskrcnn_benchmark.modeling.roi_heads.refine_head.refine_head import (
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, heads_of, task_names
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.problems import config_problem, skip_after_problem
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ class CombinedROIHeads(nn.ModuleDict):
     def tasks(self) -> tuple[str, ...]:
         """Names of the evaluations of the detections; "bbox" comes first."""
         return task_names(output for head in self.branches.values() for output in head.outputs.values())
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """Tell all outputs what the keypoints are. Raises: ValueError for another number of keypoints."""
+        for head in self.values():
+            if isinstance(head, (ROIHead, RefineHead, PrivateRefineHeads)):
+                head.use_keypoint_spec(spec)
 
     def forward(
         self, features: Sequence[Tensor], proposals: Sequence[BoxList], targets: Sequence[BoxList] | None = None

@@ -16,10 +16,11 @@ from maskrcnn_benchmark.data.evaluation import CocoEvaluator, EvaluationResults,
 from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.data.evaluation.coco.proposal_recall import proposal_recall
 from maskrcnn_benchmark.data.evaluation.coco.run_lengths import encode_masks
-from maskrcnn_benchmark.data.evaluation.results import check_expected_results
+from maskrcnn_benchmark.data.evaluation.results import check_expected_results, merge_results
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.skeleton import UNIFORM_SIGMA, KeypointSpec
 from tests.devices import DEVICES
 
 SIZES = [(200, 160), (120, 220), (90, 90)]  # (width, height) of the images with ids 40, 10, 30, in the dataset's order
@@ -453,10 +454,44 @@ def test_sigmas_of_another_skeleton():
         scores[sigma] = results.metrics["keypoints"]["AP"]
         assert scores[sigma] == pytest.approx(expected)
     assert scores[0.02] < 0.1 < scores[0.5]
-    with pytest.raises(ValueError, match="have 2 keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty"):
+    with pytest.raises(ValueError, match="have 2 keypoints, but there are 17 sigmas"):
         build_evaluator(dataset, iou_types=("keypoints",))
-    with pytest.raises(ValueError, match="have 2 keypoints, but TEST.KEYPOINT_OKS_SIGMAS lists 3 sigmas"):
+    with pytest.raises(
+        ValueError, match="have 2 keypoints, but there are 3 sigmas. They are those of TEST.KEYPOINT_OKS"
+    ):
         build_evaluator(dataset, iou_types=("keypoints",), keypoint_oks_sigmas=[0.1] * 3)
+
+
+def test_sigmas_of_the_data_set_and_equal_ones(tmp_path, caplog):
+    def two_points(annotation):
+        x, y, w, h = annotation["bbox"]
+        return {**annotation, "keypoints": [x + w / 4, y + h / 4, 2, x + w / 2, y + h / 2, 2], "num_keypoints": 2}
+
+    annotations = [two_points(annotation) for annotation in ANNOTATIONS]
+    shifted = ground_truth_as_detections(annotations)
+    for found in shifted:
+        found.get_field(fields.KEYPOINTS).keypoints[..., 0] += 16
+    dataset = FakeDataset(annotations)
+
+    def results(**settings):
+        return evaluate(dataset, shifted, tmp_path, iou_types=("bbox", "keypoints"), **settings)
+
+    dataset.keypoint_spec = KeypointSpec(("tip", "barb"), sigmas=(0.5, 0.4))
+    of_the_data = results()
+    expected = results(keypoint_oks_sigmas=(0.5, 0.4))
+    assert of_the_data.metrics == expected.metrics and not of_the_data.notes
+    assert results(keypoint_oks_sigmas=(0.02, 0.02)).metrics != expected.metrics, "the config overrides"
+
+    dataset.keypoint_spec = KeypointSpec(("tip", "barb"))
+    expected = results(keypoint_oks_sigmas=(UNIFORM_SIGMA,) * 2)
+    equal = results()
+    assert equal.metrics == expected.metrics and not expected.notes
+    (note,) = equal.notes
+    assert f"the sigma {UNIFORM_SIGMA} for each of the 2 keypoints" in note
+    assert note in (tmp_path / "results.txt").read_text()
+    assert json.loads((tmp_path / "coco_results.json").read_text())["notes"] == [note]
+    assert not evaluate(dataset, shifted, None, iou_types=("bbox",)).notes
+    assert merge_results({"COCO": equal, "again": equal}).notes == [note]
 
 
 def test_ground_truth_that_pycocotools_cannot_read_is_filled_in_or_left_out(caplog):
@@ -474,7 +509,7 @@ def test_ground_truth_that_pycocotools_cannot_read_is_filled_in_or_left_out(capl
     masks = build_ground_truth(dataset.coco, IMAGE_IDS, "segm")
     assert 1 not in masks.anns and 4 not in masks.anns
     assert "no usable mask" in caplog.text
-    keypoints = build_ground_truth(dataset.coco, IMAGE_IDS, "keypoints")
+    keypoints = build_ground_truth(dataset.coco, IMAGE_IDS, "keypoints", 17)
     assert keypoints.anns[1]["num_keypoints"] == 0
     assert len(build_ground_truth(dataset.coco, [30], "bbox").imgs) == 1
     results = evaluate(dataset, ground_truth_as_detections(), None, iou_types=ALL)

@@ -45,7 +45,7 @@ def test_labels_of_training_and_test_must_agree():
     with pytest.raises(StartupError, match="label 1 is 'person' in a, but 'dog' in b"):
         checks.check_test_data(cfg, Named("person", "dog"), [Named("dog", "person")], ["bbox"])
     three_points = Named("person", annotations=[{"keypoints": [1, 1, 2] * 3}])
-    with pytest.raises(ValueError, match="have 3 keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty"):
+    with pytest.raises(ValueError, match="have 3 keypoints, but there are 17 sigmas"):
         checks.check_test_data(cfg, Named("person"), [three_points], ["bbox", "keypoints"])
 
 

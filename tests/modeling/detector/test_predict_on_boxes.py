@@ -9,6 +9,8 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASK, SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.known_skeletons import KNOWN_SKELETONS
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from tests.devices import DEVICES
 from tests.modeling.tiny import ALL_HEADS, tiny_batch, tiny_cfg, tiny_detector
 
@@ -95,7 +97,8 @@ def test_masks_and_heat_maps_are_mirrored_and_left_becomes_right():
     assert torch.equal(mirrored[0, left], logits[0, right].flip(-1))
     assert torch.equal(mirrored[0, 0], logits[0, 0].flip(-1)), "the nose has no side"
     assert torch.equal(kind.mirror(mirrored), logits)
-    assert torch.equal(KeypointKind(2, flip_inds=(1, 0)).mirror(logits[:, :2]), logits[:, [1, 0]].flip(-1))
+    pair = KeypointSpec(("fore", "aft"), [("fore", "aft")])
+    assert torch.equal(KeypointKind(2, spec=pair).mirror(logits[:, :2]), logits[:, [1, 0]].flip(-1))
     assert torch.equal(MaskKind(3, offset=1).mirror(logits), logits.flip(-1))
 
 
@@ -130,6 +133,26 @@ def test_an_output_says_whether_it_can_be_mirrored():
     assert "the output 'age' does not say what a mirrored image means" in Age().mirror_problem
     with pytest.raises(NotImplementedError, match=r"define `mirror\(logits\)` in Age"):
         Age().mirror(torch.zeros(1))
-    assert "NUM_CLASSES is 5, not COCO's 17" in KeypointKind(5).mirror_problem
-    with pytest.raises(ValueError, match="which keypoints change sides"):
-        KeypointKind(5).mirror(torch.zeros(1, 5, 2, 2))
+    five = KeypointKind(5)
+    assert five.mirror_problem is None, "the data may tell"
+    with pytest.raises(ValueError, match="not known which of the 5 unnamed keypoints change places"):
+        five.mirror(torch.zeros(1, 5, 2, 2))
+    five.use_keypoint_spec(KeypointSpec(("a", "b", "c", "d", "e")))
+    assert "which of the 5 keypoints (a, b, c, d, e) change places" in five.mirror_problem
+    with pytest.raises(
+        ValueError, match=r"NUM_CLASSES is 5, but there are 2 keypoints \(fore, aft\) of x.json; set it"
+    ):
+        five.use_keypoint_spec(KeypointSpec(("fore", "aft"), source="x.json"))
+
+
+def test_all_heads_are_told_what_the_keypoints_are():
+    animal = KNOWN_SKELETONS["ap10k"]
+    for shared in (True, False):
+        model = detector(*ALL_HEADS, "MODEL.ROI_REFINE_HEAD.SHARED", shared)
+        model.use_keypoint_spec(animal)
+        refine = model.roi_heads["refine"]
+        holders = [model.roi_heads["keypoint"], *([refine] if shared else refine.values())]
+        kinds = [holder.outputs.get("keypoint") for holder in holders]
+        kinds += [holder.indicators.get("keypoint") for holder in holders[1:]]
+        assert {kind.spec for kind in kinds if kind is not None} == {animal} and sum(map(bool, kinds)) == 3
+    detector("MODEL.RPN_ONLY", True).use_keypoint_spec(animal)

@@ -36,12 +36,6 @@ from tests.modeling.tiny import ALL_HEADS, CHANNELS, tiny_cfg
         (KEYPOINTS, ["MODEL.ROI_KEYPOINT_HEAD.DECODE", "mean"], "MODEL.ROI_KEYPOINT_HEAD.DECODE is 'mean'"),
         (KEYPOINTS, ["TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.1]], "expected a number for each keypoint"),
         (
-            KEYPOINTS,
-            ["MODEL.ROI_KEYPOINT_HEAD.RESCORE", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5],
-            "MODEL.ROI_KEYPOINT_HEAD.RESCORE is True, but TEST.KEYPOINT_OKS_SIGMAS is empty",
-        ),
-        (REFINE, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5], "MODEL.ROI_REFINE_HEAD.RESCORE is True, but TEST.KEYP"),
-        (
             REFINE,
             ["MODEL.KEYPOINT_ON", False],
             "MODEL.ROI_REFINE_HEAD.OUTPUTS has 'keypoint', but MODEL.KEYPOINT_ON is",
@@ -78,10 +72,10 @@ def test_problems_of_the_heads_are_named(path, options, expected):
         (REFINE, ["MODEL.ROI_REFINE_HEAD.INDICATORS", ("mask",), "MODEL.ROI_REFINE_HEAD.OUTPUTS", ("keypoint",)]),
         (HRNET, ["MODEL.REFINE_ON", True, "MODEL.ROI_REFINE_HEAD.INDICATORS", "mask",
                  "MODEL.ROI_REFINE_HEAD.OUTPUTS", "mask"]),
-        (KEYPOINTS, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5]),
+        (KEYPOINTS, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5, "MODEL.ROI_KEYPOINT_HEAD.RESCORE", True]),
         (KEYPOINTS, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 2, "MODEL.ROI_KEYPOINT_HEAD.RESCORE", True,
                      "TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.1]]),
-        (REFINE, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5, "MODEL.ROI_REFINE_HEAD.RESCORE", False]),
+        (REFINE, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5]),
         (REFINE, ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", 5, "MODEL.ROI_REFINE_HEAD.OUTPUTS", "mask"]),
     ],
 )  # fmt: skip

@@ -10,7 +10,8 @@ from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.keypoint_head import Ke
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import keypoint_loss, matched_keypoints
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.output import KeypointKind
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LOGITS, SCORES
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
 from maskrcnn_benchmark.utils.problems import ConfigError
 from tests.contracts.contract import read_contract
 from tests.devices import DEVICES
@@ -144,7 +145,7 @@ def test_inference_equals_slow_loops():
     row = 0
     for result, given in zip(output.detections, detections, strict=True):
         keypoints = result.get_field(KEYPOINTS)
-        assert isinstance(keypoints, PersonKeypoints) and keypoints.size == (96, 64)
+        assert keypoints.spec == COCO_PERSON and keypoints.size == (96, 64)
         assert result.has_field(SCORES) and not given.has_field(KEYPOINTS)
         for position, (x1, y1, x2, y2) in enumerate(given.bbox.tolist()):
             for index in range(17):

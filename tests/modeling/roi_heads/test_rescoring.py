@@ -23,6 +23,7 @@ from maskrcnn_benchmark.structures.fields import (
     SCORES,
 )
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.skeleton import UNIFORM_SIGMA, KeypointSpec
 from tests.devices import DEVICES
 from tests.modeling.roi_heads.head_cases import CHANNELS, detection_batch, small_cfg
 
@@ -69,7 +70,7 @@ def test_masks_are_scored_before_they_are_pasted(device, masker):
 def test_skeletons_are_scored_against_half_of_the_box(device):
     detections = scored_batch(device)
     logits = 5 * torch.randn(3, 17, 14, 14, generator=torch.Generator().manual_seed(4)).to(device)
-    results = KeypointPostProcessor("dark", SIGMAS)(logits, detections)
+    results = KeypointPostProcessor("dark", True)(logits, detections)
     frames = torch.cat([boxes.bbox for boxes in detections])
     points = torch.cat([result.get_field(KEYPOINTS).keypoints[..., :2] for result in results])
     areas = torch.cat([boxes.area() for boxes in detections]) / 2
@@ -86,13 +87,13 @@ def test_a_box_without_extent_counts_as_a_pixel():
     detections = scored_batch()
     for boxes in detections:
         boxes.bbox[:, 2:] = boxes.bbox[:, :2] - 1  # inclusive corners: no pixel
-    results = KeypointPostProcessor("argmax", SIGMAS)(torch.randn(3, 17, 8, 8), detections)
+    results = KeypointPostProcessor("argmax", True)(torch.randn(3, 17, 8, 8), detections)
     assert torch.isfinite(all_of(results, KEYPOINT_SCORES)).all()
 
 
 def test_refined_scores_take_the_place_of_coarse_ones():
     generator = torch.Generator().manual_seed(5)
-    detections = KeypointPostProcessor("argmax", SIGMAS)(torch.randn(3, 17, 8, 8, generator=generator), scored_batch())
+    detections = KeypointPostProcessor("argmax", True)(torch.randn(3, 17, 8, 8, generator=generator), scored_batch())
     detections = MaskPostProcessor(rescore=True)(torch.randn(3, 5, 8, 8, generator=generator), detections)
     extents = torch.cat([boxes.extents() for boxes in detections]) + torch.tensor([-3.0, -3.0, 3.0, 3.0])
     logits = {
@@ -103,7 +104,7 @@ def test_refined_scores_take_the_place_of_coarse_ones():
     def refine(names=("mask", "keypoint"), rescore=True, keep_coarse=True):
         outputs = {
             "mask": MaskKind(5, offset=1, post_processor=MaskPostProcessor(rescore=rescore)),
-            "keypoint": KeypointKind(17, post_processor=KeypointPostProcessor("dark", SIGMAS if rescore else None)),
+            "keypoint": KeypointKind(17, post_processor=KeypointPostProcessor("dark", rescore)),
         }
         outputs = {name: outputs[name] for name in names}
         return attach_refined(outputs, logits, extents, detections, keep_coarse=keep_coarse)
@@ -132,7 +133,7 @@ def test_no_detections():
     none = [boxes[[]] for boxes in scored_batch()]
     for result in MaskPostProcessor(rescore=True)(torch.zeros(0, 5, 8, 8), none):
         assert result.get_field(MASK_SCORES).shape == (0,)
-    for result in KeypointPostProcessor("dark", SIGMAS)(torch.zeros(0, 17, 8, 8), none):
+    for result in KeypointPostProcessor("dark", True)(torch.zeros(0, 17, 8, 8), none):
         assert result.get_field(KEYPOINT_SCORES).shape == (0,)
 
 
@@ -143,9 +144,10 @@ def post_processor(head, output):
 def test_what_the_config_says():
     cfg = small_cfg()
     assert post_processor(MaskHead.from_cfg(cfg, CHANNELS), "mask").rescore is False
-    assert post_processor(KeypointHead.from_cfg(cfg, CHANNELS), "keypoint").sigmas is None
+    assert not post_processor(KeypointHead.from_cfg(cfg, CHANNELS), "keypoint").rescore
     refine = build_roi_refine_head(cfg, CHANNELS)
-    assert post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas == tuple(SIGMAS)
+    assert post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").rescore
+    assert post_processor(refine, "keypoint").sigmas == ()
 
     sigmas = [0.01 * (k + 1) for k in range(17)]
     cfg = small_cfg(
@@ -154,4 +156,21 @@ def test_what_the_config_says():
     assert post_processor(MaskHead.from_cfg(cfg, CHANNELS), "mask").rescore
     assert post_processor(KeypointHead.from_cfg(cfg, CHANNELS), "keypoint").sigmas == tuple(sigmas)
     refine = build_roi_refine_head(cfg, CHANNELS)
-    assert not post_processor(refine, "mask").rescore and post_processor(refine, "keypoint").sigmas is None
+    assert not post_processor(refine, "mask").rescore and not post_processor(refine, "keypoint").rescore
+
+
+def test_sigmas_are_those_of_the_config_else_of_the_keypoints():
+    detections, logits = scored_batch(), 5 * torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(4))
+    names, own = ("a", "b", "c", "d", "e"), (0.01, 0.02, 0.03, 0.04, 0.05)
+    frames, scores = torch.cat([boxes.bbox for boxes in detections]), all_of(detections, SCORES)
+    for given, spec, used in [
+        ((), KeypointSpec(names, sigmas=own), own),
+        ((), KeypointSpec(names), [UNIFORM_SIGMA] * 5),
+        ((), None, [UNIFORM_SIGMA] * 5),
+        ([0.2] * 5, KeypointSpec(names, sigmas=own), [0.2] * 5),
+    ]:
+        results = KeypointPostProcessor("argmax", True, given)(logits, detections, None, spec)
+        points = torch.cat([result.get_field(KEYPOINTS).keypoints[..., :2] for result in results])
+        areas = torch.cat([boxes.area() for boxes in detections]) / 2
+        expected = scores * expected_oks(logits, frames, points, areas, torch.tensor(used))
+        torch.testing.assert_close(all_of(results, KEYPOINT_SCORES), expected)

@@ -11,6 +11,7 @@ from typing import Any
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
 
 from ..base import EvaluationSettings
+from ..oks_sigmas import oks_sigmas, uniform_sigma_note
 from ..results import EvaluationResults, write_results
 from .from_groundtruth import annotations_of
 from .image_evaluator import ImageEvaluator, write_coco_results
@@ -29,6 +30,8 @@ class CocoEvaluator(ImageEvaluator):
             `class_names`, from which the annotations are made.
         iou_types: of "bbox", "segm", "keypoints".
         box_only, keypoint_oks_sigmas, boundary_ap: as in `EvaluationSettings`.
+    Attributes:
+        settings: with the sigmas that are used.
     Raises: TypeError for a data set without COCO annotations; ValueError for an unknown iou type, and for a number of
         sigmas that is not the data set's number of keypoints.
     """
@@ -42,15 +45,17 @@ class CocoEvaluator(ImageEvaluator):
         keypoint_oks_sigmas: Sequence[float] = (),
         boundary_ap: bool = False,
     ) -> None:
-        settings = EvaluationSettings(tuple(iou_types), box_only, tuple(keypoint_oks_sigmas), boundary_ap)
-        super().__init__(as_detection_dataset(dataset), settings)
+        dataset = as_detection_dataset(dataset)
+        sigmas = oks_sigmas(dataset, keypoint_oks_sigmas)
+        super().__init__(dataset, EvaluationSettings(tuple(iou_types), box_only, sigmas, boundary_ap))
+        self._note = uniform_sigma_note(dataset, keypoint_oks_sigmas) if "keypoints" in iou_types else None
         unknown = [iou_type for iou_type in iou_types if iou_type not in TASKS]
         if unknown:
             raise ValueError(f"unknown iou types {unknown}; COCO's evaluation knows {', '.join(TASKS)}")
         self.coco = annotations_of(self.dataset)
         self.tasks = [name for name in TASKS if name in iou_types]
         for name in self.tasks:
-            TASKS[name].check(self.coco, settings)
+            TASKS[name].check(self.coco, self.settings)
 
     @classmethod
     def from_settings(cls, dataset: DetectionDataset, settings: EvaluationSettings) -> CocoEvaluator:
@@ -75,6 +80,7 @@ class CocoEvaluator(ImageEvaluator):
             results = EvaluationResults({}, len(self.results))
             for name in self.tasks:
                 self._evaluate_task(TASKS[name], results, folder)
+            results.notes += [self._note] if self._note else []
         if folder:
             write_results(results, folder)
         return results

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 logger = logging.getLogger(__name__)
 
 
-def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, num_keypoints: int = 17) -> COCO:
+def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, num_keypoints: int = 0) -> COCO:
     """A COCO object of only these images, for `COCOeval` of `iou_type`. `coco` is not changed.
 
     Missing `iscrowd`, `area` and `num_keypoints` are filled in. Annotations whose box is not finite or has no area, and
@@ -22,6 +22,7 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
 
     Args:
         iou_type: "keypoints" and "segm" complete keypoints and masks; any other only boxes.
+        num_keypoints: of each instance; for "keypoints".
     Raises: ValueError if an annotation has another number of keypoints than `num_keypoints`.
     """
     wanted = set(image_ids)

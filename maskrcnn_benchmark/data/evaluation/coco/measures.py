@@ -53,7 +53,7 @@ def run_cocoeval(
     Args:
         entries: in COCO's result format. Without any, nothing was found and all precisions are 0.
         measure: name in `MEASURES`.
-        sigmas: for keypoints; empty for COCO's.
+        sigmas: for keypoints; empty for COCO's 17.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         if entries:

@@ -22,7 +22,6 @@ from .measures import BOUNDARY
 from .run_lengths import RLE, encode_detected_masks
 
 COARSE = "_coarse"  # ending of the names of results from before refinement
-COCO_KEYPOINTS = 17
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Task(ABC):
 
     def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
         """The annotations of these images, complete enough for pycocotools."""
-        return build_ground_truth(coco, image_ids, self.iou_type, len(settings.keypoint_oks_sigmas) or COCO_KEYPOINTS)
+        return build_ground_truth(coco, image_ids, self.iou_type, len(settings.keypoint_oks_sigmas))
 
     def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
         """Row of the table -> name in `MEASURES`, for the final stage; other stages add their ending to the row."""
@@ -166,12 +165,13 @@ class KeypointTask(Task):
         annotations = coco.dataset.get("annotations", ())
         lengths = {len(entry["keypoints"]) // 3 for entry in annotations if entry.get("keypoints")}
         sigmas = len(settings.keypoint_oks_sigmas)
-        if lengths - {sigmas or COCO_KEYPOINTS}:
-            given = f"lists {sigmas} sigmas" if sigmas else "is empty, which means COCO's 17"
+        if lengths - {sigmas}:
+            numbers = ", ".join(map(str, sorted(lengths)))
             raise ValueError(
-                f"the annotations have {', '.join(map(str, sorted(lengths)))} keypoints, "
-                f"but TEST.KEYPOINT_OKS_SIGMAS {given}. "
-                "Give one sigma per keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips)."
+                f"the annotations have {numbers} keypoints, but there are {sigmas} sigmas. "
+                "They are those of TEST.KEYPOINT_OKS_SIGMAS; if it is empty, of the data set's keypoints, or COCO's 17 "
+                "if it does not describe any. Give one per keypoint (COCO's lie between 0.025 for eyes and 0.107 for "
+                "hips)."
             )
 
 

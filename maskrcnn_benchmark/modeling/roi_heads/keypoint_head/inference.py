@@ -13,8 +13,10 @@ from maskrcnn_benchmark.modeling.batching import to_device
 from maskrcnn_benchmark.modeling.roi_heads.keypoint_head.loss import KeypointLoss
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import KEYPOINT_SCORES, KEYPOINT_VISIBILITY, KEYPOINTS, LOGITS, SCORES
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
-from maskrcnn_benchmark.utils.problems import check_choice, config_problem
+from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.known_skeletons import assumed_skeleton
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
+from maskrcnn_benchmark.utils.problems import check_choice
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -29,16 +31,23 @@ class KeypointPostProcessor(nn.Module):
 
     Args:
         method: how `decode_heatmaps` finds the point: "bicubic", "argmax", "quarter" or "dark".
-        sigmas: one number per keypoint, as `expected_oks` takes them, to write `keypoint_scores`; None writes none.
+        rescore: write `keypoint_scores`.
+        sigmas: one number per keypoint, as `expected_oks` takes them, to rescore with; () for those of the keypoints'
+            specification.
         activation: what the maps are, see `cell_probabilities`.
     """
 
     def __init__(
-        self, method: str = "bicubic", sigmas: Sequence[float] | None = None, activation: str = SOFTMAX
+        self,
+        method: str = "bicubic",
+        rescore: bool = False,
+        sigmas: Sequence[float] = (),
+        activation: str = SOFTMAX,
     ) -> None:
         super().__init__()
         self.method = method
-        self.sigmas = None if sigmas is None else tuple(sigmas)
+        self.rescore = rescore
+        self.sigmas = tuple(sigmas)
         self.activation = activation
 
     @classmethod
@@ -47,20 +56,28 @@ class KeypointPostProcessor(nn.Module):
         node = cfg.MODEL[section]
         check_choice(f"MODEL.{section}.DECODE", node.DECODE, DECODE_METHODS)
         activation = KeypointLoss.from_cfg(cfg, section).activation
-        return cls(node.DECODE, oks_sigmas(cfg, section) if node.RESCORE else None, activation)
+        return cls(node.DECODE, node.RESCORE, cfg.TEST.KEYPOINT_OKS_SIGMAS, activation)
 
-    def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
+    def forward(
+        self,
+        logits: Tensor,
+        detections: Sequence[BoxList],
+        frames: Tensor | None = None,
+        spec: KeypointSpec | None = None,
+    ) -> list[BoxList]:
         """
         Args:
             logits: (R, K, S, S), rows in the order of the detections of all images.
-            detections: one BoxList per image, with the field `scores` if there are sigmas.
+            detections: one BoxList per image, with the field `scores` to rescore.
             frames: (R, 4) rectangles in pixels that the maps span; None for the detections' own boxes.
+            spec: of the K keypoints; None if only their number is known.
         Returns: new BoxLists with the field `keypoints` besides theirs: x and y in pixels, and the probability that the
             keypoint is labelled, which is 1 unless the detections have `keypoint_visibility`; and the score of each
             keypoint in the keypoints' own field `logits`, (R, K): the largest logit of its map; if maps are heights,
-            the logit of the largest. With sigmas also `keypoint_scores`, the box score times the skeleton's expected
+            the logit of the largest. With `rescore` also `keypoint_scores`, the box score times the skeleton's expected
             OKS.
         """
+        spec = assumed_skeleton(logits.shape[1]) if spec is None else spec
         if frames is None:
             frames = torch.cat([detections_per_image.convert("xyxy").bbox for detections_per_image in detections])
         points, scores = decode_heatmaps(logits.float(), frames, self.method, self.activation)
@@ -73,11 +90,11 @@ class KeypointPostProcessor(nn.Module):
             detections, labelled.split(lengths), scores.split(lengths), strict=True
         ):
             result = detections_per_image.copy_with_fields(detections_per_image.fields())
-            result.add_field(KEYPOINTS, _predicted_keypoints(points_per_image, scores_per_image, result.size))
+            result.add_field(KEYPOINTS, _predicted_keypoints(points_per_image, scores_per_image, result.size, spec))
             results.append(result)
-        if self.sigmas is not None:
+        if self.rescore:
             areas = _AREA_OVER_BOX * torch.cat([result.area() for result in results])
-            sigmas = to_device(self.sigmas, points.device)
+            sigmas = to_device(self.sigmas or spec.oks_sigmas, points.device)
             oks = expected_oks(logits, frames, points, areas.clamp(min=1), sigmas, self.activation)
             for result, oks_per_image in zip(results, oks.split(lengths), strict=True):
                 result.add_field(KEYPOINT_SCORES, result.get_field(SCORES) * oks_per_image)
@@ -91,21 +108,8 @@ def _visibility(detections: Sequence[BoxList], points: Tensor) -> Tensor:
     return torch.cat([boxes.get_field(KEYPOINT_VISIBILITY) for boxes in detections])[..., None]
 
 
-def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float]) -> Keypoints:
-    """(R, K, 3) and (R, K) -> the structure; 17 points are a person's, other numbers have no names."""
-    skeleton = PersonKeypoints if points.shape[1] == len(PersonKeypoints.NAMES) else Keypoints
-    keypoints = skeleton(points, size_wh)
+def _predicted_keypoints(points: Tensor, scores: Tensor, size_wh: Sequence[float], spec: KeypointSpec) -> Keypoints:
+    """(R, K, 3) and (R, K) -> the structure."""
+    keypoints = Keypoints(points, size_wh, spec=spec)
     keypoints.add_field(LOGITS, scores)
     return keypoints
-
-
-def oks_sigmas(cfg: CfgNode, section: str) -> tuple[float, ...]:
-    """The sigmas of the evaluation, `TEST.KEYPOINT_OKS_SIGMAS` or COCO's, to rescore in the head of MODEL.<section>."""
-    count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
-    if not sigmas and count != len(PersonKeypoints.OKS_SIGMAS):
-        config_problem(
-            f"MODEL.{section}.RESCORE is True, but TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's "
-            f"{len(PersonKeypoints.OKS_SIGMAS)}, and MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {count}; list a sigma for "
-            "each keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips), or set RESCORE to False."
-        )
-    return sigmas or tuple(PersonKeypoints.OKS_SIGMAS)

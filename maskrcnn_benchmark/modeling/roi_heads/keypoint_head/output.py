@@ -18,7 +18,9 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import MapKind
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.detector_kind import num_classes
 from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
@@ -74,8 +76,8 @@ class KeypointKind(MapKind[Tensor]):
         post_processor: writes keypoints to detections.
         classes: labels of the classes that have keypoints; () for every class. Detections of other classes get
             keypoints whose visibility, coordinates and scores are zero.
-        flip_inds: for each keypoint, the index of the one that takes its place in a mirrored image; None takes COCO's
-            for COCO's number of keypoints.
+        spec: names, flip pairs and sigmas of the keypoints. None until the data or a checkpoint tell
+            (`use_keypoint_spec`); 17 are taken for a person's until then.
     """
 
     name = "keypoint"
@@ -97,12 +99,12 @@ class KeypointKind(MapKind[Tensor]):
     keypoints_per_image: float | None = None
     post_processor: KeypointPostProcessor = field(default_factory=KeypointPostProcessor)
     classes: Sequence[int] = ()
-    flip_inds: Sequence[int] | None = None
+    spec: KeypointSpec | None = None
 
     def __post_init__(self) -> None:
         self.num_own_maps = self.num_maps
-        if self.flip_inds is None and self.num_maps == len(PersonKeypoints.NAMES):
-            self.flip_inds = PersonKeypoints.FLIP_INDS
+        if self.spec is None and self.num_maps == len(COCO_PERSON):
+            self.spec = COCO_PERSON
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> KeypointKind:
@@ -134,13 +136,23 @@ class KeypointKind(MapKind[Tensor]):
             coarse_activation=self.activation,
             post_processor=KeypointPostProcessor.from_cfg(cfg, "ROI_REFINE_HEAD"),
             classes=self.classes,
-            flip_inds=self.flip_inds,
+            spec=self.spec,
         )
 
     @property
     def activation(self) -> str:
         """What the maps are, see `cell_probabilities`."""
         return self.learns.activation
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """As `OutputKind.use_keypoint_spec`. Raises: ValueError for another number of keypoints."""
+        if len(spec) != self.num_maps:
+            whose = f" of {spec.source}" if spec.source else ""
+            raise ValueError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {self.num_maps}, but there are {spec}{whose}; set it to "
+                f"{len(spec)}"
+            )
+        self.spec = spec
 
     def frames(self, boxes: Tensor) -> Tensor:
         return keypoint_frames(boxes)
@@ -158,19 +170,21 @@ class KeypointKind(MapKind[Tensor]):
         return self.normalize_drawn(probabilities)
 
     def mirror(self, logits: Tensor) -> Tensor:
-        """Mirrors the maps, and swaps the maps of left and right keypoints."""
-        if self.flip_inds is None:
-            raise ValueError(self.mirror_problem)
+        """Mirrors the maps, and swaps the maps of the keypoints that change places."""
         return logits.flip(-1).index_select(1, to_device(self.flip_inds, logits.device))
 
     @property
+    def flip_inds(self) -> tuple[int, ...]:
+        """As `KeypointSpec.flip_inds`. Raises: ValueError if it is not known which keypoints change places."""
+        spec = self.spec or KeypointSpec.unnamed(self.num_maps)
+        if spec.flip_inds is None:
+            raise ValueError(spec.flip_problem)
+        return spec.flip_inds
+
+    @property
     def mirror_problem(self) -> str | None:
-        if self.flip_inds is not None:
-            return None
-        return (
-            f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {self.num_maps}, not COCO's {len(PersonKeypoints.NAMES)}: it is "
-            "not known which keypoints change sides in a mirrored image"
-        )
+        """As `OutputKind.mirror_problem`; None too while the keypoints are not known, since the data may tell."""
+        return None if self.spec is None else self.spec.flip_problem
 
     def normalize_drawn(self, probabilities: Tensor) -> Tensor:
         """Divide each map by its largest value, so that it peaks at 1; its spread says how sure the prediction is."""
@@ -215,7 +229,7 @@ class KeypointKind(MapKind[Tensor]):
         return self.loss_weight * self.learns(logits, matched, frames, divisor)
 
     def attach(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
-        results: list[BoxList] = self.post_processor(logits, detections, frames)
+        results: list[BoxList] = self.post_processor(logits, detections, frames, self.spec)
         if self.classes:
             for result in results:
                 _clear_keypoints(result, ~is_of_classes(result.get_field(fields.LABELS), self.classes))

@@ -87,10 +87,7 @@ class VisibilityKind(OutputKind):
 
     def mirror(self, logits: Tensor) -> Tensor:
         """Swaps left and right keypoints."""
-        flip_inds = self.keypoints.flip_inds
-        if flip_inds is None:
-            raise ValueError(self.mirror_problem)
-        return logits.index_select(1, to_device(flip_inds, logits.device))
+        return logits.index_select(1, to_device(self.keypoints.flip_inds, logits.device))
 
     @property
     def mirror_problem(self) -> str | None:

@@ -32,6 +32,7 @@ from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from maskrcnn_benchmark.utils.problems import check_choice, check_range, config_problem
 
 if TYPE_CHECKING:
@@ -208,6 +209,11 @@ class RefineHead(nn.Module):
         losses = refine_losses(self.outputs, [*supervised, logits], extents, rois, targets, host_extents)
         return RefineHeadOutput(logits, extents, losses=losses)
 
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """Tell the outputs what the keypoints are, see `OutputKind.use_keypoint_spec`."""
+        for kind in (*self.outputs.values(), *self.indicators.values()):
+            kind.use_keypoint_spec(spec)
+
     def predict(
         self, features: Sequence[Tensor], detections: Sequence[BoxList], *, branches: Mapping[str, BranchOutput]
     ) -> RefineHeadOutput:
@@ -335,6 +341,11 @@ class PrivateRefineHeads(nn.ModuleDict):
         outputs = [head.predict(features, detections, branches=branches) for head in self._heads]
         logits = {name: value for output in outputs for name, value in output.logits.items()}
         return RefineHeadOutput(logits, outputs[0].extents)  # all heads have the same regions
+
+    def use_keypoint_spec(self, spec: KeypointSpec) -> None:
+        """As `RefineHead.use_keypoint_spec`, of all heads."""
+        for head in self._heads:
+            head.use_keypoint_spec(spec)
 
     def own_logits(self, result: RefineHeadOutput) -> list[OutputLogits]:
         """As `RefineHead.own_logits`, of all heads."""
