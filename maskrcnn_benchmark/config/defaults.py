@@ -33,7 +33,7 @@ _C.MODEL.CHANNELS_LAST = False  # new: weights and maps in the channels-last lay
 _C.MODEL.BOX_OFFSET = 1  # new: 1 = a box covers its far corner pixel (width x2 - x1 + 1), 0 = it does not
 _C.MODEL.RPN_ONLY = False  # only the proposal stage; evaluation then reports box-proposal recall
 _C.MODEL.MASK_ON = False  # add the mask branch
-_C.MODEL.MULTI_MASK_ON = False  # new: add the multi-mask branch, several named masks per instance
+_C.MODEL.MULTI_MASK_ON = False  # new: add the branch of several named masks per instance, ROI_MULTI_MASK_HEAD
 _C.MODEL.KEYPOINT_ON = False  # add the keypoint branch
 _C.MODEL.REFINE_ON = False  # new: add the refine head after the mask and keypoint branches
 _C.MODEL.RETINANET_ON = False  # RetinaNet in place of the RPN and the RoI heads; its keys are MODEL.RETINANET
@@ -236,8 +236,32 @@ _C.MODEL.ROI_MASK_HEAD.USE_GN = False
 _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0  # new: factor on loss_mask
 _C.MODEL.ROI_MASK_HEAD.RESCORE = False  # new: rank masks by box score times expected IoU, instead of the box score
 
+# new: several masks per instance, each with a name; keys that are not explained are those of ROI_MASK_HEAD
 _C.MODEL.ROI_MULTI_MASK_HEAD = CN()
-_C.MODEL.ROI_MULTI_MASK_HEAD.MASKS = ("visible", "amodal")  # new: names of the masks of an instance
+_C.MODEL.ROI_MULTI_MASK_HEAD.MASKS = ("visible", "amodal")  # names of the masks, as the annotations have them
+# if MASK_ON is False, the first mask is also what "mask" means: in ROI_REFINE_HEAD, for the task segm, in pictures
+_C.MODEL.ROI_MULTI_MASK_HEAD.FIRST_IS_MASK = True
+_C.MODEL.ROI_MULTI_MASK_HEAD.CLS_AGNOSTIC_MASK = False  # one map per mask rather than one per mask and class
+_C.MODEL.ROI_MULTI_MASK_HEAD.FEATURE_EXTRACTOR = "MaskRCNNFPNFeatureExtractor"  # of the mask head, with the keys here
+_C.MODEL.ROI_MULTI_MASK_HEAD.PREDICTOR = "MultiMaskRCNNPredictor"
+_C.MODEL.ROI_MULTI_MASK_HEAD.POOLER_RESOLUTION = 14
+_C.MODEL.ROI_MULTI_MASK_HEAD.POOLER_SAMPLING_RATIO = 2
+_C.MODEL.ROI_MULTI_MASK_HEAD.POOLER_SCALES = ()
+_C.MODEL.ROI_MULTI_MASK_HEAD.POOLER_ALIGNED = False
+_C.MODEL.ROI_MULTI_MASK_HEAD.CONV_LAYERS = (256,) * 4
+_C.MODEL.ROI_MULTI_MASK_HEAD.DILATION = 1
+_C.MODEL.ROI_MULTI_MASK_HEAD.USE_GN = False
+_C.MODEL.ROI_MULTI_MASK_HEAD.RESOLUTION = 28
+_C.MODEL.ROI_MULTI_MASK_HEAD.TARGET = "binary"
+_C.MODEL.ROI_MULTI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR = False
+_C.MODEL.ROI_MULTI_MASK_HEAD.LOSS_WEIGHTS = ()  # factor on the loss of each mask, in the order of MASKS; () = 1 for all
+# pairs (inner, outer) of masks of which the first lies inside the second, such as (("visible", "amodal"),)
+_C.MODEL.ROI_MULTI_MASK_HEAD.INSIDE = ()
+_C.MODEL.ROI_MULTI_MASK_HEAD.LOSS_WEIGHT_INSIDE = 0.0  # factor on loss_mask_inside, the part of inner outside of outer
+_C.MODEL.ROI_MULTI_MASK_HEAD.POSTPROCESS_MASKS = False
+_C.MODEL.ROI_MULTI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD = 0.5
+_C.MODEL.ROI_MULTI_MASK_HEAD.PASTE = "box"
+_C.MODEL.ROI_MULTI_MASK_HEAD.RESCORE = False
 
 _C.MODEL.ROI_KEYPOINT_HEAD = CN()
 _C.MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR = "KeypointRCNNFeatureExtractor"

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class BranchHead(ROIHead):
-    """A head configured under MODEL.ROI_<NAME>_HEAD: the mask head and the keypoint head. PREDICTOR has one output."""
+    """A head configured under MODEL.ROI_<NAME>_HEAD: the mask heads and the keypoint head. PREDICTOR has one output."""
 
     EXTRACTORS: ClassVar[Registry]
     PREDICTORS: ClassVar[Registry]
 
     @classmethod
     def output_from_cfg(cls, cfg: CfgNode) -> OutputKind:
-        """The output that PREDICTOR predicts."""
+        """The output that PREDICTOR predicts. A head with several overrides `outputs_from_cfg` instead."""
         raise NotImplementedError(f"{cls.__name__} needs a classmethod `output_from_cfg(cfg)`")
 
     @classmethod
@@ -53,7 +53,7 @@ class BranchHead(ROIHead):
             cls._check_sharing(cfg)
         else:
             check_choice(f"MODEL.{section}.FEATURE_EXTRACTOR", node.FEATURE_EXTRACTOR, cls.EXTRACTORS)
-            extractor = cls.EXTRACTORS[node.FEATURE_EXTRACTOR](cfg, in_channels)
+            extractor = cls._make_extractor(cfg, in_channels)
             channels, resolution = extractor.out_channels, getattr(extractor, "resolution", None)
         predictor = cls.PREDICTORS[node.PREDICTOR](cfg, channels)
         cls._check_resolution(cfg, resolution, getattr(predictor, "upsampling", None))
@@ -64,7 +64,17 @@ class BranchHead(ROIHead):
             own_predictors=cls.own_predictors_from_cfg(cfg, channels),
             feature_channels=channels,
             learns=learns,
+            **cls._settings_from_cfg(cfg),
         )
+
+    @classmethod
+    def _settings_from_cfg(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Further arguments of the constructor."""
+        return {}
+
+    @classmethod
+    def _make_extractor(cls, cfg: CfgNode, in_channels: int) -> Any:
+        return cls.EXTRACTORS[cfg.MODEL[cls._section()].FEATURE_EXTRACTOR](cfg, in_channels)
 
     @classmethod
     def _section(cls) -> str:

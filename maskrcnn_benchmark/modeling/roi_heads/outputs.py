@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 
@@ -33,6 +33,8 @@ class OutputKind(ABC):
         target_field: field of the ground truth that it learns from.
         classes: labels that it is predicted for; () for every class.
         flip_test: key of TEST that averages the output with that of the mirrored image, in `FLIP_TESTS`; None for none.
+        aliases: other names that ROI_REFINE_HEAD.OUTPUTS and INDICATORS may use.
+        more_tasks: evaluations besides `task` that score the same predictions.
     """
 
     name: str
@@ -41,6 +43,8 @@ class OutputKind(ABC):
     target_field: str
     classes: Sequence[int] = ()
     flip_test: str | None = None
+    aliases: Sequence[str] = ()
+    more_tasks: Sequence[str] = ()
 
     def select_own(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The part of the head's logits that belongs to this output and to the class of each RoI.
@@ -117,14 +121,19 @@ class MapKind(OutputKind, Generic[Matched]):
     Attributes:
         num_maps: maps that a predictor yields per RoI: J for one per class, K for one per keypoint.
         num_own_maps: maps per RoI after `select_own`.
-        resolution: cells per side that MODEL.ROI_<name>_HEAD.RESOLUTION asks of the predictor; None for any.
+        resolution: cells per side that MODEL.<section>.RESOLUTION asks of the predictor; None for any.
+        section: of the head's keys in the config, such as "ROI_MASK_HEAD".
         refined_fields: fields of detections that refinement replaces, each with the field for the coarse value.
     """
 
     num_maps: int
     num_own_maps: int
     resolution: int | None
-    refined_fields: ClassVar[tuple[tuple[str, str], ...]]
+    refined_fields: Sequence[tuple[str, str]]
+
+    @property
+    def section(self) -> str:
+        return f"ROI_{self.name.upper()}_HEAD"
 
     @abstractmethod
     def refined(self, cfg: CfgNode) -> MapKind[Matched]:
@@ -153,7 +162,7 @@ class MapKind(OutputKind, Generic[Matched]):
     def check_resolution(self, logits: Tensor) -> None:
         """Raises: ValueError if the logits' resolution is not the configured one."""
         if self.resolution is not None and logits.shape[-1] != self.resolution:
-            section = f"MODEL.ROI_{self.name.upper()}_HEAD"
+            section = f"MODEL.{self.section}"
             raise ValueError(
                 f"the {self.name} predictor yields {logits.shape[-1]} cells per side, {section}.RESOLUTION is "
                 f"{self.resolution}; set it to {logits.shape[-1]} or change {section}.POOLER_RESOLUTION"

@@ -105,6 +105,11 @@ class ROIHead(nn.Module):
         raise NotImplementedError(f"{cls.__name__} needs a classmethod `outputs_from_cfg(cfg)`")
 
     @classmethod
+    def output_names(cls, cfg: CfgNode) -> Sequence[str]:
+        """Names of the outputs that the head has if the config turns it on."""
+        return (cls.NAME,)
+
+    @classmethod
     def from_cfg(
         cls, cfg: CfgNode, in_channels: int, *, learns: bool = True, shared_resolution: int | None = None
     ) -> ROIHead:
@@ -142,11 +147,24 @@ class ROIHead(nn.Module):
             return result
         if targets is None:
             raise ValueError(f"in training the {self.NAME} head needs `targets`, one BoxList per image")
-        losses = {
-            output.loss_name: output.loss(output.select_own(result.logits_of(output), rois.labels), rois, targets)
+        return replace(result, losses=self.compute_losses(result, rois, targets))
+
+    def compute_losses(
+        self, result: BranchOutput, positives: SampledProposals, targets: Sequence[BoxList]
+    ) -> dict[str, Tensor]:
+        """The loss of each output. Override this if outputs share work, or if there are losses of several outputs.
+
+        Args:
+            result: of `predict`.
+            positives: the R RoIs that matched an instance. R may be 0.
+            targets: ground truth with the outputs' target fields, one BoxList per image.
+        """
+        return {
+            output.loss_name: output.loss(
+                output.select_own(result.logits_of(output), positives.labels), positives, targets
+            )
             for output in self.outputs.values()
         }
-        return replace(result, losses=losses)
 
     def use_keypoint_spec(self, spec: KeypointSpec) -> None:
         """Tell the outputs what the keypoints are, see `OutputKind.use_keypoint_spec`."""
@@ -230,4 +248,4 @@ def tasks_of(cfg: CfgNode) -> tuple[str, ...]:
 
 def task_names(outputs: Iterable[OutputKind]) -> tuple[str, ...]:
     """The box task and the tasks of the outputs, each once."""
-    return tuple(dict.fromkeys([BOX_TASK, *(output.task for output in outputs)]))
+    return tuple(dict.fromkeys([BOX_TASK, *(task for output in outputs for task in (output.task, *output.more_tasks))]))

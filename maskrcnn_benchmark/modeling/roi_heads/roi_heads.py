@@ -66,8 +66,9 @@ class CombinedROIHeads(nn.ModuleDict):
         for name, head in heads_of(cfg).items():
             with skip_after_problem():
                 heads[name] = _build_head(head, cfg, in_channels, heads, learns)
+        branches = [head for head in heads.values() if isinstance(head, ROIHead)]
+        _check_outputs(branches)
         if cfg.MODEL.REFINE_ON:
-            branches = [head for head in heads.values() if isinstance(head, ROIHead)]
             channels = {name: head.feature_channels for head in branches for name in head.outputs}
             with skip_after_problem():
                 heads[REFINE] = build_roi_refine_head(cfg, in_channels, channels)
@@ -205,6 +206,19 @@ def _build_head(
     extractor: Any = built[BOX].feature_extractor
     resolution = getattr(extractor, "resolution", None)
     return head.from_cfg(cfg, extractor.out_channels, learns=learns, shared_resolution=resolution)
+
+
+def _check_outputs(branches: Sequence[ROIHead]) -> None:
+    """Report outputs of two heads with the same name."""
+    owners: dict[str, ROIHead] = {}
+    for head in branches:
+        for name in head.outputs:
+            other = owners.setdefault(name, head)
+            if other is not head:
+                config_problem(
+                    f"the {other.NAME} head and the {head.NAME} head both have an output called {name!r}; rename one, "
+                    "such as a mask in MODEL.ROI_MULTI_MASK_HEAD.MASKS."
+                )
 
 
 def _check_extra(cfg: CfgNode) -> None:

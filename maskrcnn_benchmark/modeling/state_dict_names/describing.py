@@ -89,6 +89,8 @@ def _describe_heads(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         keys["MODEL.RETINANET.NUM_CLASSES"] = len(weights["rpn.head.cls_logits.bias"]) // num_anchors + 1
     if "roi_heads.mask.predictor.mask_fcn_logits.bias" in weights:
         keys["MODEL.MASK_ON"] = True
+    if any(name.startswith("roi_heads.multi_mask.") for name in weights):
+        keys["MODEL.MULTI_MASK_ON"] = True  # the names of its masks are in the config alone
     keypoints = weights.get("roi_heads.keypoint.predictor.kps_score_lowres.bias")
     if keypoints is not None:
         keys["MODEL.KEYPOINT_ON"] = True

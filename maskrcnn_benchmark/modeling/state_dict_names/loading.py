@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.layers.deformable import DFConv2d
 from maskrcnn_benchmark.layers.norm import FrozenBatchNorm2d
 from maskrcnn_benchmark.modeling.backbone.blocks import Bottleneck
+from maskrcnn_benchmark.modeling.roi_heads.multi_mask_head.multi_mask_head import MultiMaskHead
 from maskrcnn_benchmark.utils.model_serialization import (
     LoadReport,
     NameRules,
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 WEIGHT_FAMILIES = Registry()
 """Families of weights by name. An entry is called without arguments and returns a `WeightFamily`."""
 
-_HEADS_WITH_LAST_STAGE = ("box", "mask")  # C4 models hold the last stage of the body in these heads
+_HEADS_WITH_LAST_STAGE = ("box", "mask", "multi_mask")  # C4 models hold the last stage of the body in these heads
+_MASK_HEAD = "roi_heads.mask."
 _STEMS = ("backbone.body.stem.conv1.weight", "backbone.body.conv1.weight", "stem.conv1.weight", "conv1.weight")
 _MOST_OF_A_CLASSIFIER = 8  # tensors of a file that belong to its classifier rather than to the body
 _MAX_LISTED = 5  # names in a message
@@ -80,6 +82,7 @@ def load_state_dict(
     if pixel_order:
         converted.conventions = replace(converted.conventions, pixel_order=pixel_order)
     _adapt(converted, own)
+    _start_masks_from_mask_head(converted, model)
     report = load_weights(model, converted.weights, NAME_RULES)
     report.use_names_of_file(converted.sources)
     report.family = "" if family is None else family.name
@@ -157,6 +160,30 @@ def _stride_warning(stride_in_1x1: bool) -> str:
         f"MODEL.RESNETS.STRIDE_IN_1X1 is {stride_in_1x1}, but these weights were trained with the stride in the "
         f"{layers} convolutions. This cannot be converted: set STRIDE_IN_1X1 to {not stride_in_1x1}."
     )
+
+
+# ---- heads ----
+
+
+def _start_masks_from_mask_head(converted: Converted, model: nn.Module) -> None:
+    """Give a multi-mask head the weights of the file's mask head, if the file has none of a multi-mask head.
+
+    Both heads get them if the model has both.
+    """
+    head = next((module for module in model.modules() if isinstance(module, MultiMaskHead)), None)
+    weights, prefix = converted.weights, f"roi_heads.{MultiMaskHead.NAME}."
+    given = [name for name in weights if name.startswith(_MASK_HEAD)]
+    if head is None or not given or any(name.startswith(prefix) for name in weights):
+        return
+    has_mask_head = any(name.startswith(_MASK_HEAD) for name in model.state_dict())
+    for name in given:
+        own_name, value = prefix + name.removeprefix(_MASK_HEAD), weights[name]
+        weights[own_name] = head.rows_of_mask_head(value) if ".mask_fcn_logits." in name else value
+        converted.sources[own_name] = converted.sources.get(name, name)
+        if not has_mask_head:
+            del weights[name]
+    masks = ", ".join(kind.name for kind in head.kinds)
+    converted.notes.append(f"the masks of the multi-mask head ({masks}) each start from the mask head of the file")
 
 
 # ---- values ----

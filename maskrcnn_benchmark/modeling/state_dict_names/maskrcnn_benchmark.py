@@ -16,7 +16,7 @@ class MaskRCNNBenchmark(WeightFamily):
     name = "maskrcnn_benchmark"
     signature = re.compile(
         r"^(backbone\.body\.(stem|stage\d|transition\d)\.|backbone\.fpn\.fpn_(inner|layer)\d|backbone\.neck\."
-        r"|roi_heads\.(box|mask|keypoint)\.(feature_extractor|predictor)\.|roi_heads\.refine\.|rpn\.head\.\w+_tower\.)"
+        r"|roi_heads\.(box|mask|multi_mask|keypoint)\.(feature_extractor|predictor)\.|roi_heads\.refine\.|rpn\.head\.\w+_tower\.)"
     )
 
     def knows(self, name: str) -> bool:

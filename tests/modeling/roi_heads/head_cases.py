@@ -11,9 +11,9 @@ from torch import Tensor
 from maskrcnn_benchmark.config import CfgNode, get_cfg
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS, SCORES
+from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS, SCORES, mask_fields
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
-from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.structures.segmentation_mask import Polygons, SegmentationMask
 
 STRIDES = (4, 8, 16, 32)
 CHANNELS = 8
@@ -140,3 +140,46 @@ def detection_batch(offset: int = 1) -> list[BoxList]:
         make_detections([[12, 10, 38, 45], [52, 3, 88, 58]], [1, 3], (96, 64), offset),
         make_detections([[18, 12, 72, 50]], [2], (96, 64), offset),
     ]
+
+
+MULTI_MASK = "MODEL.ROI_MULTI_MASK_HEAD."
+
+
+def multi_mask_cfg(*opts: object) -> CfgNode:
+    """As `small_cfg`, with the masks "visible" and "amodal" in place of the plain one."""
+    scales = tuple(1 / stride for stride in STRIDES)
+    return small_cfg(
+        *("MODEL.MASK_ON", False, "MODEL.MULTI_MASK_ON", True, MULTI_MASK + "CONV_LAYERS", (8, 8)),
+        *(MULTI_MASK + "POOLER_SCALES", scales),
+        *("MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR", "FPN2MLPFeatureExtractor", "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 16),
+        *("MODEL.ROI_BOX_HEAD.PREDICTOR", "FPNPredictor", "MODEL.ROI_BOX_HEAD.POOLER_SCALES", scales),
+        *(MULTI_MASK + "POOLER_RESOLUTION", 7, MULTI_MASK + "RESOLUTION", 14),
+        *opts,
+    )
+
+
+def two_mask_batch(present: Sequence[Sequence[Sequence[bool]]] | None = None) -> tuple[list[BoxList], SampledProposals]:
+    """`person_batch` with two masks: "visible", its polygons, and "amodal", the whole boxes.
+
+    Args:
+        present: [image][instance] -> (visible, amodal); None leaves out the field, which means that all are.
+    """
+    targets, samples = person_batch()
+    for image, target in enumerate(targets):
+        x1, y1, x2, y2 = target.bbox.unbind(1)
+        rectangles = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], dim=1).tolist()
+        truths = {
+            "visible": target.get_field(MASKS),
+            "amodal": SegmentationMask([[parts] for parts in rectangles], target.size),
+        }
+        for position, (name, masks) in enumerate(truths.items()):
+            names = mask_fields(name)
+            if present is not None:
+                there = torch.tensor([instance[position] for instance in present[image]])
+                target.add_field(names.present, there)
+                kept = [
+                    mask if is_there else Polygons(()) for mask, is_there in zip(masks.instances, there, strict=True)
+                ]
+                masks = SegmentationMask(kept, target.size)
+            target.add_field(names.truth, masks)
+    return targets, samples

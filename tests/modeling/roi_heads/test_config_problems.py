@@ -22,7 +22,11 @@ from tests.modeling.tiny import ALL_HEADS, CHANNELS, tiny_cfg
         (FPN, ["MODEL.ROI_HEADS.NMS", 2.0], "MODEL.ROI_HEADS.NMS is 2.0"),
         (FPN, ["MODEL.ROI_HEADS.DETECTIONS_PER_IMG", -2], "expected at least -1"),
         (FPN, ["MODEL.ROI_HEADS.BG_IOU_THRESHOLD", 0.6], "BG_IOU_THRESHOLD is 0.6, above FG_IOU_THRESHOLD 0.5"),
-        (FPN, ["MODEL.ROI_HEADS.EXTRA", "age"], "MODEL.ROI_HEADS.EXTRA has 'age'; registered: 'mask', 'keypoint'"),
+        (
+            FPN,
+            ["MODEL.ROI_HEADS.EXTRA", "age"],
+            "MODEL.ROI_HEADS.EXTRA has 'age'; registered: 'mask', 'multi_mask', 'keypoint'",
+        ),
         (FPN, ["MODEL.ROI_HEADS.EXTRA", "mask"], "which MODEL.MASK_ON switches on; use that key"),
         (FPN, ["MODEL.ROI_MASK_HEAD.RESOLUTION", 14], "turns 14 cells per side into 28; set RESOLUTION to 28"),
         (FPN, ["MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor"], "14 cells per side into 14"),
@@ -57,7 +61,7 @@ from tests.modeling.tiny import ALL_HEADS, CHANNELS, tiny_cfg
             ["MODEL.ROI_REFINE_HEAD.INDICATOR_FORM", "logits"],
             "expected one of 'probability', 'logit', 'features'",
         ),
-        (BOXES, ["MODEL.REFINE_ON", True], "switch one on (MODEL.MASK_ON, MODEL.KEYPOINT_ON"),
+        (BOXES, ["MODEL.REFINE_ON", True], "switch one on (MODEL.MASK_ON, MODEL.MULTI_MASK_ON, MODEL.KEYPOINT_ON"),
     ],
 )
 def test_problems_of_the_heads_are_named(path, options, expected):

@@ -66,7 +66,7 @@ def register(monkeypatch):
 
 
 def test_the_packages_heads_come_first():
-    assert list(registry.ROI_HEADS)[:2] == ["mask", "keypoint"]
+    assert list(registry.ROI_HEADS)[:3] == ["mask", "multi_mask", "keypoint"]
 
 
 def test_a_head_runs_after_ours_and_before_the_refine_head(register):

@@ -37,14 +37,17 @@ class ResNet50Conv5ROIFeatureExtractor(nn.Module):
         self.resolution = -(-pooler.output_size[0] // head.stride)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> ResNet50Conv5ROIFeatureExtractor:
+    def from_cfg(
+        cls, cfg: CfgNode, in_channels: int, section: str = "ROI_BOX_HEAD"
+    ) -> ResNet50Conv5ROIFeatureExtractor:
+        """With the pooler of MODEL.<section>. The mask head's is the box head's too, as in upstream."""
         head = ResNetHead.from_cfg(cfg)
         if head.in_channels != in_channels:
             raise ValueError(
                 f"ResNet50Conv5ROIFeatureExtractor is a ResNet's last stage for {head.in_channels} channels "
                 f"(MODEL.RESNETS.RES2_OUT_CHANNELS), the backbone gives {in_channels}; use it with the bodies R-*-C4"
             )
-        return cls(Pooler.from_cfg(cfg, "ROI_BOX_HEAD"), head)
+        return cls(Pooler.from_cfg(cfg, section), head)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor | Sequence[BoxList]) -> Tensor:
         x: Tensor = self.head(self.pooler(features, rois))

@@ -12,7 +12,7 @@ from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.layers.mask_ops import expected_iou, paste_masks
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.loss import select_class
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import LABELS, MASK, MASK_BOXES, MASK_IN_PIXELS, MASK_SCORES, SCORES
+from maskrcnn_benchmark.structures.fields import LABELS, SCORES, MaskFields, mask_fields
 from maskrcnn_benchmark.structures.mask_spans import mask_extents
 from maskrcnn_benchmark.utils.problems import check_choice
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 PASTES = ("box", "pixels")
+PLAIN = (mask_fields(),)
 
 
 class Masker:
@@ -87,20 +88,27 @@ class MaskPostProcessor(nn.Module):
         self.paste = paste
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> MaskPostProcessor:
-        """With POSTPROCESS_MASKS, its threshold, PASTE and RESCORE of MODEL.ROI_MASK_HEAD."""
-        node = cfg.MODEL.ROI_MASK_HEAD
-        check_choice("MODEL.ROI_MASK_HEAD.PASTE", node.PASTE, PASTES)
+    def from_cfg(cls, cfg: CfgNode, section: str = "ROI_MASK_HEAD") -> MaskPostProcessor:
+        """With POSTPROCESS_MASKS, its threshold, PASTE and RESCORE of MODEL.<section>."""
+        node = cfg.MODEL[section]
+        check_choice(f"MODEL.{section}.PASTE", node.PASTE, PASTES)
         masker = Masker(threshold=node.POSTPROCESS_MASKS_THRESHOLD) if node.POSTPROCESS_MASKS else None
         return cls(masker, rescore=node.RESCORE, paste=node.PASTE)
 
-    def forward(self, logits: Tensor, detections: Sequence[BoxList], frames: Tensor | None = None) -> list[BoxList]:
+    def forward(
+        self,
+        logits: Tensor,
+        detections: Sequence[BoxList],
+        frames: Tensor | None = None,
+        written: Sequence[MaskFields] = PLAIN,
+    ) -> list[BoxList]:
         """
         Args:
             logits: (R, J, M, M) of all classes, or (R, 1, M, M) of each detection's own class; rows in the order of
                 the detections of all images.
             detections: one BoxList per image, with the fields `labels` and, to rescore, `scores`.
             frames: (R, 4) half-open rectangles in pixels that the masks span; None for the detections' own boxes.
+            written: names of the fields to write; the same values are written under each of them.
         Returns: new BoxLists with the field `mask` besides theirs: (R, 1, M, M) probabilities, float32, or pasted
             masks. With frames and without a masker, `mask_boxes` are the boxes that the masks span.
         """
@@ -109,23 +117,34 @@ class MaskPostProcessor(nn.Module):
         probabilities = logits.float().sigmoid()
         lengths = [len(boxes) for boxes in detections]
         masks = probabilities.split(lengths)
-        framed = self._with_spans(detections, frames)
-        drawn = masks if self.masker is None else self.masker(masks, framed)
-        results = framed if self.masker is None else [boxes.copy_with_fields(boxes.fields()) for boxes in detections]
+        if self.masker is None:
+            drawn, results = list(masks), self._with_spans(detections, frames, written)
+        else:  # it reads the fields of the plain mask
+            drawn = self.masker(masks, self._with_spans(detections, frames, PLAIN))
+            results = [boxes.copy_with_fields(boxes.fields()) for boxes in detections]
         for result, masks_per_image, drawn_per_image in zip(results, masks, drawn, strict=True):
-            result.add_field(MASK, drawn_per_image)
-            if self.rescore:
-                result.add_field(MASK_SCORES, result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]))
+            scores = result.get_field(SCORES) * expected_iou(masks_per_image[:, 0]) if self.rescore else None
+            for names in written:
+                result.add_field(names.mask, drawn_per_image)
+                if scores is not None:
+                    result.add_field(names.scores, scores)
         return results
 
-    def _with_spans(self, detections: Sequence[BoxList], frames: Tensor | None) -> list[BoxList]:
+    def _with_spans(
+        self, detections: Sequence[BoxList], frames: Tensor | None, written: Sequence[MaskFields]
+    ) -> list[BoxList]:
         """Copies of the detections with the fields that say where masks are pasted, if these are needed."""
-        names = [[name for name in boxes.fields() if name != MASK_IN_PIXELS] for boxes in detections]
-        results = [boxes.copy_with_fields(kept) for boxes, kept in zip(detections, names, strict=True)]
+        replaced = {names.in_pixels for names in written}
+        kept = [[name for name in boxes.fields() if name not in replaced] for boxes in detections]
+        results = [boxes.copy_with_fields(names) for boxes, names in zip(detections, kept, strict=True)]
         if frames is not None:
-            for result, spanned in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
-                result.add_field(MASK_BOXES, BoxList(spanned, result.size, mode="xyxy", offset=HALF_OPEN))
+            for result, rows in zip(results, frames.split([len(boxes) for boxes in detections]), strict=True):
+                spanned = BoxList(rows, result.size, mode="xyxy", offset=HALF_OPEN)
+                for names in written:
+                    result.add_field(names.boxes, spanned)
         elif self.paste == "pixels":
             for result in results:
-                result.add_field(MASK_IN_PIXELS, torch.ones(len(result), dtype=torch.bool, device=result.bbox.device))
+                in_pixels = torch.ones(len(result), dtype=torch.bool, device=result.bbox.device)
+                for names in written:
+                    result.add_field(names.in_pixels, in_pixels)
         return results

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import MASKS, MASKS_PRESENT
+from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 
 _BAND = 2  # cells on both sides of an outline that count as near it
 
@@ -22,29 +23,50 @@ def select_class(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matched_mask_targets(
-    positives: SampledProposals, targets: Sequence[BoxList], extents: Tensor, resolution: int, soft: bool = False
+    positives: SampledProposals,
+    targets: Sequence[BoxList],
+    extents: Tensor,
+    resolution: int,
+    soft: bool = False,
+    truth: str = MASKS,
 ) -> Tensor:
-    """Ground truth of each RoI's own instance, cut to a frame and drawn on a grid.
+    """As `matched_targets_of_masks`, of one field: (R, M, M)."""
+    return matched_targets_of_masks(positives, targets, extents, resolution, (truth,), soft)[:, 0]
+
+
+def matched_targets_of_masks(
+    positives: SampledProposals,
+    targets: Sequence[BoxList],
+    extents: Tensor,
+    resolution: int,
+    truths: Sequence[str],
+    soft: bool = False,
+) -> Tensor:
+    """Ground truth of each RoI's own instance, cut to a frame and drawn on a grid; all masks of an image in one call.
 
     Args:
         positives: R sampled RoIs that matched an instance.
-        targets: one per image, with the field `masks`.
+        targets: one per image, with the fields `truths`.
         extents: (R, 4) half-open frames in pixels, one per RoI; they may reach beyond the RoI. Pass them on the CPU:
             masks are drawn there, while a GPU computes the heads.
         resolution: M, cells per side.
+        truths: T fields with masks; an instance without such a mask has an empty one.
         soft: means over the cells instead of 0 and 1.
-    Returns: (R, M, M) in [0, 1], float32, on the device of positives.
+    Returns: (R, T, M, M) in [0, 1], float32, on the device of positives.
     """
     image_ids, matched_idxs, _ = positives.on_host()
     frames, device = extents.detach().double().cpu(), positives.boxes.device
     # pinned memory, since other copies of this size wait for the GPU
-    drawn = torch.zeros((len(frames), resolution, resolution), pin_memory=device.type == "cuda")
+    shape = (len(frames), len(truths), resolution, resolution)
+    drawn = torch.zeros(shape, pin_memory=device.type == "cuda")
     for image_id, target in enumerate(targets):
         rows = (image_ids == image_id).nonzero().flatten()
         if len(rows):
-            masks = target.get_field(MASKS)
+            masks = SegmentationMask.cat([target.get_field(truth) for truth in truths])
+            instances = matched_idxs[rows, None] + len(target) * torch.arange(len(truths))
+            regions = frames[rows].repeat_interleave(len(truths), dim=0)
             draw = masks.average if soft else masks.rasterize
-            drawn[rows] = draw(frames[rows], resolution, matched_idxs[rows])
+            drawn[rows] = draw(regions, resolution, instances.flatten()).view(-1, *shape[1:])
     return drawn.to(device, non_blocking=True)
 
 

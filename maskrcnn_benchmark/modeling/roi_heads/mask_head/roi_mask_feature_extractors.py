@@ -53,11 +53,12 @@ class MaskRCNNFPNFeatureExtractor(nn.Module):
         self.resolution = pooler.output_size[0]
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> MaskRCNNFPNFeatureExtractor:
-        node = cfg.MODEL.ROI_MASK_HEAD
+    def from_cfg(cls, cfg: CfgNode, in_channels: int, section: str = "ROI_MASK_HEAD") -> MaskRCNNFPNFeatureExtractor:
+        """With the keys of MODEL.<section>."""
+        node = cfg.MODEL[section]
         return cls(
             in_channels,
-            pooler=Pooler.from_cfg(cfg, "ROI_MASK_HEAD"),
+            pooler=Pooler.from_cfg(cfg, section),
             widths=node.CONV_LAYERS,
             dilation=node.DILATION,
             norm=norm_factory("GN" if node.USE_GN else "", cfg.MODEL.GROUP_NORM),

@@ -28,7 +28,7 @@ from maskrcnn_benchmark.modeling.roi_heads.refine_head.indicators import (
 )
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.inference import attach_refined
 from maskrcnn_benchmark.modeling.roi_heads.refine_head.loss import refine_losses
-from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, outputs_of
+from maskrcnn_benchmark.modeling.roi_heads.roi_head import BranchOutput, ROIHead, heads_of, outputs_of
 from maskrcnn_benchmark.modeling.roi_heads.sampling import SampledProposals
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.fields import LABELS
@@ -93,6 +93,7 @@ class RefineHead(nn.Module):
         outputs: name -> kind of output, for each output of the predictor.
         indicators: name -> kind of output of a coarse head; drawn as input of the trunk.
         projections: indicator -> module that narrows its head's features before they are drawn; form "features" only.
+            With this form an indicator without a projection is not drawn: another one has the same features.
         intermediate_predictors: one for each stack before the last, if those are supervised; training only.
         indicator_form: see `draw_indicator`.
         detach_indicators: no gradients into the coarse heads, neither through indicators nor through the logits that
@@ -149,8 +150,9 @@ class RefineHead(nn.Module):
             branch_channels: indicator -> channels of the features of its head; for the form "features".
         """
         node = cfg.MODEL.ROI_REFINE_HEAD
+        drawn = _drawn_features(cfg, indicators)
         added = (
-            node.CONV_DIM * len(indicators)
+            node.CONV_DIM * len(drawn)
             if node.INDICATOR_FORM == FEATURES
             else sum(kind.num_own_maps for kind in indicators.values())
         )
@@ -168,7 +170,7 @@ class RefineHead(nn.Module):
             predictor=make_predictor(),
             outputs=outputs,
             indicators=indicators,
-            projections=_make_projections(cfg, indicators, branch_channels),
+            projections=_make_projections(cfg, drawn, branch_channels),
             intermediate_predictors=[make_predictor() for _ in range(supervised)],
             indicator_form=node.INDICATOR_FORM,
             detach_indicators=node.DETACH_INDICATORS,
@@ -240,7 +242,8 @@ class RefineHead(nn.Module):
         extents = self._enlarge(regions.boxes, regions.image_ids, regions.sizes_wh)
         pooled = self.pooler(features, rois_of(regions.image_ids, extents))
         drawn = [
-            draw_indicator(coarse[name], self.indicator_form, extents, pooled.shape[-1]) for name in self.indicators
+            draw_indicator(coarse[name], self.indicator_form, extents, pooled.shape[-1])
+            for name in (self.projections if self.indicator_form == FEATURES else self.indicators)
         ]
         stacks = self.feature_extractor(torch.cat([pooled, *(channels.to(pooled.dtype) for channels in drawn)], dim=1))
         corrections = self.predictor(stacks[-1])
@@ -364,13 +367,20 @@ class PrivateRefineHeads(nn.ModuleDict):
         return [head for head in self.values() if isinstance(head, RefineHead)]
 
 
+def _drawn_features(cfg: CfgNode, indicators: Iterable[str]) -> list[str]:
+    """The first indicator of each head, if indicators are the features of heads; else none."""
+    if cfg.MODEL.ROI_REFINE_HEAD.INDICATOR_FORM != FEATURES:
+        return []
+    head_of = {name: head for head, kind in heads_of(cfg).items() for name in kind.output_names(cfg)}
+    first = {head_of.get(name, name): name for name in reversed(list(indicators))}
+    return [name for name in indicators if name in first.values()]
+
+
 def _make_projections(
-    cfg: CfgNode, indicators: Mapping[str, MapKind[Any]], branch_channels: Mapping[str, int]
+    cfg: CfgNode, indicators: Sequence[str], branch_channels: Mapping[str, int]
 ) -> dict[str, nn.Module]:
     """For features as indicators: a convolution per head from its features, often hundreds of channels, to CONV_DIM."""
     node = cfg.MODEL.ROI_REFINE_HEAD
-    if node.INDICATOR_FORM != FEATURES:
-        return {}
     missing = [name for name in indicators if name not in branch_channels]
     if missing:
         raise ValueError(
@@ -394,17 +404,17 @@ def build_roi_refine_head(
     _check_cfg(cfg)
     node = cfg.MODEL.ROI_REFINE_HEAD
     known = {name: output for name, output in outputs_of(cfg).items() if isinstance(output, MapKind)}
+    chosen: dict[str, list[str]] = {"OUTPUTS": [], "INDICATORS": []}
     if known:
-        _check_names(cfg, "OUTPUTS", known)
-        _check_names(cfg, "INDICATORS", known)
+        chosen = {key: _checked_names(cfg, key, known) for key in chosen}
     else:
         switches = dict.fromkeys(head.SWITCH for head in registry.ROI_HEADS.values())
         config_problem(
             "MODEL.REFINE_ON is True, but no head is on whose output can be refined; switch one on "
             f"({', '.join(switches)}), or REFINE_ON off."
         )
-    outputs = {name: known[name].refined(cfg) for name in node.OUTPUTS if name in known}
-    indicators = {name: known[name] for name in node.INDICATORS if name in known}
+    outputs = {name: known[name].refined(cfg) for name in chosen["OUTPUTS"]}
+    indicators = {name: known[name] for name in chosen["INDICATORS"]}
 
     def build(names: Iterable[str], shown: Iterable[str]) -> RefineHead:
         return RefineHead.from_cfg(
@@ -431,15 +441,19 @@ def _check_cfg(cfg: CfgNode) -> None:
         check_range(f"{section}.{key}", node[key], 1)
 
 
-def _check_names(cfg: CfgNode, key: str, known: Mapping[str, MapKind[Any]]) -> None:
-    """Report names of outputs that no head predicts, names given twice, and OUTPUTS without any."""
+def _checked_names(cfg: CfgNode, key: str, known: Mapping[str, MapKind[Any]]) -> list[str]:
+    """The outputs that a key names, each by its own name and once.
+
+    Reports names of outputs that no head predicts, outputs given twice, and OUTPUTS without any.
+    """
     names, expected = cfg.MODEL.ROI_REFINE_HEAD[key], ", ".join(map(repr, known))
+    own_names = {alias: name for name, output in known.items() for alias in (*output.aliases, name)}
     if key == "OUTPUTS" and not names:
         config_problem(f"MODEL.ROI_REFINE_HEAD.OUTPUTS is empty; expected one or more of {expected}.")
     for name in names:
-        if name in known:
+        if name in own_names:
             continue
-        head = registry.ROI_HEADS.get(name)
+        head = next((head for head in registry.ROI_HEADS.values() if name in head.output_names(cfg)), None)
         if head is None or head.is_on(cfg):
             config_problem(f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}; expected one or more of {expected}.")
         else:
@@ -449,5 +463,7 @@ def _check_names(cfg: CfgNode, key: str, known: Mapping[str, MapKind[Any]]) -> N
                 f"MODEL.ROI_REFINE_HEAD.{key} has {name!r}, but {head.SWITCH} {reason}, so there is no such head; "
                 f"switch it on, or set {key} to {others!r}."
             )
-    if len(set(names)) != len(names):
+    chosen = [own_names[name] for name in names if name in own_names]
+    if len(set(names)) != len(names) or len(set(chosen)) != len(chosen):
         config_problem(f"MODEL.ROI_REFINE_HEAD.{key} is {names}: it names an output twice; name each once.")
+    return list(dict.fromkeys(chosen))

@@ -185,5 +185,6 @@ def _check_heads(cfg: CfgNode) -> None:
     if heads:
         config_problem(
             f"MODEL.RETINANET_ON is True, but the config also turns on the {', '.join(heads)}: RetinaNet has no RoI "
-            "heads. Set RETINANET_ON to False, or MASK_ON, KEYPOINT_ON, REFINE_ON to False and ROI_HEADS.EXTRA to ()."
+            "heads. Set RETINANET_ON to False, or MASK_ON, MULTI_MASK_ON, KEYPOINT_ON, REFINE_ON to False and "
+            "ROI_HEADS.EXTRA to ()."
         )
