@@ -24,6 +24,8 @@ _DARK_SIGMA = 1.0
 _DARK_REACH = 1.0
 # Distance, in standard deviations, at which a Gaussian ends.
 _GAUSSIAN_REACH = 3.0
+# Heights below this share of a map's largest are noise.
+_LEAST_SHARE = 0.1
 
 
 def encode_keypoints(keypoints: Tensor, frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -83,15 +85,17 @@ def cell_probabilities(maps: Tensor, activation: str = SOFTMAX) -> Tensor:
     """Values of heatmaps (R, K, h, w) -> the probability of each cell to contain the keypoint, of the same shape.
 
     Args:
-        activation: "softmax" over the cells of a map; or "relu": heights divided by their sum. Those below 0 count as
-            0, and a map without heights is uniform.
+        activation: "softmax" over the cells of a map; or "relu": heights divided by their sum. Those below a tenth of
+            the map's largest count as 0, because the noise of thousands of cells adds up to more than a hill. A map
+            without heights above 0 is uniform.
     Raises: ValueError for another activation.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"the activation of heatmaps is {activation!r}; it can be {', '.join(ACTIVATIONS)}")
     if activation == SOFTMAX:
         return maps.flatten(2).softmax(dim=2).view_as(maps)
-    heights = maps.clamp(min=0)
+    largest = maps.amax(dim=(2, 3), keepdim=True)
+    heights = torch.where((maps > 0) & (maps >= _LEAST_SHARE * largest), maps, 0.0)
     totals = heights.sum(dim=(2, 3), keepdim=True)
     uniform = 1 / (maps.shape[2] * maps.shape[3])
     return torch.where(totals > 0, heights / torch.where(totals > 0, totals, 1.0), uniform)
@@ -105,7 +109,7 @@ def decode_heatmaps(
     Args:
         logits: (R, K, S, S), higher is likelier; half precision is computed in float32.
         frames: (R, 4); sides below one pixel count as one pixel in "bicubic".
-        activation: see `cell_probabilities`; only "dark" needs probabilities.
+        activation: see `cell_probabilities`. "dark" reads probabilities; of heights, the heights above 0.
         method: "argmax", the centre of the best cell;
             "quarter", the same moved by a quarter of a cell towards the better neighbour, in x and in y;
             "dark", the maximum of the parabola fitted to the logarithm of the smoothed probabilities at the best cell;
@@ -134,7 +138,8 @@ def decode_heatmaps(
         if method != "argmax":
             shift = _quarter_shift(logits, rows, columns)
             if method == "dark":
-                dark, usable = _dark_shift(cell_probabilities(logits, activation), rows, columns)
+                hills = logits.clamp(min=0) if activation == RELU else cell_probabilities(logits, activation)
+                dark, usable = _dark_shift(hills, rows, columns)
                 shift = torch.where(usable[..., None], dark, shift)
             cells = cells + shift
     corner, extent = frames[:, None, :2], frames[:, None, 2:] - frames[:, None, :2]
@@ -215,12 +220,12 @@ def _quarter_shift(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return 0.25 * torch.stack((along_x, along_y), dim=-1)
 
 
-def _dark_shift(probabilities: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _dark_shift(hills: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Newton step (R, K, 2), in cells, to the maximum of the log of the smoothed map, and (R, K) bool: is it usable?"""
-    height, width = probabilities.shape[2:]
+    height, width = hills.shape[2:]
     row_weights = torch.exp(-0.5 * (_distances(rows, height) / _DARK_SIGMA) ** 2)
     column_weights = torch.exp(-0.5 * (_distances(columns, width) / _DARK_SIGMA) ** 2)
-    patch = (row_weights @ probabilities @ column_weights.transpose(-1, -2)).clamp(min=1e-30).log()
+    patch = (row_weights @ hills @ column_weights.transpose(-1, -2)).clamp(min=1e-30).log()
     slope_x, slope_y = (patch[..., 1, 2] - patch[..., 1, 0]) / 2, (patch[..., 2, 1] - patch[..., 0, 1]) / 2
     bend_xx = patch[..., 1, 2] - 2 * patch[..., 1, 1] + patch[..., 1, 0]
     bend_yy = patch[..., 2, 1] - 2 * patch[..., 1, 1] + patch[..., 0, 1]

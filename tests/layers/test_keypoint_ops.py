@@ -221,7 +221,7 @@ def test_subcell_positions_of_heights(sigma, scale, device):
 
 
 def test_probabilities_of_cells():
-    maps = torch.tensor([[[[1.0, 3.0], [-2.0, 0.0]], [[-1.0, -3.0], [0.0, -1.0]]]])
+    maps = torch.tensor([[[[1.0, 3.0], [-2.0, 0.29]], [[-1.0, -3.0], [0.0, -1.0]]]])
     assert cell_probabilities(maps, "relu").tolist() == [[[[0.25, 0.75], [0, 0]], [[0.25, 0.25], [0.25, 0.25]]]]
     torch.testing.assert_close(cell_probabilities(maps)[0, 0].flatten(), maps[0, 0].flatten().softmax(0))
     assert cell_probabilities(torch.zeros(0, 3, 4, 4), "relu").shape == (0, 3, 4, 4)

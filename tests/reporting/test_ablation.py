@@ -16,6 +16,7 @@ from maskrcnn_benchmark.reporting.ablation.variants import read_ablation
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "quick" / "hrnet_refine_people.yaml")
 REFINE = read_ablation(ROOT / "tools" / "ablations" / "refine.yaml")
+KEYPOINTS = read_ablation(ROOT / "tools" / "ablations" / "keypoints.yaml")
 
 
 def test_variants_differ_in_the_refine_head_alone():
@@ -46,6 +47,34 @@ def test_variants_differ_in_the_refine_head_alone():
     for name, trained in retested.items():  # the weights of one fit the other
         differing = {key for key, value in flat[name].items() if value != flat[trained][key]}
         assert differing and differing <= {*ranking, "MODEL.ROI_REFINE_HEAD.RESCORE"}
+
+
+def test_keypoint_variants_say_what_they_change():
+    configs = {name: load_config(CONFIG, variant_options(KEYPOINTS, name, 9, [])) for name in KEYPOINTS.variants}
+    flat = {name: dict(flat_config(cfg)) for name, cfg in configs.items()}
+    heads = ("MODEL.ROI_KEYPOINT_HEAD", "MODEL.ROI_REFINE_HEAD")
+    targets = {f"{heads[0]}.TARGET", f"{heads[0]}.LOSS"}
+    at_test = {f"{head}.{key}" for head in heads for key in ("DECODE", "RESCORE")} | {"TEST.FLIP_KEYPOINTS"}
+    for name, values in flat.items():
+        kind, _, change = name.partition("-")
+        base, retested = flat[kind], KEYPOINTS.variants[name].weights_of
+        differing = {key for key, value in values.items() if value != base[key]}
+        assert bool(differing) == bool(change)
+        assert (
+            (differing <= at_test and retested == kind)
+            if retested
+            else differing <= {"MODEL.ROI_HEADS.GT_PROPOSALS_FOR"}
+        )
+        assert {key for key in base if base[key] != flat["onehot"][key]} <= targets
+        for key in ("DECODE", "RESCORE"):
+            assert values[f"{heads[0]}.{key}"] == values[f"{heads[1]}.{key}"]
+        node = configs[name].MODEL.ROI_KEYPOINT_HEAD
+        assert {
+            "onehot": ("onehot", "cross_entropy"),
+            "gaussian": ("gaussian", "cross_entropy"),
+            "mse": ("gaussian", "mse"),
+        }[kind] == (node.TARGET, node.LOSS)
+    assert len(configs) == 18
 
 
 @pytest.mark.parametrize(
