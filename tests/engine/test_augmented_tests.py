@@ -114,7 +114,7 @@ def test_a_config_that_cannot_be_augmented_is_refused_at_the_start(config):
     assert find_config_problems(config(*five, *FLIPS)) == [], "the data may name them"
     no_heads = ("MODEL.MASK_ON", False, "MODEL.KEYPOINT_ON", False, "MODEL.REFINE_ON", False, "MODEL.RPN_ONLY", True)
     (problem,) = find_config_problems(config(*no_heads, *FLIPS))
-    assert "the model has no RoI heads" in problem
+    assert "the model predicts only proposals: RPN_ONLY is True" in problem
     problems = find_config_problems(config("TEST.BBOX_AUG.ENABLED", True, "TEST.BBOX_AUG.SCALES", (0, -1)))
     assert len(problems) == 2 and all("expected lengths of the shorter side" in problem for problem in problems)
     with pytest.raises(ConfigError, match="SCALES has 0"):

@@ -19,9 +19,12 @@ from maskrcnn_benchmark.layers.candidates import ClassCandidates
 from maskrcnn_benchmark.modeling.batching import image_sizes_wh
 from maskrcnn_benchmark.modeling.detector.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_benchmark.modeling.roi_heads.box_head.box_head import BoxHead
+from maskrcnn_benchmark.modeling.roi_heads.box_head.inference import PostProcessor
 from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputKind, OutputLogits
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import BOX, CombinedROIHeads
+from maskrcnn_benchmark.modeling.rpn.retinanet.inference import RetinaNetPostProcessor
+from maskrcnn_benchmark.modeling.rpn.retinanet.retinanet import RetinaNetModule
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.structures.image_views import FLIP_TESTS, ImageViews, ViewSize, mirror_images
@@ -44,9 +47,9 @@ class AugmentedDetector:
         problems = find_augmentation_problems(model)
         if problems:
             raise ConfigError("\n".join(problems))
-        assert isinstance(model, GeneralizedRCNN) and model.roi_heads is not None
+        assert isinstance(model, GeneralizedRCNN)
         self.model = model
-        self.heads: CombinedROIHeads = model.roi_heads
+        self.heads = model.roi_heads
 
     @torch.no_grad()
     def __call__(self, images: ImageViews, device: torch.device | str) -> list[BoxList]:
@@ -57,7 +60,7 @@ class AugmentedDetector:
         Returns: N BoxLists as from the model, in pixels of the first size.
         """
         views = [_View(batch, mirrored, torch.device(device)) for batch, mirrored in images.views]
-        first, last, offset = views[0], views[-1], self._box_head.post_processor.box_coder.offset
+        first, last, offset = views[0], views[-1], self._selector.box_coder.offset
         features: Sequence[Tensor] = ()
         found: list[ClassCandidates] = []
         for view in views:
@@ -65,11 +68,11 @@ class AugmentedDetector:
             features, candidates = self._find_candidates(view)
             found.append(view.restore(candidates, first, offset))
         merged = ClassCandidates(*map(torch.cat, zip(*found, strict=True)))
-        boxes = self._box_head.post_processor.select(merged, first.sizes_wh)
-        if not self.heads.branches:
+        boxes = self._selector.select(merged, first.sizes_wh)
+        if self.heads is None or not self.heads.branches:
             return boxes
 
-        only = self._names_in(images.flip_tests)
+        only = _names_in(self.heads, images.flip_tests)
         mirrored = [_View(batch, True, torch.device(device)) for batch in images.unmirrored] if only else []
         average = _Average()
         for view in (*reversed(views), *mirrored):
@@ -77,37 +80,51 @@ class AugmentedDetector:
                 features = ()
                 features = self.model.backbone(view.load().tensors)
             is_extra = view in mirrored
-            outputs = self._predict(view, features, boxes, only if is_extra else None)
+            outputs = _predict(self.heads, view, features, boxes, only if is_extra else None)
             average.add(outputs, keep_frames=is_extra)
             if not any(len(boxes_per_image) for boxes_per_image in boxes):
                 break  # one view gives the fields without rows
         return self.heads.attach(average.outputs(), boxes)
 
-    def _names_in(self, flip_tests: Collection[str]) -> set[str]:
-        """Names of the outputs that these flip tests average."""
-        return {output.name for output in _outputs_of(self.heads) if output.flip_test in flip_tests}
-
     def _find_candidates(self, view: _View) -> tuple[Sequence[Tensor], ClassCandidates]:
         """Features of a view, and its boxes before suppression."""
-        images = view.load()
+        images, rpn = view.load(), self.model.rpn
         features: Sequence[Tensor] = self.model.backbone(images.tensors)
-        proposals, _ = self.model.rpn(images, features)
+        if isinstance(rpn, RetinaNetModule):
+            return features, rpn.find_candidates(images, features)
+        proposals, _ = rpn(images, features)
         return features, self._box_head.find_candidates(features, proposals)
 
-    def _predict(
-        self, view: _View, features: Sequence[Tensor], boxes: Sequence[BoxList], only: Collection[str] | None
-    ) -> list[OutputLogits]:
-        """Outputs on boxes of the first view, as predicted in another view and mirrored back; `only` some if given."""
-        outputs = self.heads.predict_logits(features, view.place(boxes), only)
-        if not view.mirrored:
-            return outputs
-        return [replace(output, logits=output.kind.mirror(output.logits)) for output in outputs]
+    @property
+    def _selector(self) -> PostProcessor | RetinaNetPostProcessor:
+        rpn = self.model.rpn
+        return rpn.selector_test if isinstance(rpn, RetinaNetModule) else self._box_head.post_processor
 
     @property
     def _box_head(self) -> BoxHead:
+        assert self.heads is not None
         head = self.heads[BOX]
         assert isinstance(head, BoxHead)
         return head
+
+
+def _names_in(heads: CombinedROIHeads, flip_tests: Collection[str]) -> set[str]:
+    """Names of the outputs that these flip tests average."""
+    return {output.name for output in _outputs_of(heads) if output.flip_test in flip_tests}
+
+
+def _predict(
+    heads: CombinedROIHeads,
+    view: _View,
+    features: Sequence[Tensor],
+    boxes: Sequence[BoxList],
+    only: Collection[str] | None,
+) -> list[OutputLogits]:
+    """Outputs on boxes of the first view, as predicted in another view and mirrored back; `only` some if given."""
+    outputs = heads.predict_logits(features, view.place(boxes), only)
+    if not view.mirrored:
+        return outputs
+    return [replace(output, logits=output.kind.mirror(output.logits)) for output in outputs]
 
 
 class _View:
@@ -187,18 +204,16 @@ def find_augmentation_problems(model: nn.Module, sizes: Sequence[ViewSize] = ())
             f"{key} {type(model).__name__} has a `forward` of its own, and the views would bypass it; set them to "
             "False, or MODEL.META_ARCHITECTURE to GeneralizedRCNN."
         ]
-    if model.roi_heads is None:
-        return [
-            f"{key} the model has no RoI heads, which the views need: RPN_ONLY or RETINANET_ON is True. Set these "
-            "TEST keys to False."
-        ]
+    if model.roi_heads is None and not isinstance(model.rpn, RetinaNetModule):
+        return [f"{key} the model predicts only proposals: RPN_ONLY is True. Set these TEST keys to False."]
+    heads = model.roi_heads
     problems = [
         f"{key} the head {head.NAME!r} has a `forward` of its own, and the views call `predict`; override "
         f"`predict` in {type(head).__name__} instead."
-        for head in model.roi_heads.branches.values()
+        for head in (() if heads is None else heads.branches.values())
         if type(head).forward is not ROIHead.forward and type(head).predict is ROIHead.predict
     ]
-    outputs = _outputs_of(model.roi_heads)
+    outputs = [] if heads is None else _outputs_of(heads)
     if any(True in size.flips for size in sizes):
         problems += [
             f"TEST.BBOX_AUG mirrors images, but {output.mirror_problem}; or set H_FLIP and SCALE_H_FLIP to False."

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import batched_nms
 
 from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.layers.candidates import ClassCandidates
@@ -19,13 +20,15 @@ from maskrcnn_benchmark.modeling.roi_heads.outputs import OutputLogits, attach_r
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import ROIHead
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.modeling.rpn.rpn import RPNModule
+from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT
+from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
 from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASK, SCORES
 from maskrcnn_benchmark.structures.image_list import to_image_list
-from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
+from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize, mirror_images
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.devices import DEVICES
 from tests.modeling.detector.test_predict_on_boxes import HEADS, Age, SidelessAge, assert_same, detector
-from tests.modeling.tiny import ALL_HEADS, CHANNELS, STRIDES, tiny_batch, tiny_cfg
+from tests.modeling.tiny import ALL_HEADS, CHANNELS, RETINANET, STRIDES, tiny_batch, tiny_cfg
 
 BOTH = (False, True)
 
@@ -51,6 +54,45 @@ def test_one_view_gives_exactly_what_the_model_gives(heads, offset, device):
         expected = model([image.to(device) for image in images])
     assert all(len(boxes) for boxes in expected)
     assert_same(AugmentedDetector(model)(in_views(images), device), expected)
+
+
+RETINANET_OPTS = (*RETINANET, "MODEL.RETINANET.PRIOR_PROB", 0.2, "MODEL.BOX_OFFSET", 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_view_of_retinanet(device):
+    model = detector(*RETINANET_OPTS).to(device)
+    images = tiny_batch()[0]
+    with torch.no_grad():
+        expected = model([image.to(device) for image in images])
+    assert all(len(boxes) for boxes in expected)
+    assert_same(AugmentedDetector(model)(in_views(images), device), expected)
+
+
+def test_views_of_retinanet_are_suppressed_together():
+    """Against all boxes of the model in each view on its own, without suppression, then torchvision's NMS."""
+    model = detector(*RETINANET_OPTS)
+    images = tiny_batch()[0]
+    views = in_views(images, (1.0, 1.5), BOTH)
+    found = AugmentedDetector(model)(views, "cpu")
+    selector = model.rpn.selector_test
+    limits = selector.nms_thresh, selector.detections_per_img
+    selector.nms_thresh, selector.detections_per_img = 0.0, 0
+    candidates = [[], []]
+    for batch, mirrored in views.views:
+        shown = mirror_images(batch) if mirrored else batch
+        with torch.no_grad():
+            for index, boxes in enumerate(model(shown)):
+                boxes = boxes.transpose(FLIP_LEFT_RIGHT) if mirrored else boxes
+                candidates[index].append(boxes.resize(found[index].size))
+    for ours, parts in zip(found, candidates, strict=True):
+        merged = cat_boxlist(parts)
+        boxes, scores, labels = merged.bbox, merged.get_field(SCORES), merged.get_field(LABELS)
+        keep = batched_nms(boxes, scores, labels, limits[0])[: limits[1]]
+        assert len(ours) == len(keep) > 5
+        torch.testing.assert_close(ours.get_field(SCORES), scores[keep])
+        torch.testing.assert_close(ours.bbox, boxes[keep], rtol=0, atol=1e-3)
+        assert torch.equal(ours.get_field(LABELS), labels[keep])
 
 
 # A network that does not care about left and right
@@ -330,8 +372,9 @@ def test_detectors_that_cannot_be_augmented_are_refused():
     model = detector()
     model.__class__ = OwnForward
     assert "OwnForward has a `forward` of its own" in find_augmentation_problems(model)[0]
-    assert "no RoI heads" in find_augmentation_problems(detector("MODEL.RPN_ONLY", True))[0]
-    with pytest.raises(ConfigError, match="no RoI heads"):
+    assert "predicts only proposals" in find_augmentation_problems(detector("MODEL.RPN_ONLY", True))[0]
+    assert find_augmentation_problems(detector(*RETINANET_OPTS), mirrored) == []
+    with pytest.raises(ConfigError, match="predicts only proposals"):
         AugmentedDetector(detector("MODEL.RPN_ONLY", True))
     (problem,) = find_augmentation_problems(with_head(OwnHead, WrittenAge()), mirrored)
     assert "override `predict` in OwnHead" in problem

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.layers.candidates import ClassCandidates
 from maskrcnn_benchmark.modeling.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.roi_heads.roi_head import heads_of
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator, anchor_conventions, check_anchor_strides
@@ -132,18 +133,28 @@ class RetinaNetModule(nn.Module):
             BoxLists with `scores` and `labels`, and no losses.
         Raises: ValueError in training without targets.
         """
-        class_logits, box_regression = self.head(features)
-        height, width = images.tensors.shape[-2:]
-        anchors = self.anchor_generator(
-            [(feature.shape[-2], feature.shape[-1]) for feature in features], (height, width)
-        )
+        anchors, class_logits, box_regression, sizes = self._predict(images, features)
         if not self.training:
-            sizes = [(width, height) for height, width in images.image_sizes]
             return self.selector_test(anchors, class_logits, box_regression, sizes), {}
         if targets is None:
             raise ValueError("in training RetinaNet needs `targets`, one BoxList per image")
         loss_cls, loss_reg = self.loss(torch.cat(anchors), class_logits, box_regression, targets)
         return [], {"loss_retina_cls": loss_cls, "loss_retina_reg": loss_reg}
+
+    def find_candidates(self, images: ImageList, features: Sequence[Tensor]) -> ClassCandidates:
+        """Inference up to non-maximum suppression; `selector_test.select` is the rest."""
+        return self.selector_test.find_candidates(*self._predict(images, features))
+
+    def _predict(
+        self, images: ImageList, features: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[tuple[int, int]]]:
+        """Anchors, class logits and deltas of each level, and the (width, height) of each image."""
+        class_logits, box_regression = self.head(features)
+        height, width = images.tensors.shape[-2:]
+        anchors = self.anchor_generator(
+            [(feature.shape[-2], feature.shape[-1]) for feature in features], (height, width)
+        )
+        return anchors, class_logits, box_regression, [(width, height) for height, width in images.image_sizes]
 
 
 def make_retinanet_anchors(cfg: CfgNode, backbone_strides: Sequence[int] | None = None) -> AnchorGenerator:
