@@ -206,6 +206,24 @@ def test_all_named_masks_are_read_unless_names_are_given(tmp_path):
     assert set(target.fields()) == {fields.LABELS, fields.ANNOTATION_IDS}
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"visible": "inmodal_seg", "amodal": "segmentation"},
+        {"visible": "i_segm", "amodal": "a_segm"},
+        {"visible": "visible_mask", "amodal": "segmentation"},
+    ],
+    ids=["KINS 2019", "KINS 2020", "COCOA-cls and D2SA"],
+)
+def test_keys_of_public_data_sets_are_mapped(tmp_path, keys):
+    """docs/MULTI_MASK.md has this table."""
+    hidden = np.zeros((30, 40), dtype=np.uint8)
+    hidden[3:11, 2:7] = 1
+    entry = annotation(1, **{keys["visible"]: run_lengths(hidden), keys["amodal"]: rectangle(2, 3, 10, 8)})
+    target = COCODataset(*write_coco(tmp_path, [entry]), named_masks=NAMES, mask_keys=keys).get_groundtruth(0)
+    assert masks_of(target, "visible")[0].sum() == 40 and masks_of(target, "amodal")[0].sum() == 80
+
+
 def test_rows_stay_aligned_when_annotations_and_images_are_left_out(tmp_path):
     entries = [
         annotation(1, 1, bbox=(1, 1, 0, 5), segmentations={"visible": rectangle(1, 1, 2, 2)}),
