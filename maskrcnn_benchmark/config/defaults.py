@@ -433,6 +433,9 @@ _C.DATASETS.EXTRA_FIELDS = ()
 # new: keys in the JSON file of named masks, ((name, key), ...), such as (("visible", "i_segm"), ("amodal", "a_segm"));
 # a name that is not listed is read from "segmentations": {name: mask}
 _C.DATASETS.MASK_KEYS = ()
+# new: files with the keypoints of the same annotations, ((name in DATASETS.TRAIN or TEST, file), ...); relative paths
+# are below the folder of the data sets. The catalog's coco_*_instances_and_keypoints need none
+_C.DATASETS.KEYPOINT_FILES = ()
 _C.DATASETS.MIN_KEYPOINTS = 10  # new: with keypoints on, leave out training images with fewer visible ones; 0 = off
 
 _C.DATALOADER = CN()

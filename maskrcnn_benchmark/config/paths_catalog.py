@@ -25,7 +25,14 @@ _COCO_SPLITS = {  # split: (images, ending of the annotation files)
 }
 
 
-_PATHS = ("img_dir", "ann_dir", "ann_file", "data_dir", "root")  # keys of an entry that are below the data folder
+_PATHS = (
+    "img_dir",
+    "ann_dir",
+    "ann_file",
+    "keypoints_file",
+    "data_dir",
+    "root",
+)  # keys of an entry that are below the data folder
 
 
 def _known_datasets() -> dict[str, dict[str, Any]]:
@@ -34,6 +41,10 @@ def _known_datasets() -> dict[str, dict[str, Any]]:
         for prefix, kind in (("", "instances"), ("keypoints_", "person_keypoints")):
             annotations = f"coco/annotations/{kind}_{ending}.json"
             datasets[f"{prefix}coco_{split}"] = {"img_dir": images, "ann_file": annotations}
+        datasets[f"coco_{split}_instances_and_keypoints"] = {  # 80 classes, and the keypoints of people
+            **datasets[f"coco_{split}"],
+            "keypoints_file": datasets[f"keypoints_coco_{split}"]["ann_file"],
+        }
     datasets["coco_2017_test_dev"] = {
         "img_dir": "coco/test2017",
         "ann_file": "coco/annotations/image_info_test-dev2017.json",
@@ -103,7 +114,8 @@ class DatasetCatalog:
             ann_file: annotations; a JSON file in COCO's format for the default factory.
             root: folder of the images.
             factory: name of the class in `maskrcnn_benchmark.data.datasets.DATASETS`.
-            arguments: what else the class takes, such as `data_dir` and `split` of PascalVOCDataset.
+            arguments: what else the class takes, such as `data_dir` and `split` of PascalVOCDataset, or the
+                `keypoints_file` of COCODataset, which has the keypoints of the same annotations.
         """
         given = {"ann_file": ann_file, "root": root, **arguments}
         entry = {key: os.fspath(value) if key in _PATHS else value for key, value in given.items() if value is not None}
@@ -149,7 +161,7 @@ def check_datasets(names: Iterable[str], catalog: Any = DatasetCatalog) -> None:
     missing = []
     for name in dict.fromkeys(names):
         for argument, path in catalog.get(name)["args"].items():
-            if argument == "ann_file" and not os.path.isfile(path):
+            if argument in ("ann_file", "keypoints_file") and not os.path.isfile(path):
                 missing.append(f"{name}: no annotation file {path}")
             elif argument in ("root", "data_dir", "img_dir", "ann_dir") and not os.path.isdir(path):
                 missing.append(f"{name}: no folder {path}")

@@ -24,7 +24,7 @@ from maskrcnn_benchmark.data.copy_paste import CopyPaste
 from maskrcnn_benchmark.data.datasets import DATASETS, ConcatDataset
 from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, Sample, as_detection_dataset, check_minimal
-from maskrcnn_benchmark.data.datasets.coco import mask_keys_of
+from maskrcnn_benchmark.data.datasets.coco import keypoint_files_of, mask_keys_of
 from maskrcnn_benchmark.data.datasets.keypoint_specs import disagreement
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
@@ -133,14 +133,18 @@ def build_dataset(
     catalog = dataset_catalog(cfg) if catalog is None else catalog
     check_names(catalog, names)
     transforms = build_transforms(cfg) if is_train else build_test_transforms(cfg)
+    keypoint_files = keypoint_files_of(cfg.DATASETS.KEYPOINT_FILES, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    folder = catalog.data_dir() if hasattr(catalog, "data_dir") else ""
     datasets = []
     for name in names:
         entry = catalog.get(name)
-        factory = DATASETS[entry["factory"]]
+        factory, arguments = DATASETS[entry["factory"]], dict(entry["args"])
+        if name in keypoint_files:
+            arguments["keypoints_file"] = os.path.join(folder, keypoint_files[name])
         if hasattr(factory, "from_cfg"):
-            dataset = factory.from_cfg(cfg, is_train=is_train, transforms=transforms, **entry["args"])
+            dataset = factory.from_cfg(cfg, is_train=is_train, transforms=transforms, **arguments)
         else:
-            dataset = factory(transforms=transforms, **entry["args"])
+            dataset = factory(transforms=transforms, **arguments)
         check_minimal(dataset, name)
         datasets.append(as_detection_dataset(dataset))
     return datasets
@@ -161,6 +165,7 @@ def check_datasets(cfg: CfgNode, datasets: Sequence[DetectionDataset], names: Se
         _check_masks(cfg, datasets, names, is_train)
     if cfg.MODEL.KEYPOINT_ON:
         _check_keypoints(cfg, dict(zip(names, datasets, strict=True)), is_train)
+        _check_keypoint_classes(cfg, dict(zip(names, datasets, strict=True)), is_train)
 
 
 def _check_keypoints(cfg: CfgNode, datasets: Mapping[str, DetectionDataset], is_train: bool) -> None:
@@ -184,6 +189,30 @@ def _check_keypoints(cfg: CfgNode, datasets: Mapping[str, DetectionDataset], is_
                 f"{name}: {spec.flip_problem}. Or set INPUT.HORIZONTAL_FLIP_PROB_TRAIN and "
                 "INPUT.VERTICAL_FLIP_PROB_TRAIN to 0."
             )
+
+
+def _check_keypoint_classes(cfg: CfgNode, datasets: Mapping[str, DetectionDataset], is_train: bool) -> None:
+    """Compare MODEL.ROI_KEYPOINT_HEAD.CLASSES with the classes that have keypoints in the data."""
+    key, classes = "MODEL.ROI_KEYPOINT_HEAD.CLASSES", tuple(cfg.MODEL.ROI_KEYPOINT_HEAD.CLASSES)
+    known = {name: dataset for name, dataset in datasets.items() if dataset.keypoint_labels}
+    for name, dataset in known.items():
+        labels = tuple(dataset.keypoint_labels)
+        found = ", ".join(f"{label} ({dataset.class_names[label]})" for label in labels)
+        if classes and not set(labels) <= set(classes):
+            raise ValueError(
+                f"{key} is {classes}, but in {name} the labels with keypoints are {found}: set it to {labels}"
+            )
+        if is_train and not classes and len(labels) < len(dataset.class_names) - 1:
+            logger.warning(
+                "only some classes of %s have keypoints: %s. Set %s to %s, so that the keypoint head leaves out the "
+                "others; images without keypoints are then kept in training too",
+                name, found, key, labels,
+            )  # fmt: skip
+    absent = set(classes) - {label for dataset in known.values() for label in dataset.keypoint_labels}
+    if is_train and absent and len(known) == len(datasets):
+        raise ValueError(
+            f"{key} has the labels {sorted(absent)}, which have no keypoints in {', '.join(datasets)}: take them out"
+        )
 
 
 def _check_categories(known: Sequence[tuple[str, Sequence[str]]], key: str, count: int) -> None:

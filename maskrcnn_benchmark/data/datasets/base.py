@@ -50,6 +50,7 @@ class DetectionDataset(Dataset[Sample]):
         masks_described: for messages, if the annotations are known to lack a mask: which ones they have.
         keypoint_spec: names, flip pairs, limbs and sigmas of the keypoints; None if there are none, or if the data set
             does not tell.
+        keypoint_labels: labels of the classes that have keypoints; empty if they are not known.
         coco: the annotations as a pycocotools `COCO`, for COCO's evaluation; None if there are none in that form.
         sizes_wh: (number of images, 2) int64, width and height of each image file in pixels.
         id_to_img_map: index -> image id, as result files have it.
@@ -116,6 +117,10 @@ class DetectionDataset(Dataset[Sample]):
     @functools.cached_property
     def keypoint_spec(self) -> KeypointSpec | None:
         return None
+
+    @functools.cached_property
+    def keypoint_labels(self) -> Sequence[int]:
+        return ()
 
     @functools.cached_property
     def coco(self) -> COCO | None:

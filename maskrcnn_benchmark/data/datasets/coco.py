@@ -7,14 +7,15 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pycocotools.coco import COCO
 
-from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS, PLAIN_MASK
-from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused
+from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS, PLAIN_MASK, PackedAnnotations
+from maskrcnn_benchmark.data.datasets.coco_file import CocoFile, garbage_collection_paused, read_coco_json
+from maskrcnn_benchmark.data.datasets.joined_keypoints import join_keypoints
 from maskrcnn_benchmark.data.datasets.packed_dataset import PackedDataset, Transforms
 from maskrcnn_benchmark.layers.boxes import INCLUSIVE
 from maskrcnn_benchmark.structures import fields
@@ -56,6 +57,8 @@ class COCODataset(PackedDataset):
             the categories of the file tell (docs/KEYPOINTS.md).
         min_keypoints: leave out images that have annotations, but fewer labelled keypoints than this in all of them
             together. Only used with keypoints, and if the file has any.
+        keypoints_file: file with the keypoints of the same annotations, such as COCO's `person_keypoints_*.json` for
+            its `instances_*.json`; see `join_keypoints`.
         extra_fields: field name -> JSON key; a number of each annotation becomes this field of the target, (R,) float32
             with NaN where an annotation does not have the key. {"ages": "age"} reads `"age": 31` into "ages".
     Raises: FileNotFoundError for a missing file or missing images; ValueError for a file that is not of this format,
@@ -75,12 +78,14 @@ class COCODataset(PackedDataset):
         num_keypoints: int | None = None,
         keypoints: KeypointSpec | str | None = None,
         min_keypoints: int = 0,
+        keypoints_file: str | os.PathLike[str] | None = None,
         extra_fields: Mapping[str, str] | None = None,
         named_masks: Sequence[str] | None = None,
         mask_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(root, ann_file, transforms, offset=offset)
         self.ann_file = self.source
+        self.keypoints_file = None if keypoints_file is None else os.fspath(keypoints_file)
         self.extra_fields = dict(extra_fields or {})
         self.mask_keys = dict(mask_keys or {})
         with garbage_collection_paused():
@@ -104,8 +109,12 @@ class COCODataset(PackedDataset):
         ann_file: str,
         root: str,
         keypoints: KeypointSpec | str | None = None,
+        keypoints_file: str | None = None,
     ) -> COCODataset:
-        """The data set for the model of `cfg`. Images are filtered for training only."""
+        """The data set for the model of `cfg`. Images are filtered for training only.
+
+        If only some classes have keypoints, images without any are kept.
+        """
         named_masks = cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS if cfg.MODEL.MULTI_MASK_ON else ()
         return cls(
             ann_file,
@@ -117,7 +126,8 @@ class COCODataset(PackedDataset):
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
             num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
             keypoints=keypoints,
-            min_keypoints=cfg.DATASETS.MIN_KEYPOINTS if is_train else 0,
+            min_keypoints=0 if cfg.MODEL.ROI_KEYPOINT_HEAD.CLASSES or not is_train else cfg.DATASETS.MIN_KEYPOINTS,
+            keypoints_file=keypoints_file if cfg.MODEL.KEYPOINT_ON else None,
             extra_fields=extra_fields_of(cfg.DATASETS.EXTRA_FIELDS, named_masks),
             named_masks=named_masks,
             mask_keys=mask_keys_of(cfg.DATASETS.MASK_KEYS),
@@ -127,7 +137,10 @@ class COCODataset(PackedDataset):
     def coco(self) -> COCO:
         """The whole annotation file as pycocotools has it, read at the first access. Training does not need it."""
         with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(self.ann_file)
+            coco = COCO(self.ann_file)
+        if self.keypoints_file is not None:
+            join_keypoints(coco.dataset, read_coco_json(self.keypoints_file), self.ann_file, self.keypoints_file)
+        return coco
 
     def _load(
         self,
@@ -141,7 +154,7 @@ class COCODataset(PackedDataset):
         min_keypoints: int,
     ) -> None:
         """Read, check and pack the annotation file; arguments as of the constructor."""
-        content = CocoFile(self.ann_file)
+        content = CocoFile(self.ann_file, self.keypoints_file)
         self.with_masks = content.has("segmentation") if with_masks is None else with_masks
         names = dict.fromkeys([*content.keys_of(NAMED_MASKS), *self.mask_keys] if named_masks is None else named_masks)
         self.mask_paths = dict(PLAIN_MASK) if self.with_masks else {}
@@ -165,6 +178,7 @@ class COCODataset(PackedDataset):
             min_keypoints=min_keypoints if self.with_keypoints and content.has("keypoints") else 0,
             extra_fields=self.extra_fields,
         )
+        self.keypoint_labels = self._labels_with_keypoints(content, packed)
         absent = [name for name, masks in packed.segmentations.items() if len(packed.ids) and not masks.present.any()]
         self.mask_names = [name for name in names if name not in absent]
         if absent:
@@ -178,6 +192,14 @@ class COCODataset(PackedDataset):
                     "DATASETS.EXTRA_FIELDS names the key",
                     self.ann_file, self.extra_fields[field], field,
                 )  # fmt: skip
+
+    def _labels_with_keypoints(self, content: CocoFile, packed: PackedAnnotations) -> tuple[int, ...]:
+        """Labels of the categories whose entry lists keypoints, or of which an annotation has some."""
+        if packed.keypoints is None:
+            return ()
+        listed = [self.json_category_id_to_contiguous_id[category] for category in content.categories_with_keypoints()]
+        annotated = packed.labels[(packed.keypoints[..., 2] > 0).any(axis=1)]
+        return tuple(sorted({*listed, *np.unique(annotated).tolist()}))
 
 
 def extra_fields_of(pairs: Sequence[Sequence[str]], named_masks: Sequence[str] = ()) -> dict[str, str]:
@@ -204,14 +226,31 @@ def mask_keys_of(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
     return keys
 
 
+def keypoint_files_of(pairs: Sequence[Sequence[str]], names: Collection[str]) -> dict[str, str]:
+    """DATASETS.KEYPOINT_FILES as {name of a data set: file}. Raises: ConfigError (see `utils.problems`).
+
+    Args:
+        names: of the data sets that the config uses.
+    """
+    example = ("my_train", "my_keypoints.json")
+    files = dict(_pairs_of("KEYPOINT_FILES", pairs, "name of a data set", example, "file"))
+    unused = ", ".join(name for name in files if name not in names)
+    if unused:
+        config_problem(
+            f"DATASETS.KEYPOINT_FILES names {unused}, but DATASETS.TRAIN and DATASETS.TEST do not; they name "
+            f"{', '.join(names) or 'none'}."
+        )
+    return files
+
+
 def _pairs_of(
-    key: str, pairs: Sequence[Sequence[str]], first: str, example: tuple[str, str]
+    key: str, pairs: Sequence[Sequence[str]], first: str, example: tuple[str, str], second: str = "JSON key"
 ) -> Iterator[tuple[str, str]]:
-    """The pairs (`first`, JSON key) of a key of DATASETS; reports what is no such pair."""
+    """The pairs (`first`, `second`) of a key of DATASETS; reports what is no such pair."""
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(name, str) and name for name in pair):
             config_problem(
-                f"an entry of DATASETS.{key} is {pair!r}; expected ({first}, JSON key), such as {example}. "
+                f"an entry of DATASETS.{key} is {pair!r}; expected ({first}, {second}), such as {example}. "
                 f"One entry is written with a comma: {(example,)}."
             )
         else:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from maskrcnn_benchmark.data.datasets.annotations import NAMED_MASKS
+from maskrcnn_benchmark.data.datasets.joined_keypoints import join_keypoints
 from maskrcnn_benchmark.data.datasets.keypoint_specs import find_spec
 from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
@@ -24,6 +25,10 @@ _MAX_IDS_NAMED = 5
 class CocoFile:
     """The content of an annotation file. Discard it after use: a large file takes millions of small objects.
 
+    Args:
+        path: of the file.
+        keypoints_path: of a file with the keypoints of the same annotations, see `join_keypoints`; None if there is
+            none.
     Attributes:
         annotations: as they are in the file, unchecked.
         images: dictionaries with "id", "file_name", "width" and "height", ordered by id.
@@ -31,9 +36,11 @@ class CocoFile:
     Raises: FileNotFoundError; ValueError if the file is not JSON, or if its images or categories cannot be used.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, keypoints_path: str | None = None) -> None:
         self.path = path
-        content = _read_json(path)
+        content = read_coco_json(path)
+        if keypoints_path is not None:
+            join_keypoints(content, read_coco_json(keypoints_path), path, keypoints_path)
         self.annotations: list[Any] = content.get("annotations", [])
         self.images = _check_images(content["images"], path)
         self.categories = _check_categories(content.get("categories", []), path)
@@ -56,6 +63,10 @@ class CocoFile:
         if names := self.keys_of(NAMED_MASKS):
             places.append(f"{NAMED_MASKS!r} (of {', '.join(map(repr, names))})")
         return f"masks under {' and '.join(places)}" if places else "no masks"
+
+    def categories_with_keypoints(self) -> list[Any]:
+        """Ids of the categories whose entry lists keypoints."""
+        return [entry["id"] for entry in self._category_entries if entry.get("keypoints")]
 
     def keypoint_spec(self, expected: int | None = None, given: KeypointSpec | str | None = None) -> KeypointSpec:
         """What is known about the keypoints: that the categories or `given` tell, else only their number.
@@ -94,7 +105,8 @@ def garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def read_coco_json(path: str) -> dict[str, Any]:
+    """The content of a file, checked for the lists of COCO's format only. Raises: as `CocoFile`."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)

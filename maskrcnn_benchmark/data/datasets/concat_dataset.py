@@ -82,3 +82,8 @@ class ConcatDataset(TorchConcatDataset[Sample], DetectionDataset):
         """Of the first data set that tells, completed by the others. The builder has checked that they agree."""
         specs = [dataset.keypoint_spec for dataset in self.datasets if dataset.keypoint_spec is not None]
         return functools.reduce(merge_specs, sorted(specs, key=lambda spec: not spec.is_named)) if specs else None
+
+    @functools.cached_property
+    def keypoint_labels(self) -> tuple[int, ...]:
+        """Those of all data sets."""
+        return tuple(sorted({label for dataset in self.datasets for label in dataset.keypoint_labels}))

@@ -17,7 +17,7 @@ from .from_groundtruth import annotations_of
 from .image_evaluator import ImageEvaluator, write_coco_results
 from .measures import headline_metrics, per_class_ap, run_cocoeval
 from .proposal_recall import evaluate_proposals
-from .tasks import COARSE, TASKS, Task
+from .tasks import COARSE, TASKS, Task, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,11 @@ class CocoEvaluator(ImageEvaluator):
         if folder:
             write_results(results, folder)
         return results
+
+    def coco_results(self, name: str) -> list[dict[str, Any]]:
+        """As of the base class, of the categories that can have such results."""
+        entries, wanted = super().coco_results(name), task_of(name).category_ids(self.coco)
+        return entries if wanted is None else [entry for entry in entries if entry["category_id"] in wanted]
 
     def _evaluate_task(self, task: Task, results: EvaluationResults, folder: Path | None) -> None:
         """Add a row per stage and measure to the results."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from ..base import EvaluationSettings
-from .ground_truth import build_ground_truth
+from .ground_truth import build_ground_truth, new_coco
 from .measures import BOUNDARY
 from .run_lengths import RLE, encode_detected_masks
 
@@ -88,6 +88,10 @@ class Task(ABC):
     def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
         """The annotations of these images, complete enough for pycocotools."""
         return build_ground_truth(coco, image_ids, self.iou_type, len(settings.keypoint_oks_sigmas))
+
+    def category_ids(self, coco: COCO) -> Set[Any] | None:
+        """The categories that can have such results; None for all. Detections of others are not written."""
+        return None
 
     def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
         """Row of the table -> name in `MEASURES`, for the final stage; other stages add their ending to the row."""
@@ -160,6 +164,21 @@ class KeypointTask(Task):
     def unpack(self, entries: Sequence[Any]) -> NDArray[np.float32]:
         points = len(entries[0]) // 3 if entries else 0
         return np.asarray(entries, dtype=np.float32).reshape(len(entries), points, 3)
+
+    def category_ids(self, coco: COCO) -> Set[Any] | None:
+        """Those whose entry lists keypoints, or of which an annotation has some; None if there are none."""
+        listed = {entry["id"] for entry in coco.dataset.get("categories", ()) if entry.get("keypoints")}
+        annotations = coco.dataset.get("annotations", ())
+        return listed | {entry["category_id"] for entry in annotations if any(entry.get("keypoints") or ())} or None
+
+    def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
+        truth = super().ground_truth(coco, image_ids, settings)
+        wanted = self.category_ids(coco)
+        if wanted is None or wanted >= set(truth.getCatIds()):
+            return truth
+        columns = {"categories": "id", "annotations": "category_id"}
+        chosen = {name: [row for row in truth.dataset[name] if row[key] in wanted] for name, key in columns.items()}
+        return new_coco({**truth.dataset, **chosen})
 
     def check(self, coco: COCO, settings: EvaluationSettings) -> None:
         annotations = coco.dataset.get("annotations", ())
