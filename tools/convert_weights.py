@@ -27,7 +27,7 @@ from maskrcnn_benchmark.modeling.state_dict_names import (
     conventions_of,
     convert_file,
 )
-from maskrcnn_benchmark.utils.checkpoint import replacing_file
+from maskrcnn_benchmark.utils.checkpoint import DESCRIPTIONS, replacing_file
 from maskrcnn_benchmark.utils.safetensors_file import write_safetensors
 
 
@@ -98,7 +98,7 @@ def write(path: str, to: str, exported: Exported, content: dict[str, Any]) -> No
             weights = {name: tensor.numpy() for name, tensor in weights.items()}
         layout: Any = {"model": weights, "__author__": "maskrcnn_benchmark"}
     elif to == "maskrcnn_benchmark":
-        layout = {"model": weights} | {key: content[key] for key in ("categories",) if key in content}
+        layout = {"model": weights} | {key: content[key] for key in DESCRIPTIONS if key in content}
     else:
         layout = weights
     with replacing_file(path) as file:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import get_cfg
 from maskrcnn_benchmark.engine.checkpointer import DetectronCheckpointer
+from maskrcnn_benchmark.engine.keypoints import spec_of_checkpoint
 from maskrcnn_benchmark.engine.run import friendly_errors
 from maskrcnn_benchmark.modeling.state_dict_names import (
     WEIGHT_FAMILIES,
@@ -74,13 +75,15 @@ def summarize(path: str, state: Mapping[str, Tensor], family: str, content: Mapp
 
 
 def describe_classes(content: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
-    """A line on the classes: their number, and their names if the file has them."""
+    """Lines on the classes and the keypoints: their number, and their names if the file has them."""
     number = keys.get("MODEL.ROI_BOX_HEAD.NUM_CLASSES", keys.get("MODEL.RETINANET.NUM_CLASSES"))
     if number is None:
         return []
     categories = content.get("categories") or {}
     names = f": {', '.join(map(str, categories.values()))}" if categories else ""
-    return [f"classes     {number}, with the background{names}"]
+    spec = spec_of_checkpoint(content)
+    keypoints = [f"keypoints   {spec}"] if spec is not None else []
+    return [f"classes     {number}, with the background{names}", *keypoints]
 
 
 def config_lines(keys: Mapping[str, Any], config: str, notes: Sequence[str]) -> list[str]:

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.engine.inference import run_tests, tasks_of_model
+from maskrcnn_benchmark.engine.keypoints import tell_keypoints
 from maskrcnn_benchmark.engine.run import (
     argument_parser,
     check_test_data,
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             cfg, is_train=False, is_distributed=run.process.distributed, catalog=run.catalog
         )
         check_test_data(cfg, None, [loader.dataset for loader in data_loaders], tasks_of_model(model))
-    load_trained_weights(cfg, model, args.ckpt)
+    loaded = load_trained_weights(cfg, model, args.ckpt)
+    specs = [as_detection_dataset(loader.dataset).keypoint_spec for loader in data_loaders]
+    tell_keypoints(cfg, model, loaded, dict(zip(cfg.DATASETS.TEST, specs, strict=True)))
     results = run_tests(cfg, model, data_loaders, device)
     failed = comm.broadcast(any(found.failures for found in results.values()))
     leave_process_group()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.build import padding_multiple
-from maskrcnn_benchmark.data.catalog import dataset_catalog
 from maskrcnn_benchmark.data.datasets.coco_categories import COCO_CATEGORIES
 from maskrcnn_benchmark.data.datasets.image_files import read_image, to_rgb
 from maskrcnn_benchmark.data.evaluation.coco.run_lengths import resize_drawn_masks
@@ -29,6 +27,7 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
 from maskrcnn_benchmark.utils.detector_kind import num_classes
 
+from .keypoints import KEYPOINT_SPEC, categories_of_file, spec_of_files, tell_keypoints
 from .run.processes import select_device
 from .run.weights import load_trained_weights
 from .train_loop import PRECISIONS, autocast, bare_model
@@ -118,6 +117,7 @@ class Predictor:
         if model is None:
             model = build_detection_model(cfg)
             loaded = load_trained_weights(cfg, model, weights, flag="--weights", purpose="run")
+            tell_keypoints(cfg, model, loaded, {} if loaded.get(KEYPOINT_SPEC) else spec_of_files(cfg))
         self.model = model.to(self.device).eval()
         self.categories = dict(categories or loaded.get("categories") or find_category_names(cfg))
         self._transforms = build_test_transforms(cfg)
@@ -247,7 +247,7 @@ def find_category_names(cfg: CfgNode) -> dict[int, str]:
     """
     count = num_classes(cfg)[1] - 1
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = _names_of_dataset(cfg, name)
+        names = [str(category["name"]) for category in categories_of_file(cfg, name)]
         if len(names) == count:
             return dict(enumerate([BACKGROUND, *names]))
     if count == len(COCO_CATEGORIES):
@@ -256,12 +256,3 @@ def find_category_names(cfg: CfgNode) -> dict[int, str]:
         return {0: BACKGROUND, 1: "person"}
     logger.warning("the names of the %d categories are not known: labels are shown as numbers", count)
     return {}
-
-
-def _names_of_dataset(cfg: CfgNode, name: str) -> list[str]:
-    """Return the category names in the annotation file of a data set; empty if there is no such file."""
-    try:
-        with open(dataset_catalog(cfg).get(name)["args"]["ann_file"], encoding="utf-8") as file:
-            return [str(category["name"]) for category in json.load(file)["categories"]]
-    except (KeyError, OSError, TypeError, ValueError):  # the names are optional
-        return []

@@ -33,6 +33,7 @@ from .hooks import (
     build_hooks,
 )
 from .inference import run_tests
+from .keypoints import KEYPOINT_SPEC, tell_keypoints
 from .train_loop import Hook, Trainer, bare_model
 from .writers import ConsoleWriter, Writer, build_writers
 
@@ -75,7 +76,8 @@ def do_train(
         hooks: the user's own.
     Returns: the trainer after its last step. Its `stop_reason` is set if the run ended early. The model then has its
         final weights: the mean ones if SOLVER.EMA_DECAY is on.
-    Raises: NonFiniteLossError if a loss becomes nan or inf.
+    Raises: NonFiniteLossError if a loss becomes nan or inf; StartupError if a resumed model and the data are of
+        different keypoints.
     """
     device = torch.device(device)
     start_iter = int(arguments["iteration"])
@@ -84,11 +86,14 @@ def do_train(
     dataset = as_detection_dataset(data_loader.dataset)
     guard = LossGuard(cfg.SOLVER.LOG_PERIOD, image_describer(dataset), _advice(cfg))
     writers = _writers(cfg.OUTPUT_DIR, start_iter)
-    categories = dict(enumerate(dataset.class_names))
+    facts: dict[str, Any] = {"categories": dict(enumerate(dataset.class_names))}
+    spec = tell_keypoints(cfg, inner, arguments, {", ".join(cfg.DATASETS.TRAIN) or "the data": dataset.keypoint_spec})
+    if spec is not None:
+        facts[KEYPOINT_SPEC] = spec.to_plain()
 
     def state(trainer: Trainer) -> dict[str, Any]:
         scaler = trainer.scaler.state_dict()
-        return {"scaler": scaler, "best": arguments.get("best"), "seed": cfg.SEED, "categories": categories}
+        return {"scaler": scaler, "best": arguments.get("best"), "seed": cfg.SEED, **facts}
 
     save = AveragedCheckpoints(checkpointer, ema, inner)
     checkpoints = CheckpointHook(save, checkpoint_period, guard, state)

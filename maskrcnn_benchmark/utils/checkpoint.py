@@ -19,6 +19,7 @@ from .model_serialization import NO_RULES, LoadReport, NameRules, load_weights, 
 from .optimizer_state import restore_optimizer
 from .safetensors_file import read_safetensors
 
+DESCRIPTIONS = ("categories", "keypoint_spec")  # entries that belong to the weights, not to the run
 LAST_CHECKPOINT = "last_checkpoint"  # a file that holds the path of the newest checkpoint
 _NUMBERED = re.compile(r"model_(\d+)\.pth")  # checkpoints that KEEP_LAST counts; model_final and others stay
 # Keys of the weights in files of this and other projects. Averaged weights are read if there are no others.
@@ -152,7 +153,8 @@ class Checkpointer:
             path: what `read` of this class accepts; None or "" leaves the model as it is. With `resume`, `path` is used
                 only if `save_dir` has no checkpoint yet, and only its weights are loaded.
             resume: continue a run: all tensors must fit the model; optimizer and schedule are restored as well.
-        Returns: the other entries of the checkpoint. Without `resume` only "categories", if the checkpoint has them.
+        Returns: the other entries of the checkpoint. Without `resume` only what describes the weights, "categories" and
+            "keypoint_spec", as far as the checkpoint has them.
         Raises: CheckpointError; FileNotFoundError.
         """
         if resume and self.has_checkpoint():
@@ -171,7 +173,7 @@ class Checkpointer:
                 f"{path}: none of its {len(names)} tensors fits the model; their names are {', '.join(names[:3])}, ... "
                 "Do the weights belong to another architecture than the config's?"
             )
-        return {key: value for key, value in content.items() if key == "categories"}
+        return {key: value for key, value in content.items() if key in DESCRIPTIONS}
 
     def _resume(self, path: str) -> dict[str, Any]:
         content = self.read(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
 from maskrcnn_benchmark.data.evaluation import build_evaluator
 from maskrcnn_benchmark.data.evaluation.results import check_expected_entries
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
@@ -29,7 +29,7 @@ def check_evaluation(cfg: CfgNode) -> None:
 
 
 def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], tasks: Sequence[str]) -> None:
-    """Check that the test sets can be evaluated and number their categories as the training set does.
+    """Check that the test sets can be evaluated and have the categories and keypoints of the training set.
 
     Args:
         training: the training dataset, or None if nothing is trained.
@@ -45,6 +45,8 @@ def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], ta
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             evaluators=cfg.TEST.EVALUATORS,
         )
+        if training is not None and cfg.MODEL.KEYPOINT_ON:
+            _check_same_keypoints(cfg, as_detection_dataset(training), as_detection_dataset(dataset), name)
         trained = as_detection_dataset(training).class_names if training is not None else ()
         tested = as_detection_dataset(dataset).class_names
         for label, (ours, theirs) in enumerate(zip(trained, tested, strict=False)):
@@ -54,6 +56,15 @@ def check_test_data(cfg: CfgNode, training: Any | None, tests: Sequence[Any], ta
                     "a model trained on one would be scored wrongly on the other. Labels follow the order of "
                     '"categories" in the annotation file.'
                 )
+
+
+def _check_same_keypoints(cfg: CfgNode, training: DetectionDataset, test: DetectionDataset, name: str) -> None:
+    trained, tested = training.keypoint_spec, test.keypoint_spec
+    if trained is not None and tested is not None and not trained.agrees_with(tested):
+        raise StartupError(
+            f"{', '.join(cfg.DATASETS.TRAIN)} has {trained}, but {name} has {tested}: a model trained on one would be "
+            'scored wrongly on the other. They are named under "categories" in the annotation files.'
+        )
 
 
 def check_model(model: nn.Module, process: Process) -> None:
