@@ -270,6 +270,17 @@ def test_refinement_starts_from_the_coarse_points(coarse, refined, form):
     assert result.logits["keypoint"].isfinite().all()
 
 
+def test_heights_of_logits_are_as_high_as_they_are_sure():
+    kind = KeypointKind(1, learns=KeypointLoss("gaussian", "mse", 2.0), coarse_activation="softmax")
+    squares = (torch.arange(40) - 20.0) ** 2
+    squares = (squares[:, None] + squares)[None, None]
+    for spread, expected in ((1.0, 1.0), (2.0, 1.0), (4.0, 0.25)):  # a fourth of the height on four times the area
+        heights = kind.start(-squares / (2 * spread**2))
+        assert heights.max().item() == pytest.approx(expected, rel=1e-3)
+        assert heights[0, 0, 20, 20] == heights.max()
+    assert kind.start(torch.zeros(1, 1, 40, 40)).max() < 0.02
+
+
 def test_averages_of_views_are_of_heights():
     kind = KeypointKind(2, learns=KINDS["mse"])
     maps = torch.rand(2, 2, 4, 4)

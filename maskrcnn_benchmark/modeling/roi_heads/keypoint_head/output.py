@@ -161,13 +161,18 @@ class KeypointKind(MapKind[Tensor]):
         return cell_probabilities(logits, self.activation)
 
     def start(self, coarse: Tensor) -> Tensor:
-        """Coarse maps with another activation become maps with this one and the same probabilities."""
+        """Coarse maps with another activation become maps with this one and the same probabilities.
+
+        Heights have the sum of the Gaussians that they learn, so that vague maps are low, or a maximum of 1 if that
+        would be higher.
+        """
         if self.coarse_activation in (None, self.activation):
             return coarse
         probabilities = cell_probabilities(coarse, self.coarse_activation)
         if self.activation == SOFTMAX:
             return probabilities.clamp(min=_LEAST_PROBABILITY).log()
-        return self.normalize_drawn(probabilities)
+        largest = probabilities.amax(dim=(2, 3), keepdim=True)
+        return probabilities / largest.clamp(min=1 / (2 * math.pi * self.learns.sigma**2))
 
     def mirror(self, logits: Tensor) -> Tensor:
         """Mirrors the maps, and swaps the maps of the keypoints that change places."""
