@@ -6,6 +6,9 @@
 
 Takes the first images by id that show people, each with a mask and at least one labelled keypoint, and no crowd. The
 output has COCO's layout in `coco/`, with links to the images, so that the names of the catalog find it.
+
+With --hull each person has two masks: "visible", which is COCO's, and "hull", its convex hull, for
+configs/quick/fit_ten_coco_images_two_masks.yaml.
 """
 
 import argparse
@@ -17,6 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
+from maskrcnn_benchmark.structures.segmentation_mask import Polygons, SegmentationMask
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 if no subset could be written."""
@@ -25,11 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train2017", help="split to select from (%(default)s)")
     parser.add_argument("--count", type=int, default=10, help="number of images (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; the subset is in coco/ below it")
+    parser.add_argument("--hull", action="store_true", help='write the masks "visible" and "hull" of each person')
     args = parser.parse_args(argv)
     source = args.coco / "annotations" / f"person_keypoints_{args.split}.json"
     try:
         content = json.loads(source.read_text())
         subset = pick(content, args.count)
+        if args.hull:
+            subset = with_hulls(subset)
         write(subset, args.coco, args.split, args.output / "coco")
     except (OSError, ValueError) as error:
         print(f"Cannot make a subset of {source}: {error}", file=sys.stderr)
@@ -57,6 +68,24 @@ def pick(content: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _is_complete(annotation: dict[str, Any]) -> bool:
     return not annotation["iscrowd"] and annotation["num_keypoints"] > 0 and bool(annotation["segmentation"])
+
+
+def with_hulls(subset: dict[str, Any]) -> dict[str, Any]:
+    """The same annotations with the masks "visible" and "hull" besides their segmentation."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in subset["images"]}
+    annotations = []
+    for annotation in subset["annotations"]:
+        mask = annotation["segmentation"]
+        masks = {"visible": mask, "hull": convex_hull(mask, sizes[annotation["image_id"]])}
+        annotations.append({**annotation, "segmentations": masks})
+    return {**subset, "annotations": annotations}
+
+
+def convex_hull(segmentation: Any, size_wh: tuple[int, int]) -> list[list[float]]:
+    """The convex hull of polygons or run lengths of an image of `size_wh`, as polygons with one part."""
+    (outlines,) = SegmentationMask([segmentation], size_wh).convert("poly").instances
+    points = np.concatenate(outlines.parts) if isinstance(outlines, Polygons) else np.zeros((0, 2))
+    return [cv2.convexHull(points.astype(np.float32)).ravel().round(2).tolist()] if len(points) else []
 
 
 def write(subset: dict[str, Any], coco: Path, split: str, output: Path) -> None:

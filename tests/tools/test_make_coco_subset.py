@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 
 from tests.tools.runs import load_tool
@@ -21,7 +23,7 @@ def coco(tmp_path):
          "segmentation": [[1, 1, 5, 1, 5, 5]]}
         for image, rows in people.items() for index, (crowd, labelled) in enumerate(rows)
     ]  # fmt: skip
-    images = [{"id": image, "file_name": f"{image}.jpg"} for image in range(1, 7)]
+    images = [{"id": image, "file_name": f"{image}.jpg", "width": 8, "height": 8} for image in range(1, 7)]
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
     (folder / "train2017").mkdir()
@@ -39,6 +41,26 @@ def test_first_complete_images_are_taken_twice_over(tool, coco, tmp_path):
     assert [image["id"] for image in subset["images"]] == [2, 5]
     assert [annotation["id"] for annotation in subset["annotations"]] == [20, 50, 51]
     assert (tmp_path / "out/coco/train2017/5.jpg").read_text() == "5"
+
+
+def test_hulls_are_second_masks(tool, coco, tmp_path):
+    assert tool.main(["--coco", str(coco), "--output", str(tmp_path / "out"), "--count", "1", "--hull"]) == 0
+    subset = json.loads((tmp_path / "out/coco/annotations/person_keypoints_train2017.json").read_text())
+    (annotation,) = subset["annotations"]
+    assert annotation["segmentations"]["visible"] == annotation["segmentation"] == [[1, 1, 5, 1, 5, 5]]
+    (hull,) = annotation["segmentations"]["hull"]
+    assert {tuple(point) for point in np.reshape(hull, (3, 2))} == {(1, 1), (5, 1), (5, 5)}
+
+
+def test_the_hull_contains_every_part_of_polygons_and_of_run_lengths(tool):
+    angle, square = [[0, 0, 6, 0, 6, 1, 1, 1, 1, 6, 0, 6]], [4, 4, 5, 4, 5, 5, 4, 5]
+    for mask in (angle, [*angle, square]):
+        encoded = coco_mask.merge(coco_mask.frPyObjects(mask, 8, 8))
+        encoded["counts"] = encoded["counts"].decode()
+        for written in (mask, encoded):
+            (hull,) = tool.convex_hull(written, (8, 8))
+            corners = {(0, 0), (6, 0), (6, 1), (1, 6), (0, 6)} | ({(5, 5)} if len(mask) > 1 else set())
+            assert {tuple(point) for point in np.reshape(hull, (-1, 2))} == corners
 
 
 def test_too_many_images_and_missing_files_are_explained(tool, coco, tmp_path, capsys):

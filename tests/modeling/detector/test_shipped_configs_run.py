@@ -11,7 +11,7 @@ import torch
 from maskrcnn_benchmark.config import CfgNode, load_config
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
-from maskrcnn_benchmark.structures.fields import LABELS
+from maskrcnn_benchmark.structures.fields import LABELS, MASKS, mask_fields
 from tests.config.test_checks import CONFIGS
 from tests.modeling.tiny import tiny_batch
 
@@ -20,6 +20,10 @@ FEW_CHANNELS = [
     *("MODEL.NECK.OUT_CHANNELS", 16, "MODEL.HRNET.STEM_CHANNELS", 16, "MODEL.GROUP_NORM.NUM_GROUPS", 4),
     *("MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 32, "MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM", 16),
     *("MODEL.ROI_MASK_HEAD.CONV_LAYERS", (16, 16, 16, 16), "MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", (16,) * 8),
+    *(
+        "MODEL.ROI_MULTI_MASK_HEAD.CONV_LAYERS",
+        (16, 16, 16, 16),
+    ),
     *("MODEL.ROI_REFINE_HEAD.CONV_DIM", 16, "MODEL.ROI_REFINE_HEAD.POOLER_RESOLUTION", 8),
     *("MODEL.RPN.PRE_NMS_TOP_N_TRAIN", 100, "MODEL.RPN.PRE_NMS_TOP_N_TEST", 100),
     *("MODEL.RPN.POST_NMS_TOP_N_TRAIN", 40, "MODEL.RPN.POST_NMS_TOP_N_TEST", 20),
@@ -61,6 +65,8 @@ def test_a_config_trains_a_step_and_detects_on_a_batch(path):
     images, targets = tiny_batch(cfg.MODEL.BOX_OFFSET)
     for target in targets:
         target.add_field(LABELS, torch.ones_like(target.get_field(LABELS)))  # the first class, which every model has
+        for name in cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS:
+            target.add_field(mask_fields(name).truth, target.get_field(MASKS))
 
     losses = model.train()(images, targets)
     assert all(torch.isfinite(loss) for loss in losses.values()), losses
