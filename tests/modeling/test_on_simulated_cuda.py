@@ -16,9 +16,19 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.utils.detector_kind import num_classes
-from tests.modeling.tiny import ALL_HEADS, RETINANET, tiny_cfg, tiny_detector, tiny_target
+from tests.modeling.tiny import (
+    ALL_HEADS,
+    REFINED_MASKS,
+    RETINANET,
+    TWO_MASKS,
+    add_two_masks,
+    tiny_cfg,
+    tiny_detector,
+    tiny_target,
+)
 from tests.simulated_cuda import NO_SIMULATION, CudaTensor, simulated_cuda
 
 pytestmark = pytest.mark.skipif(NO_SIMULATION is not None, reason=str(NO_SIMULATION))
@@ -37,6 +47,7 @@ NARROW_RESNET = [
 ]
 
 FEW_CLASSES = ["MODEL.RETINANET.NUM_CLASSES", 3, "MODEL.RETINANET.NUM_CONVS", 1, "TEST.DETECTIONS_PER_IMG", 8]
+CLASSLESS = ("MODEL.ROI_MULTI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
 
 # (place, operation) -> how often in a step, whatever the number of images
 WAITS_OF_TRAINING = {
@@ -173,6 +184,15 @@ def test_instances_without_masks():
     check_step(tiny_detector(cfg), pixels, targets, WAITS_OF_TRAINING)
 
 
+@pytest.mark.parametrize("opts", [TWO_MASKS, REFINED_MASKS, (*TWO_MASKS, *CLASSLESS)])
+def test_two_masks_of_each_instance(opts):
+    cfg = tiny_cfg(*opts)
+    pixels, targets = batch(cfg)
+    for target in targets:
+        add_two_masks(target)
+    check_step(tiny_detector(cfg), pixels, targets, WAITS_OF_TRAINING)
+
+
 def test_single_image():
     cfg = tiny_cfg(*ALL_HEADS)
     waits = Counter(WAITS_OF_TRAINING)
@@ -275,7 +295,7 @@ def check_detections(found, expected):
         if name in (fields.KEYPOINTS, fields.COARSE_KEYPOINTS):
             torch.testing.assert_close(held(there.keypoints), here.keypoints)
             there, here = there.get_field(fields.LOGITS), here.get_field(fields.LOGITS)
-        elif name == fields.MASK_BOXES:
+        elif isinstance(here, BoxList):
             there, here = there.bbox, here.bbox
         torch.testing.assert_close(held(there), here)
 
@@ -320,6 +340,22 @@ def test_inference(name, opts, more_waits):
         assert there["masks"] == here["masks"]
         torch.testing.assert_close(there["boxes_xywh"], here["boxes_xywh"])
         torch.testing.assert_close(there["keypoints"], here["keypoints"])
+
+
+@pytest.mark.parametrize("opts", [TWO_MASKS, REFINED_MASKS, (*TWO_MASKS, *CLASSLESS)])
+def test_inference_of_two_masks(opts):
+    cfg = tiny_cfg("MODEL.ROI_HEADS.SCORE_THRESH", 0.1, "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", 8, *opts)
+    model, (pixels, _) = tiny_detector(cfg), batch(cfg)
+    expected = detect(model, pixels)
+    assert all(len(detections) == 8 for detections in expected)
+    with simulated_cuda() as device:
+        model.to("cuda")
+        pixels = [image.to("cuda") for image in pixels]
+        device.waits.clear()
+        found = detect(model, pixels)
+        assert device.waits == WAITS_OF_INFERENCE
+    for there, here in zip(found, expected, strict=True):
+        check_detections(there, here)
 
 
 def test_masks_of_bitmaps_are_drawn_where_the_regions_are():

@@ -13,7 +13,7 @@ from maskrcnn_benchmark.modeling.detector import GeneralizedRCNN
 from maskrcnn_benchmark.modeling.roi_heads.roi_heads import CombinedROIHeads
 from maskrcnn_benchmark.modeling.rpn.build import build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS
+from maskrcnn_benchmark.structures.fields import KEYPOINTS, LABELS, MASKS, mask_fields
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.utils.detector_kind import has_roi_heads
@@ -78,6 +78,22 @@ RETINANET = (
 )
 ALL_HEADS = ("MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True, "MODEL.REFINE_ON", True)
 
+TWO_MASKS = (
+    *("MODEL.MULTI_MASK_ON", True, "MODEL.ROI_MULTI_MASK_HEAD.CONV_LAYERS", (16,)),
+    *("MODEL.ROI_MULTI_MASK_HEAD.POOLER_SCALES", tuple(1 / stride for stride in STRIDES)),
+    *("MODEL.ROI_MULTI_MASK_HEAD.POOLER_RESOLUTION", 7, "MODEL.ROI_MULTI_MASK_HEAD.RESOLUTION", 14),
+    *(
+        "MODEL.ROI_MULTI_MASK_HEAD.INSIDE",
+        (("visible", "amodal"),),
+        "MODEL.ROI_MULTI_MASK_HEAD.LOSS_WEIGHT_INSIDE",
+        1.0,
+    ),
+)
+REFINED_MASKS = (
+    *(*TWO_MASKS, "MODEL.REFINE_ON", True, "MODEL.ROI_REFINE_HEAD.OUTPUTS", ("visible", "amodal")),
+    *("MODEL.ROI_REFINE_HEAD.INDICATORS", ("visible", "amodal")),
+)
+
 
 def tiny_detector(cfg: CfgNode) -> GeneralizedRCNN:
     learns = not cfg.MODEL.ROI_REFINE_HEAD.FREEZE_DETECTOR
@@ -101,6 +117,13 @@ def tiny_target(boxes: Sequence[Sequence[float]], size_wh: tuple[int, int], offs
     points = torch.cat([points, torch.full((len(tensor), 17, 1), 2.0)], dim=2)
     target.add_field(KEYPOINTS, PersonKeypoints(points, size_wh))
     return target
+
+
+def add_two_masks(target: BoxList) -> None:
+    """The masks of `TWO_MASKS`: all instances have the mask "amodal", every second one the mask "visible"."""
+    for name in ("visible", "amodal"):
+        target.add_field(mask_fields(name).truth, target.get_field(MASKS))
+    target.add_field(mask_fields("visible").present, torch.arange(len(target)) % 2 == 0)
 
 
 def tiny_batch(offset: int = 1) -> tuple[list[Tensor], list[BoxList]]:

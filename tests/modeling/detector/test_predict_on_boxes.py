@@ -12,7 +12,7 @@ from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from maskrcnn_benchmark.structures.known_skeletons import KNOWN_SKELETONS
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from tests.devices import DEVICES
-from tests.modeling.tiny import ALL_HEADS, tiny_batch, tiny_cfg, tiny_detector
+from tests.modeling.tiny import ALL_HEADS, REFINED_MASKS, TWO_MASKS, tiny_batch, tiny_cfg, tiny_detector
 
 RESCORED = ("MODEL.ROI_MASK_HEAD.RESCORE", True, "MODEL.ROI_KEYPOINT_HEAD.RESCORE", True)
 HEADS = {
@@ -21,6 +21,8 @@ HEADS = {
     "refined": ALL_HEADS,
     "private": (*ALL_HEADS, "MODEL.ROI_REFINE_HEAD.SHARED", False),
     "coarse dropped": (*ALL_HEADS, "MODEL.ROI_REFINE_HEAD.KEEP_COARSE", False),
+    "two masks": TWO_MASKS,
+    "two masks refined": REFINED_MASKS,
 }
 
 
