@@ -98,7 +98,7 @@ def test_an_absent_mask_is_no_error(tmp_path, caplog, place, absent):
     with caplog.at_level(logging.INFO):
         dataset = dataset_of(files, place)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and place in record.message]
-    assert f"1 of 2 annotations have no {place}; only their boxes and other fields are used" in caplog.text
+    assert f"1 of 2 annotations have no usable {place}; only their boxes and other fields are used" in caplog.text
     target = dataset.get_groundtruth(0)
     assert len(target) == 2
     drawn, present = masks_of(target, PLACES[place])

@@ -169,7 +169,7 @@ class PackedDataset(DetectionDataset):
             absent = len(packed.ids) - np.count_nonzero(segmentations.present)
             if absent:
                 logger.info(
-                    "%s: %d of %d annotations have no %s; only their boxes and other fields are used",
+                    "%s: %d of %d annotations have no usable %s; only their boxes and other fields are used",
                     self.source, absent, len(packed.ids), spell_path((masks or {})[name]),
                 )  # fmt: skip
 
