@@ -114,8 +114,9 @@ class DatasetCatalog:
             ann_file: annotations; a JSON file in COCO's format for the default factory.
             root: folder of the images.
             factory: name of the class in `maskrcnn_benchmark.data.datasets.DATASETS`.
-            arguments: what else the class takes, such as `data_dir` and `split` of PascalVOCDataset, or the
-                `keypoints_file` of COCODataset, which has the keypoints of the same annotations.
+            arguments: what else the class takes, such as `data_dir` and `split` of PascalVOCDataset, or of
+                COCODataset the `keypoints_file`, which has the keypoints of the same annotations, and `keypoints`, a
+                `KeypointSpec` or the name of a known skeleton.
         """
         given = {"ann_file": ann_file, "root": root, **arguments}
         entry = {key: os.fspath(value) if key in _PATHS else value for key, value in given.items() if value is not None}

@@ -36,7 +36,7 @@ from maskrcnn_benchmark.data.seeding import PositionedBatchSampler, SeededBatche
 from maskrcnn_benchmark.data.transforms import build_test_transforms, build_transforms
 from maskrcnn_benchmark.data.transforms.build import resize_from_cfg
 from maskrcnn_benchmark.structures.image_views import ViewSize
-from maskrcnn_benchmark.structures.known_skeletons import assumed_skeleton
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON, assumed_skeleton
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals, num_classes
 
@@ -180,7 +180,15 @@ def _check_keypoints(cfg: CfgNode, datasets: Mapping[str, DetectionDataset], is_
     problem = disagreement(known) if is_train else None  # trained on as one set, tested one by one
     if problem:
         raise ValueError(f"data sets that are trained on together must have the same keypoints, but {problem}")
-    if not is_train or max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) == 0:
+    if not is_train:
+        return
+    for name, spec in known.items():
+        if cfg.INPUT.HALF_BODY.PROB > 0 and not cfg.INPUT.HALF_BODY.UPPER and spec.names != COCO_PERSON.names:
+            raise ValueError(
+                f"INPUT.HALF_BODY.UPPER is (), which is known for COCO's person only, but {name} has {spec}: list the "
+                "indices of the upper half, counted from 0"
+            )
+    if max(cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN) == 0:
         return
     for name in datasets:
         spec = known.get(name, assumed_skeleton(count))

@@ -168,3 +168,13 @@ def test_a_file_of_a_hundred_kinds_of_animals(tmp_path):
     Path(content_file).write_text(json.dumps(content))
     spec = COCODataset(content_file, root).keypoint_spec
     assert spec == AP10K and np.isclose(spec.sigmas[2], 0.026)
+
+
+def test_the_upper_half_of_other_skeletons_is_not_guessed(tmp_path):
+    animals = kites(tmp_path, {"id": 1, "name": "cat", "keypoints": list(AP10K.names)}, count=17)
+    cfg = config(17)
+    cfg.INPUT.HALF_BODY.PROB = 0.3
+    with pytest.raises(ValueError, match=r"HALF_BODY.UPPER is \(\), .*but animals has 17 keypoints \(left_eye"):
+        check_datasets(cfg, [animals], ["animals"], is_train=True)
+    cfg.INPUT.HALF_BODY.UPPER = (0, 1, 2)
+    check_datasets(cfg, [animals], ["animals"], is_train=True)

@@ -7,8 +7,9 @@ from maskrcnn_benchmark.drawing import draw_instances, mask_montage, side_by_sid
 from maskrcnn_benchmark.layers.mask_ops import paste_masks
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 SIZE = (160, 120)
 
@@ -332,3 +333,16 @@ def test_errors():
         draw_instances(grey() / 255, boxes([0, 0, 5, 5]))
     with pytest.raises(ValueError, match=r"image of \(160, 120\) \(width, height\), the image is \(120, 160\)"):
         draw_instances(grey().transpose(1, 0, 2), boxes([0, 0, 5, 5]))
+
+
+def test_a_skeleton_of_its_own_has_its_own_limbs_and_colours():
+    spec = KeypointSpec(("tip", "barb"), (), [("tip", "barb")], colors=[(255, 0, 0), (0, 0, 255)])
+    points = torch.tensor([[[30.0, 60.0, 2.0], [130.0, 60.0, 2.0]]])
+    for order, blue in (("RGB", [0, 0, 255]), ("BGR", [255, 0, 0])):
+        canvas = grey()
+        drawing.draw_skeletons(canvas, Keypoints(points, SIZE, spec=spec), channel_order=order)
+        assert canvas[60, 80].tolist() == blue, "a limb has the colour of its second point"
+        assert canvas[60, 30].tolist() == blue[::-1]
+    canvas = grey()
+    drawing.draw_skeletons(canvas, Keypoints(points, SIZE))
+    assert (canvas[60, 80] == grey()[60, 80]).all(), "no limbs between unnamed points"

@@ -13,6 +13,7 @@ from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, MISS, TARGET, TRUE_
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.keypoint import Keypoints, PersonKeypoints
 from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 SIZE = (600, 400)
 GREY = np.full((400, 600, 3), 128, np.uint8)
@@ -75,6 +76,17 @@ def test_svg_draws_masks_and_skeletons_by_side():
     plain = boxlist([20, 20, 60, 60], keypoints=Keypoints(points, SIZE))
     svg = drawing.panel_svg(Panel("", plain, [Mark(TARGET, "person")], SIZE), "one", None, font_size=10)
     assert {circle.get("class") for circle in elements(svg, "circle")} == {"middle", "middle hidden-point"}
+
+
+def test_svg_takes_colours_of_a_skeleton():
+    spec = KeypointSpec(("tip", "barb"), (), [("tip", "barb")], colors=[(1, 2, 3), (4, 5, 6)])
+    points = Keypoints(torch.tensor([[[30.0, 60.0, 2.0], [50.0, 60.0, 1.0]]]), SIZE, spec=spec)
+    panel = Panel("", boxlist([20, 20, 60, 60], keypoints=points), [Mark(TARGET, "arrow")], SIZE)
+    svg = drawing.panel_svg(panel, "one", None, font_size=10)
+    (limb,), circles = elements(svg, "line"), elements(svg, "circle")
+    assert limb.get("style") == "--middle: rgb(4, 5, 6)" and limb.get("class") == "middle"
+    assert [circle.get("style") for circle in circles] == ["--middle: rgb(1, 2, 3)", "--middle: rgb(4, 5, 6)"]
+    assert circles[1].get("class") == "middle hidden-point"
 
 
 def test_the_style_sheet_has_a_colour_for_all_that_it_names():
