@@ -116,6 +116,21 @@ def test_polygons_of_a_ring_leave_the_hole_out():
     assert drawn[20, 20] == 0
 
 
+def test_joined_polygons_leave_no_gap_where_a_ring_was_cut():
+    ring = np.zeros((80, 80), np.uint8)
+    cv2.circle(ring, (40, 40), 30, 1, -1)
+    cv2.circle(ring, (40, 40), 12, 0, -1)
+    for scale in (1, 2, 3, 5):  # drawn larger, a gap of a quarter of a pixel shows
+        outlines = [scale * np.array(polygon) for polygon in _polygons(ring.astype(bool), join=True)]
+        size = 40 * scale
+        drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([o.tolist() for o in outlines], size, size)))
+        pieces, _ = cv2.connectedComponents(drawn)
+        expected = cv2.resize(ring, (size, size), interpolation=cv2.INTER_LINEAR)
+        assert pieces == 2, "the background and one piece"
+        assert (drawn & expected).sum() / (drawn | expected).sum() > 0.9
+        assert drawn[size // 2, size // 2] == 0
+
+
 @pytest.mark.slow
 def test_dataset_is_read_by_pycocotools_and_depends_on_the_seed_alone(make_people_dataset, tmp_path, capsys):
     def write(name, *flags):

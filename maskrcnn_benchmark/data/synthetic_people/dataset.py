@@ -20,7 +20,7 @@ from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from .scene import SceneSettings, render_scene
 
 SPLITS = ("train", "val")
-GENERATOR_VERSION = 2  # raise it when the same seed no longer gives the same images and annotations
+GENERATOR_VERSION = 3  # raise it when the same seed no longer gives the same images and annotations
 JPEG_QUALITY = 92
 CATEGORY = {
     "id": 1,

@@ -110,7 +110,7 @@ def _annotate(person: Person, seen: np.ndarray) -> dict[str, Any]:
     keypoints = np.concatenate([np.round(points, 1) * labelled[:, None], flags[:, None]], axis=1)
     return {
         "segmentation": polygons,
-        "segmentations": {"visible": polygons, "amodal": _polygons(person.part_ids > 0)},
+        "segmentations": {"visible": polygons, "amodal": _polygons(person.part_ids > 0, join=True)},
         "area": float(coco_mask.area(rle)),
         "bbox": [round(float(value), 2) for value in (*low, *(high - low))],
         "keypoints": [int(value) if value == int(value) else float(value) for value in keypoints.ravel()],
@@ -119,16 +119,18 @@ def _annotate(person: Person, seen: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _polygons(mask: np.ndarray) -> list[list[float]]:
+def _polygons(mask: np.ndarray, join: bool = False) -> list[list[float]]:
     """The outlines of a mask (H, W) bool of the canvas, as polygons in image pixels.
 
-    COCO's polygons cannot have holes, so a piece with a hole is cut in two through the hole, until there are none.
+    COCO's polygons cannot have holes, so a piece with a hole is cut in two through the hole, until there are none. The
+    two end a quarter of a pixel from each other; with `join` they meet in the middle.
     """
     polygons = []
-    pieces = [mask.repeat(TRACING, 0).repeat(TRACING, 1).astype(np.uint8)]
+    traced = mask.repeat(TRACING, 0).repeat(TRACING, 1).astype(np.uint8)
+    pieces = [(traced, -1, traced.shape[1] + 1)]  # with the columns of its cuts; these two are outside
     min_area = MIN_PIECE * (SUPERSAMPLING * TRACING) ** 2
     while pieces:
-        piece = pieces.pop()
+        piece, first, end = pieces.pop()
         contours, hierarchy = cv2.findContours(piece, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         if hierarchy is None:
             continue
@@ -141,11 +143,14 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
             left, right = piece.copy(), piece
             left[:, column:] = 0
             right[:, :column] = 0
-            pieces += [left, right]
+            pieces += [(left, first, column), (right, column, end)]
             continue
         for contour, links in zip(contours, hierarchy, strict=True):
             if links[3] < 0 and cv2.contourArea(contour) > min_area:
-                polygons.append(_outline(contour[:, 0]))
+                points = contour[:, 0].astype(float)
+                if join:
+                    points[:, 0] += 0.5 * (points[:, 0] == end - 1) - 0.5 * (points[:, 0] == first)
+                polygons.append(_outline(points))
     return polygons
 
 
