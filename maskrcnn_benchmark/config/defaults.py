@@ -431,7 +431,7 @@ _C.DATASETS.FILTER_EMPTY = True  # new: leave out training images without usable
 # (("ages", "age"),): field "ages", (R,) float32, NaN where an annotation does not have the key
 _C.DATASETS.EXTRA_FIELDS = ()
 # new: keys in the JSON file of named masks, ((name, key), ...), such as (("visible", "i_segm"), ("amodal", "a_segm"));
-# a name that is not listed is read from "segmentations": {name: mask}
+# a dot leads into a dictionary: "segmentations.amodal". A name without a key is read from "segmentations": {name: mask}
 _C.DATASETS.MASK_KEYS = ()
 # new: files with the keypoints of the same annotations, ((name in DATASETS.TRAIN or TEST, file), ...); relative paths
 # are below the folder of the data sets. The catalog's coco_*_instances_and_keypoints need none

@@ -457,3 +457,14 @@ def test_paths_in_annotations():
     assert mask_at(entry, ("c", "b")) is None and mask_at(entry, ("e", "b")) is None
     assert not isinstance(mask_at(entry, ("d", "b")), (str, dict, list, type(None)))
     assert spell_path(("i_segm",)) == "i_segm" and spell_path(("a", "b")) == "a['b']"
+
+
+def test_a_dot_leads_into_a_dictionary(tmp_path):
+    masks = {"visible": rectangle(2, 3, 4, 5), "amodal": rectangle(2, 3, 8, 6)}
+    entries = [annotation(1, segmentations=masks), annotation(2, bbox=(20, 3, 4, 5), segmentations={})]
+    dataset = COCODataset(
+        *write_coco(tmp_path, entries), named_masks=NAMES, mask_keys={"visible": "segmentations.amodal"}
+    )
+    for name in NAMES:
+        drawn, present = masks_of(dataset.get_groundtruth(0), name)
+        assert [mask.sum() for mask in drawn] == [48, 0] and present.tolist() == [True, False]

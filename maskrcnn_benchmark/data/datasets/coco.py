@@ -51,7 +51,8 @@ class COCODataset(PackedDataset):
         with_masks, with_keypoints: None reads them if the file has any. A mask is the "segmentation" of an annotation.
         named_masks: names of further masks to read; None reads all that the file has under "segmentations", and all of
             `mask_keys`.
-        mask_keys: name of a mask -> its JSON key. A name without one is read from "segmentations": {name: mask}.
+        mask_keys: name of a mask -> its JSON key, with dots for keys of nested dictionaries: "segmentations.amodal". A
+            name without one is read from "segmentations": {name: mask}.
         num_keypoints: K; None takes it from the file, or COCO's 17.
         keypoints: what the keypoints are: a `KeypointSpec`, or the name of one in `KNOWN_SKELETONS`; it adds to what
             the categories of the file tell (docs/KEYPOINTS.md).
@@ -160,7 +161,8 @@ class COCODataset(PackedDataset):
         self.mask_paths = dict(PLAIN_MASK) if self.with_masks else {}
         for name in names:
             fields.mask_fields(name)  # raises ValueError if it cannot be the name of a mask
-            self.mask_paths[name] = (self.mask_keys[name],) if name in self.mask_keys else (NAMED_MASKS, name)
+            key = self.mask_keys.get(name)
+            self.mask_paths[name] = tuple(key.split(".")) if key else (NAMED_MASKS, name)
         self.with_keypoints = content.has("keypoints") if with_keypoints is None else with_keypoints
         self.keypoint_spec = content.keypoint_spec(num_keypoints, keypoints) if self.with_keypoints else None
         self.num_keypoints = len(self.keypoint_spec) if self.keypoint_spec else 0
