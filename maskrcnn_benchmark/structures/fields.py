@@ -62,12 +62,8 @@ class MaskFields:
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_ENDINGS = (
-    "present",
-    "scores",
-    "boxes",
-    "in_pixels",
-)  # of fields: a name that ends so could make the field of another mask
+# Of fields and of evaluation tasks: a mask whose name ends so could have the field or the task of another mask.
+_ENDINGS = ("present", "scores", "boxes", "in_pixels", "coarse")
 
 
 @lru_cache
@@ -95,7 +91,9 @@ def mask_fields(name: str = "") -> MaskFields:
             f"The name of a mask is {name!r}; names have letters, digits and underscores, and begin with a letter."
         )
     if name in _ENDINGS or name.endswith(tuple(f"_{ending}" for ending in _ENDINGS)):
-        raise ValueError(f"The name of a mask is {name!r}; it must not end in {', '.join(_ENDINGS)}, as fields do.")
+        raise ValueError(
+            f"The name of a mask is {name!r}; it must not end in {', '.join(_ENDINGS)}, as fields and tasks do."
+        )
     mask, truth, coarse = f"{MASK}_{name}", f"{MASKS}_{name}", f"{COARSE_MASK}_{name}"
     return MaskFields(
         name,

@@ -43,7 +43,7 @@ def test_names_are_words(name: str) -> None:
         mask_fields(name)
 
 
-@pytest.mark.parametrize("name", ["scores", "present", "visible_boxes", "visible_in_pixels"])
+@pytest.mark.parametrize("name", ["scores", "present", "visible_boxes", "visible_in_pixels", "coarse"])
 def test_a_name_does_not_end_as_fields_do(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}'; it must not end in"):
         mask_fields(name)

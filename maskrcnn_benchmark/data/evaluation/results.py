@@ -31,6 +31,9 @@ TASK_METRICS: dict[str, Sequence[str]] = {
     "box_proposal": PROPOSAL_METRICS,
 }
 
+_COARSE = "_coarse"
+_OF_MASKS = ("segm", "boundary")  # tasks that named masks have too, as "segm_<name>"
+
 ExpectedResults = Sequence[tuple[str, str, tuple[float, float]]]  # (task, metric, (mean, standard deviation))
 
 
@@ -41,8 +44,8 @@ class EvaluationResults:
     A metric is -1 if there is nothing to measure it on, for example no small object; pycocotools does the same.
 
     Attributes:
-        metrics: value by task ("bbox", "segm", "boundary", "keypoints", "..._coarse", "box_proposal") and metric name;
-            COCO's are between 0 and 1.
+        metrics: value by task ("bbox", "segm", "segm_<name of a mask>", "boundary", "keypoints", "..._coarse",
+            "box_proposal") and metric name; COCO's are between 0 and 1.
         num_images: number of images that were evaluated.
         per_class: AP by task and category name, if there are several categories.
         failures: a sentence for each expected result that was not met, filled by `check_expected_results`.
@@ -73,7 +76,7 @@ class EvaluationResults:
         headline = [
             metrics["AP"] if "AP" in metrics else metrics["AR@1000"]
             for task, metrics in self.metrics.items()
-            if not task.endswith("_coarse") and task != "boundary" and metrics.keys() & {"AP", "AR@1000"}
+            if not task.endswith(_COARSE) and _split(task)[0] != "boundary" and metrics.keys() & {"AP", "AR@1000"}
         ]
         return sum(headline) / len(headline) if headline else 0.0
 
@@ -83,13 +86,13 @@ class EvaluationResults:
         columns = _ordered(names, (*AP_METRICS, *PROPOSAL_METRICS))
         rows = [
             [self._row_title(task), *(_format(self.metrics[task].get(name, -1.0)) for name in columns)]
-            for task in _ordered(self.metrics, TASK_METRICS)
+            for task in _ordered_tasks(self.metrics)
         ]
         return _align([["", *columns], *rows])
 
     def per_class_table(self) -> str:
         """AP of every category (rows) in every task (columns); empty if there is only one category."""
-        tasks = _ordered(self.per_class, TASK_METRICS)
+        tasks = _ordered_tasks(self.per_class)
         if not tasks:
             return ""
         names = {name: None for task in tasks for name in self.per_class[task]}
@@ -97,9 +100,10 @@ class EvaluationResults:
         return _align([["AP of", *map(self._row_title, tasks)], *rows])
 
     def _row_title(self, task: str) -> str:
-        if task.endswith("_coarse"):
-            return f"{task.removesuffix('_coarse')} (coarse)"
-        return f"{task} (refined)" if f"{task}_coarse" in self.metrics else task
+        kind, mask, is_coarse = _split(task)
+        is_refined = not is_coarse and f"{task}{_COARSE}" in self.metrics
+        details = [mask, "coarse" if is_coarse else "refined" if is_refined else ""]
+        return f"{kind} ({', '.join(filter(None, details))})" if any(details) else kind
 
 
 def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults:
@@ -175,9 +179,32 @@ def check_expected_entries(entries: Sequence[Any], may_be_own: bool) -> None:
                 "such as ['bbox', 'AP', [0.37, 0.002]]."
             )
             continue
-        if metric not in TASK_METRICS.get(task, ()) and not (may_be_own and task not in TASK_METRICS):
+        kind, _, is_coarse = _split(task)
+        plain = f"{kind}{_COARSE}" if is_coarse else kind
+        if metric not in TASK_METRICS.get(plain, ()) and not (may_be_own and plain not in TASK_METRICS):
             known = "; ".join(f"{name}: {', '.join(metrics)}" for name, metrics in TASK_METRICS.items())
             config_problem(f"TEST.EXPECTED_RESULTS names {task!r} {metric!r}; the known metrics are {known}.")
+
+
+def _split(task: str) -> tuple[str, str, bool]:
+    """The task of a plain mask or of anything else, the name of the mask ("" for none), whether it is coarse."""
+    final = task.removesuffix(_COARSE)
+    for kind in _OF_MASKS:
+        if final.startswith(f"{kind}_"):
+            return kind, final.removeprefix(f"{kind}_"), final != task
+    return final, "", final != task
+
+
+def _ordered_tasks(tasks: Collection[str]) -> list[str]:
+    """In the order of `TASK_METRICS`, those of named masks after the plain one's, then tasks that it does not have."""
+    kinds = list(TASK_METRICS)
+    masks = list(dict.fromkeys(["", *(_split(task)[1] for task in tasks)]))
+
+    def place(task: str) -> tuple[int, int, bool]:
+        kind, mask, is_coarse = _split(task)
+        return kinds.index(kind) if kind in kinds else len(kinds), masks.index(mask), not is_coarse
+
+    return sorted(tasks, key=place)
 
 
 def _ordered(names: Collection[str], order: Collection[str]) -> list[str]:

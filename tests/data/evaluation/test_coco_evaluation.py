@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import pickle
 
 import numpy as np
@@ -495,6 +496,7 @@ def test_sigmas_of_the_data_set_and_equal_ones(tmp_path, caplog):
 
 
 def test_ground_truth_that_pycocotools_cannot_read_is_filled_in_or_left_out(caplog):
+    caplog.set_level(logging.INFO)
     bare = {"id": 1, "image_id": 40, "category_id": 7, "bbox": [1, 2, 30, 40]}
     no_area = person(2, 40, 1, (5, 5, 0, 10))
     not_a_number = person(3, 40, 1, (5, 5, float("nan"), 10))
@@ -507,8 +509,9 @@ def test_ground_truth_that_pycocotools_cannot_read_is_filled_in_or_left_out(capl
     assert "area" not in bare, "the dataset's own annotations stay as they are"
     assert "2 annotations have no usable box" in caplog.text
     masks = build_ground_truth(dataset.coco, IMAGE_IDS, "segm")
-    assert 1 not in masks.anns and 4 not in masks.anns
-    assert "no usable mask" in caplog.text
+    for number, corners in ((1, [1, 2, 31, 2, 31, 42, 1, 42]), (4, [5, 5, 15, 5, 15, 15, 5, 15])):
+        assert masks.anns[number]["segmentation"] == [corners] and masks.anns[number]["iscrowd"] == 1
+    assert "2 of 3 annotations have no such mask" in caplog.text
     keypoints = build_ground_truth(dataset.coco, IMAGE_IDS, "keypoints", 17)
     assert keypoints.anns[1]["num_keypoints"] == 0
     assert len(build_ground_truth(dataset.coco, [30], "bbox").imgs) == 1

@@ -167,7 +167,7 @@ def test_further_masks_are_one_class(monkeypatch, tmp_path):
         "boundary_skin",
     ]
     assert results.metrics["segm_skin"] == results.metrics["segm"] and results.metrics["segm_skin_coarse"]["AP"] == 0
-    assert "segm_skin (refined)" in results.table() and (tmp_path / "segm_skin.json").is_file()
+    assert "segm (skin, refined)" in results.table() and (tmp_path / "segm_skin.json").is_file()
     saved = torch.load(tmp_path / "predictions.pth", weights_only=True)
     assert set(saved[0]["masks"]) == {"segm", "segm_skin", "segm_skin_coarse"}
 

@@ -10,21 +10,22 @@ Source: Cheng et al. 2021, Boundary IoU: Improving object-centric image segmenta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from .mask_eval import MASK_ABSENT, MaskEval
 
 RLE = Mapping[str, Any]
 
 DILATION_RATIO = 0.02  # width of the band / diagonal of the image; the value of the paper for COCO
 
 
-class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+class BoundaryEval(MaskEval):
     """COCOeval of masks by the smaller of mask IoU and boundary IoU.
 
     With a crowd region, both overlaps are relative to the detection's pixels only, as in COCO's rule.
@@ -35,7 +36,7 @@ class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
     """
 
     def __init__(self, ground_truth: COCO, detections: COCO, dilation_ratio: float = DILATION_RATIO) -> None:
-        super().__init__(ground_truth, detections, "segm")
+        super().__init__(ground_truth, detections)
         self.dilation_ratio = dilation_ratio
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803  (pycocotools' names)
@@ -43,19 +44,15 @@ class BoundaryEval(COCOeval):  # type: ignore[misc]  # pycocotools has no types
         mask_ious = super().computeIoU(imgId, catId)
         if len(mask_ious) == 0:
             return mask_ious
-        objects, detections = self._of(self._gts, imgId, catId), self._of(self._dts, imgId, catId)
+        objects, detections = self.entries_of(self._gts, imgId, catId), self.entries_of(self._dts, imgId, catId)
         best_first = np.argsort([-found["score"] for found in detections], kind="mergesort")[: self.params.maxDets[-1]]
         boundary_ious = mask_utils.iou(
             [boundary_of(detections[index]["segmentation"], self.dilation_ratio) for index in best_first],
             [boundary_of(annotation["segmentation"], self.dilation_ratio) for annotation in objects],
             [int(annotation["iscrowd"]) for annotation in objects],
         )
-        return np.minimum(mask_ious, boundary_ious)
-
-    def _of(self, table: Mapping[tuple[int, int], Sequence[Any]], image_id: int, category_id: int) -> Sequence[Any]:
-        if self.params.useCats:
-            return table[image_id, category_id]
-        return [entry for category in self.params.catIds for entry in table[image_id, category]]
+        absent = [bool(annotation.get(MASK_ABSENT)) for annotation in objects]  # their box has not their boundary
+        return np.where(absent, mask_ious, np.minimum(mask_ious, boundary_ious))
 
 
 def boundary_of(rle: RLE, dilation_ratio: float = DILATION_RATIO) -> dict[str, Any]:

@@ -17,18 +17,18 @@ from .from_groundtruth import annotations_of
 from .image_evaluator import ImageEvaluator, write_coco_results
 from .measures import headline_metrics, per_class_ap, run_cocoeval
 from .proposal_recall import evaluate_proposals
-from .tasks import COARSE, TASKS, Task, task_of
+from .tasks import COARSE, TASKS, Task, find_task, task_of
 
 logger = logging.getLogger(__name__)
 
 
 class CocoEvaluator(ImageEvaluator):
-    """Evaluates as COCO does, each task by its object in `TASKS`.
+    """Evaluates as COCO does, each task by its object in `TASKS`, named masks by a `NamedMaskTask`.
 
     Args:
         dataset: with `coco`, `id_to_img_map` and `contiguous_category_id_to_json_id`; or with `get_groundtruth` and
             `class_names`, from which the annotations are made.
-        iou_types: of "bbox", "segm", "keypoints".
+        iou_types: of "bbox", "segm", "keypoints", "segm_<name of a mask>".
         box_only, keypoint_oks_sigmas, boundary_ap: as in `EvaluationSettings`.
     Attributes:
         settings: with the sigmas that are used.
@@ -49,20 +49,23 @@ class CocoEvaluator(ImageEvaluator):
         sigmas = oks_sigmas(dataset, keypoint_oks_sigmas)
         super().__init__(dataset, EvaluationSettings(tuple(iou_types), box_only, sigmas, boundary_ap))
         self._note = uniform_sigma_note(dataset, keypoint_oks_sigmas) if "keypoints" in iou_types else None
-        unknown = [iou_type for iou_type in iou_types if iou_type not in TASKS]
+        names = [name for name in TASKS if name in iou_types] + [name for name in iou_types if name not in TASKS]
+        tasks = {name: find_task(name) for name in names}
+        unknown = [name for name, task in tasks.items() if task is None]
         if unknown:
             raise ValueError(f"unknown iou types {unknown}; COCO's evaluation knows {', '.join(TASKS)}")
         self.coco = annotations_of(self.dataset)
-        self.tasks = [name for name in TASKS if name in iou_types]
-        for name in self.tasks:
-            TASKS[name].check(self.coco, self.settings)
+        self._tasks = [task for task in tasks.values() if task is not None]
+        self.tasks = [task.name for task in self._tasks]
+        for task in self._tasks:
+            task.check(self.coco, self.settings)
 
     @classmethod
     def from_settings(cls, dataset: DetectionDataset, settings: EvaluationSettings) -> CocoEvaluator:
         """The entry of `EVALUATORS`: scores COCO's tasks among `settings.tasks`."""
         return cls(
             dataset,
-            iou_types=[task for task in settings.tasks if task in TASKS],
+            iou_types=[task for task in settings.tasks if find_task(task)],
             box_only=settings.box_only,
             keypoint_oks_sigmas=settings.keypoint_oks_sigmas,
             boundary_ap=settings.boundary_ap,
@@ -78,8 +81,8 @@ class CocoEvaluator(ImageEvaluator):
             results = EvaluationResults({"box_proposal": metrics}, len(self.results))
         else:
             results = EvaluationResults({}, len(self.results))
-            for name in self.tasks:
-                self._evaluate_task(TASKS[name], results, folder)
+            for task in self._tasks:
+                self._evaluate_task(task, results, folder)
             results.notes += [self._note] if self._note else []
         if folder:
             write_results(results, folder)
@@ -93,7 +96,8 @@ class CocoEvaluator(ImageEvaluator):
     def _evaluate_task(self, task: Task, results: EvaluationResults, folder: Path | None) -> None:
         """Add a row per stage and measure to the results."""
         image_ids = self.image_ids()
-        ground_truth = task.ground_truth(self.coco, image_ids, self.settings)
+        annotations = task.annotations(self.dataset, self.coco)
+        ground_truth = task.ground_truth(annotations, image_ids, self.settings)
         for stage in reversed(task.stages):  # coarse first
             if stage.name.endswith(COARSE) and not self._was_predicted(stage.name):
                 continue

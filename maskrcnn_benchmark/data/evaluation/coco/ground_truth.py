@@ -11,14 +11,17 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from .mask_eval import MASK_ABSENT
+
 logger = logging.getLogger(__name__)
 
 
 def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, num_keypoints: int = 0) -> COCO:
     """A COCO object of only these images, for `COCOeval` of `iou_type`. `coco` is not changed.
 
-    Missing `iscrowd`, `area` and `num_keypoints` are filled in. Annotations whose box is not finite or has no area, and
-    for "segm" those without a mask, would make pycocotools fail. They are left out, and one warning counts them.
+    Missing `iscrowd`, `area` and `num_keypoints` are filled in. Annotations whose box is not finite or has no area
+    would make pycocotools fail. They are left out, and one warning counts them. For "segm", annotations without a
+    usable mask become crowd regions that fill their box, see `MaskEval`.
 
     Args:
         iou_type: "keypoints" and "segm" complete keypoints and masks; any other only boxes.
@@ -40,9 +43,16 @@ def build_ground_truth(coco: COCO, image_ids: Collection[int], iou_type: str, nu
             annotations.append(usable)
     if dropped:
         logger.warning(
-            "%d annotations have no usable %s and are not counted in its evaluation; ids: %s",
-            len(dropped), "mask" if iou_type == "segm" else "box", ", ".join(map(str, dropped[:10])),
+            "%d annotations have no usable box and are not counted in the evaluation; ids: %s",
+            len(dropped), ", ".join(map(str, dropped[:10])),
         )  # fmt: skip
+    absent = sum(bool(annotation.get(MASK_ABSENT)) for annotation in annotations)
+    if absent:
+        logger.info(
+            "%d of %d annotations have no such mask; neither they nor detections of them count",
+            absent,
+            len(annotations),
+        )
     return new_coco(
         {
             "info": {},
@@ -75,7 +85,12 @@ def _usable_annotation(annotation: dict[str, Any], iou_type: str, num_keypoints:
 
 def _complete_mask(annotation: dict[str, Any], num_keypoints: int) -> bool:
     annotation["segmentation"] = _usable_segmentation(annotation.get("segmentation"))
-    return bool(annotation["segmentation"])
+    if not annotation["segmentation"]:
+        left, top, width, height = annotation["bbox"]
+        right, bottom = left + width, top + height
+        filled_box = [left, top, right, top, right, bottom, left, bottom]
+        annotation.update({"segmentation": [filled_box], "iscrowd": 1, MASK_ABSENT: True})
+    return True
 
 
 def _complete_keypoints(annotation: dict[str, Any], num_keypoints: int) -> bool:

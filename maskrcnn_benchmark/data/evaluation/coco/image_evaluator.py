@@ -46,7 +46,7 @@ class ImageEvaluator(Evaluator):
             write_coco_results(folder, name, self.coco_results(name))
 
     def coco_results(self, name: str) -> list[dict[str, Any]]:
-        """All detections in COCO's result format: "bbox", "segm", "keypoints", "segm_coarse" or "keypoints_coarse"."""
+        """All detections in COCO's result format: "bbox", "segm", "segm_coarse", "segm_<name>", ..."""
         ids = self.dataset.id_to_img_map
         category_ids = self.dataset.contiguous_category_id_to_json_id
         return [

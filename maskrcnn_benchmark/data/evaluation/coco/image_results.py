@@ -17,7 +17,7 @@ from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 from .run_lengths import RLE
-from .tasks import TASKS, task_of, to_numpy
+from .tasks import TASKS, MaskTask, find_task, task_of, tasks_in, to_numpy
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ImageResult:
         boxes: (R, 4) float32 x, y, width, height, as COCO writes boxes.
         scores: (R,) float32.
         labels: (R,) int64, contiguous from 1.
-        packed: results of the other tasks by stage: "segm" and "segm_coarse" R run lengths, "keypoints" and
-            "keypoints_coarse" (R, K, 3) float32 x, y, visibility.
+        packed: results of the other tasks by stage: "segm", "segm_<name>", "segm_coarse", ... R run lengths,
+            "keypoints" and "keypoints_coarse" (R, K, 3) float32 x, y, visibility.
         own_scores: (R,) float32 by stage, for stages that are not ranked by `scores`.
     """
 
@@ -55,6 +55,7 @@ class ImageResult:
             if detections.has_field(fields.LABELS)
             else torch.ones(count, dtype=torch.int64)
         )
+        tasks = tasks_in(detections)
         return cls(
             size_wh=(int(size_wh[0]), int(size_wh[1])),
             boxes=to_numpy(resized.convert("xywh").bbox.reshape(count, 4).float()),
@@ -62,13 +63,13 @@ class ImageResult:
             labels=to_numpy(labels.reshape(count)),
             packed={
                 stage.name: task.pack(stage, detections, resized)
-                for task in TASKS.values()
+                for task in tasks
                 for stage in task.stages
                 if stage.field is not None and detections.has_field(stage.field)
             },
             own_scores={
                 stage.name: to_numpy(detections.get_field(stage.score_field).float())
-                for task in TASKS.values()
+                for task in tasks
                 for stage in task.stages
                 if stage.score_field is not None and detections.has_field(stage.score_field)
             },
@@ -113,9 +114,9 @@ class ImageResult:
         boxes = boxes.convert("xyxy")
         boxes.add_field(fields.SCORES, torch.from_numpy(self.scores[rows]))
         boxes.add_field(fields.LABELS, torch.from_numpy(self.labels[rows]))
-        masks = self.masks.get(f"segm{suffix}", self.masks.get("segm"))
-        if masks is not None:
-            boxes.add_field(fields.MASKS, SegmentationMask([masks[row] for row in rows], self.size_wh))
+        for name, masks in self.masks_by_name(suffix).items():
+            truth = fields.mask_fields(name).truth
+            boxes.add_field(truth, SegmentationMask([masks[row] for row in rows], self.size_wh))
         keypoints = self.keypoints.get(f"keypoints{suffix}", self.keypoints.get("keypoints"))
         if keypoints is not None:
             points = torch.from_numpy(keypoints[rows])
@@ -152,7 +153,20 @@ class ImageResult:
             "own_scores": {name: torch.from_numpy(values) for name, values in self.own_scores.items()},
         }
 
+    def masks_by_name(self, suffix: str = "") -> dict[str, list[RLE]]:
+        """Run lengths of R masks by the name of the mask, "" for the plain one.
+
+        Args:
+            suffix: "_coarse" takes refined masks as they were before refinement.
+        """
+        masks = self.masks
+        finals = {name: find_task(name) for name in masks}
+        return {
+            task.mask_name: masks.get(f"{name}{suffix}", masks[name])
+            for name, task in finals.items()
+            if isinstance(task, MaskTask)
+        }
+
     def _group(self, group: str) -> dict[str, Any]:
         """The results of the tasks of one group, by stage."""
-        stages = [stage.name for task in TASKS.values() if task.group == group for stage in task.stages]
-        return {name: self.packed[name] for name in stages if name in self.packed}
+        return {name: packed for name, packed in self.packed.items() if task_of(name).group == group}

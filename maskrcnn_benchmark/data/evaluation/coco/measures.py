@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from ..results import AP_METRICS, KEYPOINT_METRICS
 from .boundary import BoundaryEval
 from .ground_truth import new_coco
+from .mask_eval import MaskEval
 
 BOUNDARY = "boundary"
 
@@ -35,7 +36,7 @@ class Measure:
 
 MEASURES = {
     "bbox": Measure(AP_METRICS, functools.partial(COCOeval, iouType="bbox")),
-    "segm": Measure(AP_METRICS, functools.partial(COCOeval, iouType="segm")),
+    "segm": Measure(AP_METRICS, MaskEval),
     BOUNDARY: Measure(AP_METRICS, BoundaryEval),
     "keypoints": Measure(KEYPOINT_METRICS, functools.partial(COCOeval, iouType="keypoints")),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,19 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from torch import Tensor
 
+from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.named_masks import mask_names, with_mask
 
 from ..base import EvaluationSettings
+from .from_groundtruth import coco_from_groundtruth
 from .ground_truth import build_ground_truth, new_coco
 from .measures import BOUNDARY
 from .run_lengths import RLE, encode_detected_masks
 
 COARSE = "_coarse"  # ending of the names of results from before refinement
+NAMED_MASK = "segm_"  # beginning of the name of the task of a named mask
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class Task(ABC):
         """Raise ValueError if these annotations cannot be scored. Called before anything is detected."""
         return
 
+    def annotations(self, dataset: DetectionDataset, coco: COCO) -> COCO:
+        """The annotations of the data set for this task; `coco` are those for most tasks."""
+        return coco
+
     def ground_truth(self, coco: COCO, image_ids: Sequence[Any], settings: EvaluationSettings) -> COCO:
         """The annotations of these images, complete enough for pycocotools."""
         return build_ground_truth(coco, image_ids, self.iou_type, len(settings.keypoint_oks_sigmas))
@@ -113,10 +122,15 @@ class BoxTask(Task):
 
 
 class MaskTask(Task):
-    """Masks, pasted into the image on the detections' device and kept as run lengths.
+    """The plain mask, pasted into the image on the detections' device and kept as run lengths.
 
     A subclass with its own `name` and `stages` scores other masks of the detections.
+
+    Attributes:
+        mask_name: name of the mask if instances have several; empty for the plain one.
     """
+
+    mask_name = ""
 
     name, iou_type, entry_key, group = "segm", "segm", "segmentation", "masks"
     stages = (
@@ -141,8 +155,33 @@ class MaskTask(Task):
     def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
         rows = {self.name: self.iou_type}
         if settings.boundary_ap:
-            rows[self.name.replace(self.iou_type, BOUNDARY)] = BOUNDARY
+            rows[f"{BOUNDARY}{self.name.removeprefix(self.iou_type)}"] = BOUNDARY
         return rows
+
+
+class NamedMaskTask(MaskTask):
+    """One of several masks of each instance.
+
+    Args:
+        mask_name: its name, such as "visible".
+    Raises: ValueError if masks cannot have this name.
+    """
+
+    def __init__(self, mask_name: str) -> None:
+        names = fields.mask_fields(mask_name)
+        self.mask_name, self.name = mask_name, f"{NAMED_MASK}{mask_name}"
+        self.stages = (
+            Stage(self.name, names.mask, names.scores, names.boxes),
+            Stage(f"{self.name}{COARSE}", names.coarse, names.coarse_scores),
+        )
+
+    def annotations(self, dataset: DetectionDataset, coco: COCO) -> COCO:
+        """Made from the ground truth of the data set."""
+        return coco_from_groundtruth(dataset, self.mask_name)
+
+    def pack(self, stage: Stage, detections: BoxList, resized: BoxList) -> list[RLE]:
+        plain = MaskTask.stages[self.stages.index(stage)]
+        return super().pack(plain, with_mask(detections, self.mask_name), resized)
 
 
 class KeypointTask(Task):
@@ -195,14 +234,46 @@ class KeypointTask(Task):
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (BoxTask(), MaskTask(), KeypointTask())}
+named_mask_task = lru_cache(NamedMaskTask)
+
+
+def find_task(name: str) -> Task | None:
+    """The task of this name: one of `TASKS`, or "segm_<name>" of a named mask; None for another name."""
+    if name in TASKS:
+        return TASKS[name]
+    mask_name = name.removeprefix(NAMED_MASK)
+    try:
+        return named_mask_task(mask_name) if mask_name not in ("", name) else None
+    except ValueError:
+        return None
+
+
+def tasks_in(detections: BoxList) -> list[Task]:
+    """All `TASKS`, and those of the named masks that the detections have."""
+    return [*TASKS.values(), *(named_mask_task(name) for name in mask_names(detections) if name)]
 
 
 def task_of(stage_name: str) -> Task:
     """The task that has a stage of this name. Raises: ValueError."""
     tasks = {stage.name: task for task in TASKS.values() for stage in task.stages}
-    if stage_name not in tasks:
-        raise ValueError(f"there are no results called {stage_name!r}; there are {', '.join(tasks)}")
-    return tasks[stage_name]
+    task = tasks.get(stage_name) or find_task(stage_name.removesuffix(COARSE))
+    if task is None:
+        raise ValueError(
+            f"there are no results called {stage_name!r}; there are {', '.join(tasks)}, and {NAMED_MASK}<name> for "
+            "masks with names"
+        )
+    return task
+
+
+def stage_names(found: Iterable[str] = ()) -> list[str]:
+    """Names of the result files that a test can write.
+
+    Args:
+        found: names that may belong to named masks; others among them are left out.
+    """
+    known = [stage.name for task in TASKS.values() for stage in task.stages]
+    named = [name for name in found if name.startswith(NAMED_MASK) and find_task(name.removesuffix(COARSE))]
+    return [*known, *(name for name in named if name not in known)]
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
