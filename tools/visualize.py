@@ -20,9 +20,9 @@ from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.catalog import check_names, dataset_catalog
 from maskrcnn_benchmark.data.datasets import DATASETS, COCODataset
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset, as_detection_dataset
+from maskrcnn_benchmark.data.datasets.coco import mask_keys_of
 from maskrcnn_benchmark.engine.run import friendly_errors
-from maskrcnn_benchmark.reporting.overlaps import MEASURES
-from maskrcnn_benchmark.reporting.refinement_report import REFINED_TASKS
+from maskrcnn_benchmark.reporting.overlaps import MEASURES, is_comparable
 from maskrcnn_benchmark.utils.argument_types import fraction, non_negative_int, positive_int
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.registry import UnknownNameError
@@ -66,13 +66,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_config(dataset)
     dataset.set_defaults(run=run_dataset)
 
-    for name, text, run, tasks in (
-        ("predictions", "predictions beside ground truth", run_predictions, tuple(MEASURES)),
-        ("refine", "ground truth, coarse and refined predictions side by side", run_refine, REFINED_TASKS),
+    for name, text, run in (
+        ("predictions", "predictions beside ground truth", run_predictions),
+        ("refine", "ground truth, coarse and refined predictions side by side", run_refine),
     ):
         results = commands.add_parser(name, help=text)
         _add_output(results, name, count=40)
-        _add_results(results, tasks)
+        _add_results(results)
         _add_config(results)
         results.set_defaults(run=run)
 
@@ -94,6 +94,7 @@ def run_dataset(args: argparse.Namespace) -> Path:
         count=args.count,
         start_iter=args.start_iter,
         thumbnail=args.thumbnail,
+        mask=args.mask,
     )
 
 
@@ -111,12 +112,14 @@ def run_curves(args: argparse.Namespace) -> Path:
 
 def load_dataset(cfg: CfgNode, name: str, annotations: str, images: str) -> DetectionDataset:
     """Return the tested data set: from an annotation file, or by its name in the catalog."""
+    mask_keys = mask_keys_of(cfg.DATASETS.MASK_KEYS)
     if annotations:
-        return COCODataset(annotations, images)
+        return COCODataset(annotations, images, mask_keys=mask_keys)
     catalog = dataset_catalog(cfg)
     entry = catalog.get(name)
     check_names(catalog, [name])
-    dataset = as_detection_dataset(DATASETS[entry["factory"]](transforms=None, **entry["args"]))
+    more = {"mask_keys": mask_keys} if mask_keys else {}  # only data sets with named masks know it
+    dataset = as_detection_dataset(DATASETS[entry["factory"]](transforms=None, **more, **entry["args"]))
     if not dataset.can_draw:
         raise reporting.ReportError(f"{name} is a {dataset.kind}, which lacks `read_image` or `get_groundtruth`")
     return dataset
@@ -135,6 +138,7 @@ def _report_results(args: argparse.Namespace, report: Callable[..., Path]) -> Pa
         order=args.order,
         count=args.count,
         thumbnail=args.thumbnail,
+        mask=args.mask,
     )
     return report(dataset, args.results, args.output, options, sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
@@ -151,6 +155,9 @@ def _add_output(parser: argparse.ArgumentParser, name: str, count: int) -> None:
         metavar="PIXELS",
         help="longest side of the images in the page (%(default)s); the PNG files have full size",
     )
+    parser.add_argument(
+        "--mask", default="", metavar="NAME", help="mask to fill if instances have several; the others are outlines"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +167,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
 
 
-def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", required=True, metavar="DIR", help="folder with the result files: OUTPUT_DIR/inference/<dataset>"
     )
@@ -169,7 +176,13 @@ def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
     )
     parser.add_argument("--annotations", default="", metavar="FILE", help="annotation file, instead of --dataset")
     parser.add_argument("--images", default="", metavar="DIR", help="folder of the images of --annotations")
-    parser.add_argument("--task", choices=tasks, default="", help="task to compare (default: the first with results)")
+    parser.add_argument(
+        "--task",
+        type=_task,
+        default="",
+        metavar="TASK",
+        help=f"task to compare: {', '.join(MEASURES)} or segm_<name of a mask> (default: the first with results)",
+    )
     parser.add_argument(
         "--overlap", type=fraction, default=0.5, metavar="X", help="minimum IoU or OKS of a match (%(default)s)"
     )
@@ -193,6 +206,12 @@ def _add_results(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
         default="worst",
         help="show the worst or the best images, in this order (%(default)s)",
     )
+
+
+def _task(text: str) -> str:
+    if text and not is_comparable(text):  # argparse converts the default, which is empty, too
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {', '.join(MEASURES)} or segm_<name of a mask>")
+    return text
 
 
 def _hundredths(text: str) -> float:

@@ -24,6 +24,7 @@ def draw_instances(
     categories: Categories = None,
     *,
     score_threshold: float = 0.0,
+    mask: str | None = None,
     mask_threshold: float = 0.5,
     keypoint_threshold: float = -np.inf,
     show_labels: bool = True,
@@ -40,8 +41,9 @@ def draw_instances(
         image: (H, W, 3) uint8, in `channel_order`.
         boxlist: boxes of that image size, with any of the fields LABELS, SCORES, KEYPOINTS, IDENTITIES, and MASKS or
             MASK: (R, 1, M, M) probabilities spanning MASK_BOXES, or the boxes without that field; or (R, 1, H, W)
-            masks of the image.
+            masks of the image. Several masks per instance are in the fields that `mask_fields` names.
         score_threshold: detections with a lower score are not drawn. Boxes without SCORES are all drawn.
+        mask: name of the mask that is drawn filled, see `draw_masks`.
         mask_threshold: pixels of MASK with a higher probability are drawn.
         keypoint_threshold: predicted points with a lower logit are not drawn.
         show_labels: write category and score at each box. If there is no room for all, the best are labelled.
@@ -59,6 +61,7 @@ def draw_instances(
         boxlist,
         colours,
         texts,
+        mask=mask,
         mask_threshold=mask_threshold,
         keypoint_threshold=keypoint_threshold,
         channel_order=channel_order,
@@ -73,6 +76,7 @@ def draw_annotations(
     colours: Sequence[Colour],
     texts: Sequence[str],
     *,
+    mask: str | None = None,
     mask_threshold: float = 0.5,
     keypoint_threshold: float = -np.inf,
     channel_order: str = "RGB",
@@ -84,7 +88,7 @@ def draw_annotations(
         boxlist: xyxy on the CPU, in drawing order.
         colours, texts: one per instance; "" for no label.
     """
-    draw_masks(canvas, boxlist, colours, threshold=mask_threshold, stroke_scale=stroke_scale)
+    draw_masks(canvas, boxlist, colours, mask=mask, threshold=mask_threshold, stroke_scale=stroke_scale)
     draw_boxes(canvas, boxlist, colours, stroke_scale=stroke_scale)
     if boxlist.has_field(fields.KEYPOINTS):
         draw_skeletons(

@@ -54,6 +54,7 @@ class Panel:
         marks: one per instance.
         size_wh: size of the image.
         frame_wh: part of the image, from its upper left corner, to outline; None outlines nothing.
+        mask: name of the mask that is drawn filled, see `draw_masks`.
     """
 
     title: str
@@ -61,3 +62,4 @@ class Panel:
     marks: Sequence[Mark]
     size_wh: tuple[int, int]
     frame_wh: tuple[int, int] | None = None
+    mask: str | None = None

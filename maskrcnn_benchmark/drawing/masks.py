@@ -1,4 +1,4 @@
-"""Masks as a tint with an outline."""
+"""Masks as a tint with an outline, and further masks of the same instances as outlines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from maskrcnn_benchmark.layers.mask_ops import paste_masks, paste_windows
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.mask_spans import mask_extents
+from maskrcnn_benchmark.structures.named_masks import mask_names, with_mask
 
 from .colours import Colour
 from .strokes import line_width
@@ -27,17 +28,43 @@ def draw_masks(
     boxlist: BoxList,
     colours: Sequence[Colour],
     *,
+    mask: str | None = None,
     threshold: float = 0.5,
     stroke_scale: float = 1.0,
 ) -> None:
-    """Tint the pixels of each mask, and its outline more strongly. Draws nothing for boxes without masks."""
-    outline = max(1, line_width(canvas, stroke_scale) // 2)
-    scratch = np.empty((2, canvas.size), dtype=np.uint8)
-    for (left, top, mask), colour in zip(_mask_windows(boxlist, threshold), colours, strict=False):
+    """Tint the pixels of each mask, and its outline more strongly. Draws nothing for boxes without masks.
+
+    If instances have several masks, the others are drawn as outlines in the same colour, above all tints.
+
+    Args:
+        mask: name of the mask that is filled; None for the first. If there is no such mask, all are outlines.
+        threshold: pixels with a higher probability are in a predicted mask.
+    """
+    names = mask_names(boxlist)
+    filled = names[0] if mask is None and names else mask
+    line = line_width(canvas, stroke_scale)
+    if filled in names:
+        scratch = np.empty((2, canvas.size), dtype=np.uint8)
+        for (window, inside), colour in zip(_parts(canvas, boxlist, filled, threshold), colours, strict=False):
+            if inside.size:
+                _tint(window, inside, colour, max(1, line // 2), scratch)
+    for name in names:
+        if name != filled:
+            for (window, inside), colour in zip(_parts(canvas, boxlist, name, threshold), colours, strict=False):
+                if inside.size:
+                    _outline(window, inside, colour, line)
+
+
+def _parts(
+    canvas: NDArray[np.uint8], boxlist: BoxList, name: str, threshold: float
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """For each instance the part (h, w, 3) of the canvas around its mask, and the mask (h, w) there."""
+    for left, top, mask in _mask_windows(with_mask(boxlist, name), threshold):
         x, y, width, height = cv2.boundingRect(mask)
-        if width and height:
-            window = canvas[top + y : top + y + height, left + x : left + x + width]
-            _tint(window, mask[y : y + height, x : x + width], colour, outline, scratch)
+        yield (
+            canvas[top + y : top + y + height, left + x : left + x + width],
+            mask[y : y + height, x : x + width],
+        )
 
 
 def image_masks(boxlist: BoxList, threshold: float = 0.5) -> Tensor | None:
@@ -116,3 +143,11 @@ def _tint(
     cv2.addWeighted(window, 1 - _FILL, flat, _FILL, 0, dst=blended)
     cv2.copyTo(blended, inside, window)
     cv2.copyTo(flat, edge, window)
+
+
+def _outline(window: NDArray[np.uint8], mask: NDArray[np.uint8], colour: Colour, width: int) -> None:
+    """Draw the border of a mask (h, w) on a window (h, w, 3) of the picture."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    drawn = np.ascontiguousarray(window)
+    cv2.drawContours(drawn, contours, -1, colour, width, cv2.LINE_AA)
+    window[:] = drawn

@@ -66,7 +66,7 @@ def _draw_panel(
     # The boxes may belong to the upper left part of a padded image; nothing is drawn on the padding.
     part = canvas[: int(boxes.size[1]), : int(boxes.size[0])]
     view = np.ascontiguousarray(part)
-    draw_annotations(view, boxes, colours, texts, stroke_scale=strokes)
+    draw_annotations(view, boxes, colours, texts, mask=panel.mask, stroke_scale=strokes)
     part[:] = view
     return canvas
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from maskrcnn_benchmark.drawing.label_layout import place_labels
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.keypoint import Keypoints
+from maskrcnn_benchmark.structures.named_masks import mask_names, with_mask
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 from .colours import KIND_COLOURS, SVG_SIDE_COLOURS, SVG_TARGET_COLOURS, Colour, limb_sides
@@ -67,13 +68,17 @@ def panel_svg(
 def _instance_shapes(panel: Panel, score_threshold: float) -> Iterator[str]:
     """A <g> for each instance: mask, box, skeleton."""
     boxes = panel.boxes.to("cpu").convert("xyxy")
-    masks = image_masks(boxes)
+    names = mask_names(boxes)
+    filled = names[0] if panel.mask is None and names else panel.mask
+    masks = {name: image_masks(with_mask(boxes, name)) for name in sorted(names, key=lambda name: name != filled)}
     points = boxes.get_field(fields.KEYPOINTS) if boxes.has_field(fields.KEYPOINTS) else None
     for row, (corners, mark) in enumerate(zip(boxes.extents().tolist(), panel.marks, strict=True)):
         x1, y1, x2, y2 = corners
-        outline = "" if masks is None else _outline_path(masks[row].numpy())
         parts = [f"<title>{escape(mark.details)}</title>" if mark.details else ""]
-        parts.append(f'<path class="mask" d="{outline}"/>' if outline else "")
+        for name, mask in masks.items():
+            outline = "" if mask is None else _outline_path(mask[row].numpy())
+            kind = "mask" if name == filled else "mask other-mask"
+            parts.append(f'<path class="{kind}" d="{outline}"/>' if outline else "")
         size = f'width="{_number(max(0.0, x2 - x1))}" height="{_number(max(0.0, y2 - y1))}"'
         parts.append(f'<rect class="box" x="{_number(x1)}" y="{_number(y1)}" {size}/>')
         parts.append("" if points is None else _skeleton(points, row))

@@ -21,10 +21,10 @@ from maskrcnn_benchmark.data.evaluation.coco.run_lengths import resize_drawn_mas
 from maskrcnn_benchmark.data.transforms import build_test_transforms
 from maskrcnn_benchmark.layers.boxes import HALF_OPEN
 from maskrcnn_benchmark.modeling.detector import AugmentedDetector, build_detection_model
-from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.structures.image_views import ImageViews, ViewSize
+from maskrcnn_benchmark.structures.named_masks import predicted_masks
 from maskrcnn_benchmark.utils.detector_kind import num_classes
 
 from .keypoints import KEYPOINT_SPEC, categories_of_file, spec_of_files, tell_keypoints
@@ -224,19 +224,19 @@ def detections_in_image(detections: BoxList, size_wh: tuple[int, int]) -> BoxLis
     """Scale detections from the network's input to the image of `size_wh`.
 
     Boxes are scaled by their corners, as in results. The extent of a mask is scaled as a half-open box and stored in
-    MASK_BOXES: scaling an inclusive corner would move the far side of the mask by up to a pixel.
+    the field of its boxes, such as MASK_BOXES: scaling an inclusive corner would move the far side of the mask by up to
+    a pixel.
     """
     resized = detections.resize(size_wh)
-    if not detections.has_field(fields.MASK):
-        return resized
-    masks = detections.get_field(fields.MASK)
-    if not masks.is_floating_point():  # already pasted into the input
-        drawn = resize_drawn_masks(masks[:, 0], (size_wh[1], size_wh[0]))[:, None]
-        resized.add_field(fields.MASK, drawn)
-    elif not (detections.has_field(fields.MASK_BOXES) or detections.has_field(fields.MASK_IN_PIXELS)):
-        ratios = detections.bbox.new_tensor([size_wh[0] / detections.size[0], size_wh[1] / detections.size[1]] * 2)
-        spanned = BoxList(detections.extents() * ratios, size_wh, offset=HALF_OPEN)
-        resized.add_field(fields.MASK_BOXES, spanned)
+    for names in predicted_masks(detections):
+        masks = detections.get_field(names.mask)
+        if not masks.is_floating_point():  # already pasted into the input
+            drawn = resize_drawn_masks(masks[:, 0], (size_wh[1], size_wh[0]))[:, None]
+            resized.add_field(names.mask, drawn)
+        elif not (detections.has_field(names.boxes) or detections.has_field(names.in_pixels)):
+            ratios = detections.bbox.new_tensor([size_wh[0] / detections.size[0], size_wh[1] / detections.size[1]] * 2)
+            spanned = BoxList(detections.extents() * ratios, size_wh, offset=HALF_OPEN)
+            resized.add_field(names.boxes, spanned)
     return resized
 
 

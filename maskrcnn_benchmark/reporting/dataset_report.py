@@ -53,6 +53,7 @@ def report_dataset(
     count: int = 24,
     start_iter: int = 0,
     thumbnail: int = 640,
+    mask: str = "",
 ) -> Path:
     """Write the report of the first images that training (or testing) with this config loads.
 
@@ -63,6 +64,7 @@ def report_dataset(
         count: number of images.
         start_iter: number of training iterations to skip.
         thumbnail: longest side of the images in the page, in pixels.
+        mask: name of the mask that is drawn filled; "" for the first.
     Returns: the page. Raises: FileNotFoundError, OSError, ReportError if no loader can be built from the config.
     """
     cfg = cfg.clone()
@@ -84,7 +86,7 @@ def report_dataset(
     instances: Counter[str] = Counter()
     batch_names = _training_batch_names(start_iter, cfg.SOLVER.ACCUMULATE) if is_train else _test_batch_names()
     for sample in _samples(loaders, normalize, batch_names, count):
-        card = _card(sample, names, len(cards))
+        card = _card(sample, names, len(cards), mask or None)
         instances.update(mark.category for mark in card.panels[0].marks)
         folder.save_picture(draw_panels(card.image, card.panels), sample.title)
         cards.append(card_html(card, len(cards), filters, thumbnail))
@@ -139,7 +141,7 @@ def _samples(loaders: Iterable[Any], normalize: Normalize, batch_names: Iterator
                     return
 
 
-def _card(sample: Sample, names: Sequence[str], number: int) -> Card:
+def _card(sample: Sample, names: Sequence[str], number: int, mask: str | None) -> Card:
     height, width = sample.pixels.shape[:2]
     target = sample.target
     labels = target.get_field(fields.LABELS).tolist()
@@ -152,7 +154,7 @@ def _card(sample: Sample, names: Sequence[str], number: int) -> Card:
         title=sample.title,
         measure=f"{len(target)} {'instance' if len(target) == 1 else 'instances'}",
         image=sample.pixels,
-        panels=[Panel(size, target, marks, (width, height), frame)],
+        panels=[Panel(size, target, marks, (width, height), frame, mask)],
         index=number,
     )
 

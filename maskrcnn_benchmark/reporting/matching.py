@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
+from maskrcnn_benchmark.data.evaluation import EvaluationSettings
 from maskrcnn_benchmark.data.evaluation.coco.from_groundtruth import annotations_of
-from maskrcnn_benchmark.data.evaluation.coco.ground_truth import build_ground_truth
 from maskrcnn_benchmark.data.evaluation.coco.tasks import task_of
 from maskrcnn_benchmark.data.evaluation.oks_sigmas import oks_sigmas
 from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 
 from .files import ReportError
-from .overlaps import MEASURES, Sigmas
+from .overlaps import Sigmas, mask_of, measure_of
 from .results_files import Results
 
 
@@ -65,8 +65,8 @@ class ImageMatches:
         overlaps: (D,) IoU or OKS with the matched annotation, 0 for none.
         annotation_ids: (G,) ids in the annotation file.
         annotation_category_ids: (G,) category ids in the annotation file.
-        ignored: (G,) True for annotations whose matches do not count: crowds, and in the keypoint task people without
-            labelled keypoints.
+        ignored: (G,) True for annotations whose matches do not count: crowds, in the keypoint task people without
+            labelled keypoints, and in the task of a mask objects without it.
     """
 
     image_id: Any
@@ -161,9 +161,17 @@ def match_dataset(
 def ground_truth_of(
     dataset: DetectionDataset, image_ids: Sequence[Any], task: str, sigmas: Sequence[float] = ()
 ) -> COCO:
-    """The annotations that count in an evaluation of "bbox", "segm" or "keypoints". Raises: ReportError."""
+    """The annotations that count in the evaluation of a task. Raises: ReportError."""
+    of_task, mask = task_of(task), mask_of(task)
+    if mask and mask not in dataset.mask_names:
+        raise ReportError(
+            f"{dataset} has no masks named {mask!r} to compare {task}.json with; its named masks are "
+            f"{', '.join(dataset.mask_names) or 'none'}. Give the --config-file of the test, for its DATASETS.MASK_KEYS"
+        )
+    settings = EvaluationSettings(keypoint_oks_sigmas=tuple(sigma_array(dataset, sigmas)))
     try:
-        return build_ground_truth(annotations_of(dataset), image_ids, task, len(sigma_array(dataset, sigmas)))
+        annotations = of_task.annotations(dataset, annotations_of(dataset))
+        return of_task.ground_truth(annotations, image_ids, settings)
     except (TypeError, ValueError) as error:
         raise ReportError(f"{dataset}: {error}") from error
 
@@ -184,7 +192,7 @@ def partner_overlaps(
     Args:
         name: the second result file.
     """
-    measure = MEASURES[task_of(name).name]
+    measure = measure_of(name)
     annotations = {annotation["id"]: annotation for annotation in ground_truth.imgToAnns.get(matches.image_id, [])}
     overlaps = np.full(len(matches.rows), np.nan)
     for position, (row, partner) in enumerate(zip(matches.rows.tolist(), matches.partners.tolist(), strict=True)):
@@ -233,7 +241,7 @@ def _match_image(
     sigmas: Sigmas,
 ) -> ImageMatches:
     """Match within each category."""
-    measure = MEASURES[task_of(name).name]
+    measure = measure_of(name)
     entries = results.entries[name]
     annotations = ground_truth.imgToAnns.get(image_id, [])
     categories = np.array([entries[row]["category_id"] for row in rows.tolist()], dtype=np.int64)

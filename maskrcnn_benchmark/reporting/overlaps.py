@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+
+from maskrcnn_benchmark.data.evaluation.coco.mask_eval import admit_absent
+from maskrcnn_benchmark.data.evaluation.coco.tasks import MaskTask, NamedMaskTask, find_task, task_of
 
 Annotation = Mapping[str, Any]  # of COCO's annotation file
 Sigmas = NDArray[np.float64]  # (K,) sigma of each keypoint, for OKS
@@ -57,7 +60,8 @@ def _mask_ious(
     masks: Sequence[Any], annotations: Sequence[Annotation], ground_truth: COCO, sigmas: Sigmas
 ) -> NDArray[np.float64]:
     truth = [ground_truth.annToRLE(annotation) for annotation in annotations]
-    return np.asarray(mask_utils.iou(list(masks), truth, _crowd_flags(annotations)), dtype=np.float64)
+    ious = np.asarray(mask_utils.iou(list(masks), truth, _crowd_flags(annotations)), dtype=np.float64)
+    return admit_absent(ious, annotations)
 
 
 def _crowd_flags(annotations: Sequence[Annotation]) -> list[int]:
@@ -103,9 +107,30 @@ def _has_no_keypoints(annotation: Annotation) -> bool:
     return _is_crowd(annotation) or annotation["num_keypoints"] == 0
 
 
-# name of a task -> its measure. Reports compare the results of these tasks.
+# `Task.iou_type` -> its measure. Reports compare the results of these tasks.
 MEASURES = {
     "bbox": Measure("boxes", "IoU", _box_ious, _is_crowd),
     "segm": Measure("masks", "IoU", _mask_ious, _is_crowd),
     "keypoints": Measure("keypoints", "OKS", _keypoint_overlaps, _has_no_keypoints),
 }
+
+
+def measure_of(name: str) -> Measure:
+    """The measure of a result file, such as "segm_coarse" or "segm_visible"."""
+    return MEASURES[task_of(name).iou_type]
+
+
+def mask_of(name: str) -> str:
+    """Name of the mask in a result file; empty for the plain one, and if the file has none."""
+    task = task_of(name)
+    return task.mask_name if isinstance(task, MaskTask) else ""
+
+
+def is_comparable(task: str) -> bool:
+    """Can reports compare the results of this task: boxes, masks, named masks, keypoints?"""
+    return task in MEASURES or isinstance(find_task(task), NamedMaskTask)
+
+
+def comparable_tasks(names: Collection[str]) -> list[str]:
+    """The tasks among the names of result files that reports can compare; named masks come last."""
+    return [name for name in dict.fromkeys([*MEASURES, *names]) if name in names and is_comparable(name)]

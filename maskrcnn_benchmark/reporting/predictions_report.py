@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
-from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, MISS, TRUE_POSITIVE, Mark, Panel
+from maskrcnn_benchmark.drawing.marks import FALSE_POSITIVE, MISS, TRUE_POSITIVE, Mark
 
 from .matching import Counts, ImageMatches, match_dataset
-from .overlaps import MEASURES
+from .overlaps import comparable_tasks, mask_of, measure_of
 from .page import Card, Kind, table
 from .results_files import read_results
 from .results_report import BEST, WORST, Options, ReportedImage, write_results_report
@@ -43,11 +43,11 @@ def report_predictions(
     """
     options = options or Options()
     results = read_results(results_folder, (options.task,) if options.task else ())
-    task = options.task or next(name for name in MEASURES if name in results.entries)
+    task = options.task or comparable_tasks(results.entries)[0]
     matches = match_dataset(dataset, results, task, options.overlap, min_score=options.lowest_score, sigmas=sigmas)
     counts = [matches_per_image.counts(options.score_threshold) for matches_per_image in matches]
     names = dict(dataset.categories)
-    measure = MEASURES[task]
+    measure, mask = measure_of(task), options.mask or mask_of(task) or None
 
     def lead(shown: int) -> list[str]:
         return [
@@ -63,7 +63,7 @@ def report_predictions(
         "Predictions",
         dataset,
         rank(counts, options.order),
-        lambda index: _card(ReportedImage(dataset, index, results, matches[index]), counts[index], names),
+        lambda index: _card(ReportedImage(dataset, index, results, matches[index], mask), counts[index], names),
         options,
         kinds=KINDS,
         order_titles={WORST: "worst first", BEST: "best first"},
@@ -93,8 +93,8 @@ def _card(image: ReportedImage, counts: Counts, names: Mapping[Any, str]) -> Car
     return image.card(
         f"F1 {counts.f1:.2f}: {counts.tp} found, {counts.fp} wrong, {counts.miss} missed",
         [
-            Panel("ground truth", image.truth, image.truth_marks(truth_mark), image.size_wh),
-            Panel("prediction", image.detections(), _detection_marks(image.matches, names)[::-1], image.size_wh),
+            image.panel("ground truth", image.truth, image.truth_marks(truth_mark)),
+            image.panel("prediction", image.detections(), _detection_marks(image.matches, names)[::-1]),
         ],
     )
 

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
-from maskrcnn_benchmark.data.evaluation.coco.tasks import COARSE, TASKS
-from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark, Panel
+from maskrcnn_benchmark.data.evaluation.coco.tasks import COARSE, task_of
+from maskrcnn_benchmark.drawing.marks import BETTER, FALSE_POSITIVE, IGNORED, MISS, SAME, WORSE, Mark
 
 from .files import ReportError
 from .matching import ImageMatches, ground_truth_of, match_dataset, partner_overlaps, sigma_array
-from .overlaps import MEASURES
+from .overlaps import comparable_tasks, mask_of, measure_of
 from .page import Card, Kind, table
 from .results_files import Results, read_results
 from .results_report import BEST, WORST, Options, ReportedImage, write_results_report
 
-REFINED_TASKS = tuple(name for name in MEASURES if len(TASKS[name].stages) > 1)
 KINDS = {
     BETTER: Kind("better", "▲"),
     SAME: Kind("same", "="),
@@ -65,12 +64,12 @@ def report_refinement(
     """Write the report of what refinement changed; detections are matched to annotations by their boxes.
 
     Args:
-        options: `task` is "segm" or "keypoints", or "" for the first of these that was refined.
+        options: `task` is "segm", "segm_<name>" or "keypoints", or "" for the first of these that was refined.
     Other arguments, result and errors: as for `report_predictions`.
     """
     options = options or Options()
     results = _read(results_folder, options.task)
-    refined_tasks = [task for task in REFINED_TASKS if {task, task + COARSE} <= results.entries.keys()]
+    refined_tasks = _refined_tasks(results)
     task = options.task or refined_tasks[0]
     compared = "bbox" if "bbox" in results.entries else task
     matches = match_dataset(dataset, results, compared, options.overlap, min_score=options.lowest_score, sigmas=sigmas)
@@ -79,7 +78,7 @@ def report_refinement(
         _mean(refinement.change[refinement.comparable(found, options.score_threshold)])
         for refinement, found in zip(refinements[task], matches, strict=True)
     ]
-    measure = MEASURES[task]
+    measure = measure_of(task)
     direction = "lost" if options.order == WORST else "gained"
 
     def lead(shown: int) -> list[str]:
@@ -93,7 +92,7 @@ def report_refinement(
         ]
 
     def make_card(index: int) -> Card:
-        image = ReportedImage(dataset, index, results, matches[index])
+        image = ReportedImage(dataset, index, results, matches[index], options.mask or mask_of(task) or None)
         return _card(image, refinements[task][index], dataset.categories, measure.name, options.score_threshold)
 
     return write_results_report(
@@ -127,13 +126,17 @@ def kind_of_change(change: float) -> str:
 def _read(folder: str | os.PathLike[str], task: str) -> Results:
     """The result files; of the task, or of any task if it is "", both coarse and refined ones."""
     if task:
-        if task not in REFINED_TASKS:
-            raise ReportError(f"--task is {task}, but refinement changes only {' and '.join(REFINED_TASKS)}")
+        if len(task_of(task).stages) < 2:
+            raise ReportError(f"--task is {task}, but refinement changes only masks and keypoints")
         return read_results(folder, (task, task + COARSE))
     results = read_results(folder)
-    if any({name, name + COARSE} <= results.entries.keys() for name in REFINED_TASKS):
+    if _refined_tasks(results):
         return results
     return read_results(folder, ("segm" + COARSE,))  # raises: says what is missing and what writes it
+
+
+def _refined_tasks(results: Results) -> list[str]:
+    return [task for task in comparable_tasks(results.entries) if task + COARSE in results.entries]
 
 
 def _compare(
@@ -163,11 +166,11 @@ def _card(
         kind = IGNORED if kind == FALSE_POSITIVE else kind
         return Mark(kind, name, name, found=float(found[position]))
 
-    panels = [Panel("ground truth", image.truth, image.truth_marks(truth_mark), image.size_wh)]
+    panels = [image.panel("ground truth", image.truth, image.truth_marks(truth_mark))]
     for title, overlaps, suffix in (("coarse", refinement.coarse, COARSE), ("refined", refinement.refined, "")):
         marks = _detection_marks(matches, refinement, overlaps, names, measure, is_refined=not suffix)
         boxes = image.detections(suffix)
-        panels.append(Panel(f"{title}, {measure} with ground truth", boxes, marks[::-1], image.size_wh))
+        panels.append(image.panel(f"{title}, {measure} with ground truth", boxes, marks[::-1]))
     instances = f"{len(changes)} {'instance' if len(changes) == 1 else 'instances'}"
     return image.card(f"mean change {signed(mean)} over {instances}", panels)
 
@@ -216,7 +219,8 @@ def _summary(
         ]
         coarse = np.concatenate([refinement.coarse[mask] for refinement, mask in chosen])
         refined = np.concatenate([refinement.refined[mask] for refinement, mask in chosen])
-        title = f"{MEASURES[task].results} ({MEASURES[task].name})"
+        measure = measure_of(task)
+        title = f"{measure.results} ({', '.join(filter(None, [mask_of(task), measure.name]))})"
         if not len(coarse):
             rows.append([title, "0", *["-"] * 6])
             continue

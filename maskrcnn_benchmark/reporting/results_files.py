@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from maskrcnn_benchmark.data.evaluation.coco.image_results import ImageResult
-from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, task_of
+from maskrcnn_benchmark.data.evaluation.coco.tasks import NAMED_MASK, MaskTask, stage_names, task_of
 
 from .files import ReportError
 
@@ -88,7 +88,7 @@ class Results:
         if "bbox" in packed:
             return np.asarray(packed["bbox"], dtype=np.float32)
         for name, values in packed.items():
-            if task_of(name).name == "segm":
+            if isinstance(task_of(name), MaskTask):
                 return np.asarray(mask_utils.toBbox(values) if values else (), dtype=np.float32).reshape(-1, 4)
         for name, values in packed.items():
             if task_of(name).name == "keypoints":
@@ -114,7 +114,7 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
             f"no folder {folder}: --results must name the folder in which `{TEST_COMMAND}` wrote its results, "
             "OUTPUT_DIR/inference/<dataset>"
         )
-    paths = {name: folder / f"{name}.json" for name in result_names()}
+    paths = {name: folder / f"{name}.json" for name in stage_names([*_names_in(folder), *required])}
     missing = [name for name in required if not paths[name].is_file()]
     if missing or not any(path.is_file() for path in paths.values()):
         raise FileNotFoundError(_missing_text(folder, missing or ["bbox"]))
@@ -127,19 +127,23 @@ def read_results(folder: str | os.PathLike[str], required: Sequence[str] = ()) -
     return Results(folder, entries, scores, _rows_by_image(next(iter(entries.values()))))
 
 
-def result_names() -> list[str]:
-    """Names of the result files that a test can write, without .json."""
-    return [stage.name for task in TASKS.values() for stage in task.stages]
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.json"))
 
 
 def _missing_text(folder: Path, missing: Iterable[str]) -> str:
-    models = {name: _WRITTEN_BY.get(name, "a model that has this task") for name in missing}
+    models = {name: _WRITTEN_BY.get(name, _model_with(name)) for name in missing}
     lines = [f"no {name}.json in {folder}: it is written by the test of {model}" for name, model in models.items()]
     nested = sorted(path.parent for path in folder.glob("inference/*/bbox.json"))
     if nested:
         lines.append(f"This is the folder of a run; results are in {' and '.join(map(str, nested))}.")
     lines.append(f"To write it: `{TEST_COMMAND} OUTPUT_DIR DIR`, then name DIR/inference/<dataset>.")
     return "\n".join(lines)
+
+
+def _model_with(name: str) -> str:
+    masks = f"a model with MODEL.MULTI_MASK_ON and {name.removeprefix(NAMED_MASK)!r} in MODEL.ROI_MULTI_MASK_HEAD.MASKS"
+    return masks if name.startswith(NAMED_MASK) else "a model that has this task"
 
 
 def _read_entries(path: Path, payload: str) -> list[dict[str, Any]]:

@@ -30,7 +30,9 @@ class Options:
     """What a report of test results shows.
 
     Attributes:
-        task: what is compared, "bbox", "segm" or "keypoints"; "" for the first of these with results.
+        task: what is compared, "bbox", "segm", "keypoints" or "segm_<name of a mask>"; "" for the first of these with
+            results.
+        mask: name of the mask that is drawn filled; "" for the compared one, or the first.
         overlap: minimum IoU, or OKS for keypoints, of a detection with the annotation that it matches.
         score_threshold: detections below it do not count; the initial value of the page's slider, in steps of 0.01.
         lowest_score: detections below it are not in the page.
@@ -40,6 +42,7 @@ class Options:
     """
 
     task: str = ""
+    mask: str = ""
     overlap: float = 0.5
     score_threshold: float = 0.5
     lowest_score: float = 0.05
@@ -105,12 +108,15 @@ class ReportedImage:
     Attributes:
         index: index of the image in the data set.
         matches: how its detections were matched.
+        mask: name of the mask that is drawn filled, see `draw_masks`.
         truth: its annotations, in pixels of the image file.
         size_wh: width and height of the image file.
     """
 
-    def __init__(self, dataset: DetectionDataset, index: int, results: Results, matches: ImageMatches) -> None:
-        self.index, self.matches = index, matches
+    def __init__(
+        self, dataset: DetectionDataset, index: int, results: Results, matches: ImageMatches, mask: str | None = None
+    ) -> None:
+        self.index, self.matches, self.mask = index, matches, mask
         self.truth = dataset.get_groundtruth(index)
         self.size_wh = (int(self.truth.size[0]), int(self.truth.size[1]))
         self._dataset, self._results = dataset, results
@@ -144,6 +150,10 @@ class ReportedImage:
             else:
                 marks.append(make_mark(name, position))
         return marks
+
+    def panel(self, title: str, boxes: BoxList, marks: Sequence[Mark]) -> Panel:
+        """The image with some of its instances."""
+        return Panel(title, boxes, marks, self.size_wh, mask=self.mask)
 
     def card(self, measure: str, panels: Sequence[Panel]) -> Card:
         info = self._dataset.get_img_info(self.index)

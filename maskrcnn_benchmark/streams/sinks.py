@@ -162,7 +162,8 @@ class JsonSink:
 
     {"source", "categories": {label: name}, "frames": [{"frame": index, "seconds", "image": file name, "width",
     "height", "detections": [{"bbox": [x, y, width, height], "score", "label", "category", "segmentation": COCO run
-    lengths, "keypoints": [x, y, visibility, ...]}, ...]}, ...]}. Coordinates are pixels of the frame.
+    lengths, "segmentations": {name of a mask: run lengths}, "keypoints": [x, y, visibility, ...]}, ...]}, ...]}.
+    Coordinates are pixels of the frame.
 
     Args:
         path: the file to write.
@@ -209,8 +210,11 @@ class JsonSink:
             "label": label,
             "category": self._categories.get(label),
         }
-        if "segm" in found.masks:
-            detection["segmentation"] = found.masks["segm"][row]
+        masks = {name: of_all[row] for name, of_all in found.masks_by_name().items()}
+        if "" in masks:
+            detection["segmentation"] = masks.pop("")
+        if masks:
+            detection["segmentations"] = masks
         if "keypoints" in found.keypoints:
             points = found.keypoints["keypoints"][row].reshape(-1)
             detection["keypoints"] = [round(float(value), 2) for value in points]

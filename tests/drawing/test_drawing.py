@@ -48,6 +48,58 @@ def test_masks_tint_their_pixels_only():
     np.testing.assert_array_equal(inside, inner[5:115, 5:155])
 
 
+def square(x1, y1, x2, y2):
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def two_masks():
+    """Two objects; the second has only the mask "amodal"."""
+    visible = SegmentationMask([square(30, 30, 50, 90), np.zeros((120, 160), dtype=np.uint8)], SIZE)
+    amodal = SegmentationMask([square(30, 30, 90, 90), square(100, 20, 140, 60)], SIZE)
+    return boxes([0, 0, 159, 119], [0, 0, 159, 119], masks_visible=visible, masks_amodal=amodal)
+
+
+def inner(drawn):
+    return changed(drawn)[5:115, 5:155]  # without the frames of the boxes
+
+
+@pytest.mark.parametrize("chosen", [None, "visible"])
+def test_one_mask_is_filled_and_the_others_are_outlines_in_the_same_colour(chosen):
+    truth = two_masks()
+    drawn = draw_instances(grey(), truth, mask=chosen)
+    touched = changed(drawn)
+    assert touched[35:85, 35:45].all(), "filled"
+    assert not touched[35:85, 55:85].any() and not touched[25:55, 105:135].any(), "outlined"
+    colours = drawing.instance_colours(truth)
+    for (row, column), colour in zip([(60, 89), (40, 100)], colours, strict=True):
+        np.testing.assert_allclose(drawn[row, column].astype(int), colour, atol=25)  # smoothed
+
+
+def test_the_chosen_mask_is_filled():
+    touched = changed(draw_instances(grey(), two_masks(), mask="amodal"))
+    assert touched[35:85, 35:85].all() and touched[25:55, 105:135].all()
+    touched = changed(draw_instances(grey(), two_masks(), mask="hidden"))
+    assert not touched[35:85, 35:45].any() and touched[60, 89] and touched[60, 49], "only outlines"
+
+
+def test_the_plain_mask_is_drawn_under_one_name_only():
+    truth = two_masks()
+    expected = draw_instances(grey(), truth)
+    truth.add_field(fields.MASKS, truth.get_field("masks_visible"))
+    np.testing.assert_array_equal(draw_instances(grey(), truth), expected)
+    plain = boxes([0, 0, 159, 119], masks=SegmentationMask([square(30, 30, 90, 90)], SIZE))
+    assert inner(draw_instances(grey(), plain)).sum() == 60 * 60
+    assert 0 < inner(draw_instances(grey(), plain, mask="amodal")).sum() < 60 * 60, "an outline"
+
+
+def test_predicted_named_masks_are_pasted_over_their_own_boxes():
+    found = boxes([0, 0, 159, 119], mask_visible=torch.ones(1, 1, 28, 28), mask_amodal=torch.ones(1, 1, 28, 28))
+    for name, corners in (("visible", [30.0, 30, 60, 80]), ("amodal", [30.0, 30, 90, 80])):
+        found.add_field(f"mask_{name}_boxes", BoxList([corners], SIZE, offset=0))
+    touched = changed(draw_instances(grey(), found, mask="visible"))
+    assert touched[35:75, 35:55].all() and not touched[35:75, 65:85].any() and touched[35:75, 89].all()
+
+
 def test_predicted_masks_are_pasted_through_what_they_span():
     mask = torch.ones(1, 1, 28, 28)
     spans = BoxList([[30.0, 30.0, 90.0, 80.0]], SIZE, offset=0)

@@ -89,6 +89,22 @@ def test_svg_takes_colours_of_a_skeleton():
     assert circles[1].get("class") == "middle hidden-point"
 
 
+def test_svg_fills_the_chosen_mask_and_outlines_the_others():
+    other = [[20, 20, 90, 20, 90, 60, 20, 60]]
+    boxes = boxlist([20, 20, 60, 60], masks_visible=SegmentationMask([SQUARE], SIZE))
+    boxes.add_field("masks_amodal", SegmentationMask([other], SIZE))
+    for chosen, width in ((None, 59.5), ("visible", 59.5), ("amodal", 89.5)):
+        panel = Panel("", boxes, [Mark(TARGET, "person")], SIZE, mask=chosen)
+        svg = drawing.panel_svg(panel, "one", None, font_size=10)
+        (filled,), (outlined,) = elements(svg, "path", "mask"), elements(svg, "path", "mask other-mask")
+        assert str(width) in filled.get("d") and str(149 - width) in outlined.get("d")
+    nothing = boxlist([20, 20, 60, 60], masks=SegmentationMask([SQUARE], SIZE))
+    svg = drawing.panel_svg(
+        Panel("", nothing, [Mark(TARGET, "person")], SIZE, mask="amodal"), "one", None, font_size=10
+    )
+    assert len(elements(svg, "path", "mask other-mask")) == 1
+
+
 def test_the_style_sheet_has_a_colour_for_all_that_it_names():
     declared = set(re.findall(r"--([\w-]+): rgb\(", drawing.colour_variables()))
     assert {TRUE_POSITIVE, MISS, "left", "target-3"} <= declared

@@ -186,6 +186,19 @@ def test_what_a_mask_spans_is_scaled_as_a_whole():
     assert not found.has_field(fields.MASK_BOXES)
 
 
+def test_every_named_mask_is_scaled_in_what_it_spans():
+    names = fields.mask_fields("visible"), fields.mask_fields("amodal")
+    found = BoxList([[10.0, 10.0, 19.0, 29.0]], (100, 100), offset=1)
+    for of_mask in names:
+        found.add_field(of_mask.mask, torch.ones(1, 1, 28, 28))
+    found.add_field(names[1].boxes, BoxList([[0.0, 10.0, 30.0, 30.0]], (100, 100), offset=0))
+    image = detections_in_image(found, (400, 200))
+    spans = [image.get_field(of_mask.boxes).extents()[0].tolist() for of_mask in names]
+    assert spans == [[40, 20, 80, 60], [0, 20, 120, 60]]
+    found.add_field(names[0].mask, torch.ones(1, 1, 100, 100, dtype=torch.bool))
+    assert detections_in_image(found, (400, 200)).get_field(names[0].mask).shape == (1, 1, 200, 400)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_batch_in_flight(folder, device):
     predictor = Predictor.from_config_file(

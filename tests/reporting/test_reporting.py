@@ -1,6 +1,7 @@
 """What reports are made of: matching against slow loops and pycocotools, refinement, samples of a loader, curves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,22 +11,25 @@ from PIL import Image
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.data.datasets import COCODataset
 from maskrcnn_benchmark.data.evaluation.coco.measures import run_cocoeval
-from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, Stage, Task
+from maskrcnn_benchmark.data.evaluation.coco.tasks import TASKS, Stage, Task, stage_names
 from maskrcnn_benchmark.data.transforms import Normalize
 from maskrcnn_benchmark.reporting import curves, dataset_report, refinement_report
 from maskrcnn_benchmark.reporting.files import ReportError, ReportFolder
 from maskrcnn_benchmark.reporting.matching import Counts, ground_truth_of, match_dataset, match_greedily
-from maskrcnn_benchmark.reporting.predictions_report import rank
-from maskrcnn_benchmark.reporting.results_files import read_results, result_names
+from maskrcnn_benchmark.reporting.overlaps import comparable_tasks
+from maskrcnn_benchmark.reporting.predictions_report import rank, report_predictions
+from maskrcnn_benchmark.reporting.results_files import read_results
 from maskrcnn_benchmark.reporting.results_report import Options
 from maskrcnn_benchmark.structures.fields import SCORES
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
+from maskrcnn_benchmark.structures.named_masks import mask_names
 from tests.tools.report_cases import (
     CATEGORIES,
     annotation,
     ellipse,
     of_image,
     random_case,
+    run_lengths,
     slow_counts,
     slow_matching,
     slow_overlap,
@@ -236,6 +240,39 @@ def test_tasks_read_what_they_write(case, name):
             assert one == two if name == "segm" else one == pytest.approx(two)
 
 
+def test_named_masks_are_compared_with_their_own_truth(tmp_path):
+    """Boxes are those of the amodal masks. The second annotation has no visible mask."""
+    whole = [(10, 8, 40, 40), (60, 10, 30, 40)]
+    entries = [
+        annotation(1, 7, box, segmentations={"visible": visible, "amodal": run_lengths(ellipse(box))})
+        for box, visible in zip(whole, (run_lengths(ellipse((10, 8, 40, 20))), None), strict=True)
+    ]
+    file, images = write_dataset(tmp_path / "data", entries, 1)
+    found = [{"image_id": 1, "category_id": 7, "score": 0.9 - row / 10, "box": box} for row, box in enumerate(whole)]
+    folder = write_results(tmp_path / "results", found, ("bbox", "segm"))
+    for name in ("visible", "amodal"):  # the whole ellipse each
+        shutil.copy(folder / "segm.json", folder / f"segm_{name}.json")
+    results, dataset = read_results(folder), COCODataset(file, images)
+    assert set(results.entries) == {"bbox", "segm", "segm_visible", "segm_amodal"}
+    (amodal,), (visible,) = (match_dataset(dataset, results, f"segm_{name}") for name in ("amodal", "visible"))
+    assert amodal.counts(0.5) == (2, 0, 0) and visible.counts(0.5) == (0, 1, 1)
+    assert visible.kinds() == ["fp", "ignored"]
+    drawn = results.image_result(amodal.rows, (96, 64), {7: 1}).to_boxlist()
+    assert mask_names(drawn) == ["amodal", "visible"]
+    with pytest.raises(
+        ReportError, match="no masks named 'hidden' to compare segm_hidden.json with; .* visible, amodal"
+    ):
+        ground_truth_of(dataset, [1], "segm_hidden")
+    with pytest.raises(
+        FileNotFoundError, match="segm_hidden.json .*MULTI_MASK_ON and 'hidden' in MODEL.ROI_MULTI_MASK"
+    ):
+        read_results(folder, ("segm_hidden",))
+    page = report_predictions(dataset, folder, tmp_path / "report", Options(task="segm_visible"))
+    svg = page.read_text()
+    assert svg.count('class="mask"') == 3 and svg.count('class="mask other-mask"') == 4  # one truth has no visible mask
+    assert comparable_tasks(results.entries) == ["bbox", "segm", "segm_amodal", "segm_visible"]
+
+
 def test_refinement_is_measured_against_what_the_box_found(tmp_path):
     target = annotation(1, 7, (20, 10, 40, 40), keypoints=[30, 30, 2] * 17)
     crowd = annotation(1, 7, (70, 10, 20, 40), iscrowd=1)
@@ -246,7 +283,7 @@ def test_refinement_is_measured_against_what_the_box_found(tmp_path):
         {"image_id": 1, "category_id": 7, "score": 0.8, "box": (22, 10, 40, 40), "coarse_box": (20, 10, 40, 40)},
         {"image_id": 1, "category_id": 7, "score": 0.7, "box": (70, 10, 20, 40)},
     ]
-    names = tuple(result_names())
+    names = tuple(stage_names())
     results = read_results(write_results(tmp_path / "results", [entry | points for entry in found], names))
     dataset = COCODataset(file, images)
     matches = match_dataset(dataset, results, "bbox")

@@ -196,6 +196,7 @@ def test_results_as_json(tmp_path):
     detections.add_field(fields.SCORES, torch.tensor([0.9]))
     detections.add_field(fields.LABELS, torch.tensor([2]))
     detections.add_field(fields.MASK, torch.ones(1, 1, 28, 28))
+    detections.add_field(fields.mask_fields("amodal").mask, torch.zeros(1, 1, 28, 28))
     points = torch.arange(51.0).reshape(1, 17, 3)
     detections.add_field(fields.KEYPOINTS, PersonKeypoints(points, (64, 48)))
     sink = JsonSink(tmp_path / "a.json", "video.mp4", {0: "__background__", 2: "car"})
@@ -209,6 +210,7 @@ def test_results_as_json(tmp_path):
     (found,) = first["detections"]
     assert found["bbox"] == [10.0, 5.0, 20.0, 20.0] and found["score"] == 0.9
     assert (found["label"], found["category"]) == (2, "car")
+    assert found["segmentations"] == {"amodal": {"size": [48, 64], "counts": "PP3"}}, "3072 pixels of 0"
     assert found["segmentation"]["size"] == [48, 64] and found["keypoints"] == list(range(51))
     assert second == {"frame": 1, "seconds": 0.04, "image": "b.png", "width": 64, "height": 48, "detections": []}
 
