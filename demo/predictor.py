@@ -24,6 +24,7 @@ from maskrcnn_benchmark.engine.predictor import BACKGROUND, Predictor, PreparedI
 from maskrcnn_benchmark.modeling.roi_heads.mask_head.inference import Masker
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.named_masks import mask_names, predicted_masks, with_mask
 from maskrcnn_benchmark.utils.detector_kind import finds_only_proposals
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class COCODemo:
         min_image_size: short side of the image in the model, in pixels, instead of INPUT.MIN_SIZE_TEST. The size of the
             training images gives the best results.
         weight_loading: weights to load; None for the last checkpoint in OUTPUT_DIR, or MODEL.WEIGHT.
+        mask: name of the mask to fill if instances have several; the others are outlines. None for the first.
     Attributes:
         predictor: runs the model.
         model: the predictor's model.
@@ -54,6 +56,7 @@ class COCODemo:
         categories: {label: name}; the subclass's CATEGORIES if it has any, else from the checkpoint or data set.
         transforms: the result of `build_transform`.
         masker: pastes masks into the image.
+        mask: as the argument.
         keypoint_threshold: keypoints with a lower logit are not shown.
     Raises: ValueError for heat maps of a model without masks, and for a model that only makes proposals; and what
         `Predictor` raises.
@@ -69,13 +72,19 @@ class COCODemo:
         masks_per_dim: int = 2,
         min_image_size: int = 224,
         weight_loading: str | os.PathLike[str] | None = None,
+        mask: str | None = None,
     ) -> None:
         if finds_only_proposals(cfg):
             raise ValueError("MODEL.RPN_ONLY is True: the model makes only proposals, but the demo shows detections")
-        if show_mask_heatmaps and (not cfg.MODEL.MASK_ON or masks_per_dim < 1):
+        if show_mask_heatmaps and (not (cfg.MODEL.MASK_ON or cfg.MODEL.MULTI_MASK_ON) or masks_per_dim < 1):
             raise ValueError(
                 "heat maps of masks need a model with masks and masks_per_dim of at least 1; MODEL.MASK_ON is "
                 f"{cfg.MODEL.MASK_ON}, masks_per_dim is {masks_per_dim}"
+            )
+        names = cfg.MODEL.ROI_MULTI_MASK_HEAD.MASKS if cfg.MODEL.MULTI_MASK_ON else ()
+        if mask is not None and mask not in names:
+            raise ValueError(
+                f"the mask to fill is {mask!r}; the named masks of the model are {', '.join(names) or 'none'}"
             )
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -91,6 +100,7 @@ class COCODemo:
         self.show_mask_heatmaps = show_mask_heatmaps
         self.masks_per_dim = masks_per_dim
         self.min_image_size = min_image_size
+        self.mask = mask
         self.keypoint_threshold = 0.0
 
     def run_on_opencv_image(self, image: BGRImage) -> BGRImage:
@@ -104,7 +114,8 @@ class COCODemo:
     def compute_prediction(self, original_image: BGRImage) -> BoxList:
         """All detections in a BGR image, in its pixels, on the CPU.
 
-        The field `mask` is (R, 1, H, W) uint8: 0 or 1, or the probability * 255 if heat maps are shown.
+        The field `mask`, and those of named masks, are (R, 1, H, W) uint8: 0 or 1, or the probability * 255 if heat
+        maps are shown.
         """
         height, width = original_image.shape[:2]
         if self.predictor.is_augmented:
@@ -112,12 +123,15 @@ class COCODemo:
         else:
             prepared = PreparedImage(self.transforms(original_image), (width, height))
         predictions = self.predictor.start([prepared]).wait()[0]
-        if not predictions.has_field(fields.MASK) or not predictions.get_field(fields.MASK).is_floating_point():
-            return predictions
-        masks = self.masker([predictions.get_field(fields.MASK)], [predictions])[0]
-        kept = predictions.copy_with_fields([name for name in predictions.fields() if name != fields.MASK_BOXES])
-        kept.add_field(fields.MASK, masks.to(torch.uint8))
-        return kept
+        found = predicted_masks(predictions)
+        spans = {names.boxes for names in found}
+        pasted = predictions.copy_with_fields([name for name in predictions.fields() if name not in spans])
+        for names in found:
+            masks = predictions.get_field(names.mask)
+            if masks.is_floating_point():
+                drawn = self.masker([masks], [with_mask(predictions, names.name)])[0]
+                pasted.add_field(names.mask, drawn.to(torch.uint8))
+        return pasted
 
     def select_top_predictions(self, predictions: BoxList) -> BoxList:
         """The detections that score above the threshold, best first."""
@@ -129,7 +143,7 @@ class COCODemo:
         """Draw all these detections on a copy of the image."""
         if self.show_mask_heatmaps:
             return self.create_mask_montage(image, predictions)
-        if predictions.has_field(fields.MASK):
+        if mask_names(predictions):
             image = self.overlay_mask(image, predictions)
         image = self.overlay_boxes(image, predictions)
         if predictions.has_field(fields.KEYPOINTS):
@@ -150,9 +164,9 @@ class COCODemo:
         return canvas
 
     def overlay_mask(self, image: BGRImage, predictions: BoxList) -> BGRImage:
-        """Draw masks as a tint with an outline."""
+        """Draw masks as a tint with an outline, and further masks of the same instances as outlines."""
         canvas, ordered, colours = self._prepare(image, predictions)
-        drawing.draw_masks(canvas, ordered, colours)
+        drawing.draw_masks(canvas, ordered, colours, mask=self.mask)
         return canvas
 
     def overlay_keypoints(self, image: BGRImage, predictions: BoxList) -> BGRImage:
@@ -170,7 +184,8 @@ class COCODemo:
 
     def create_mask_montage(self, image: BGRImage, predictions: BoxList) -> BGRImage:
         """Heat maps of the best masks, each over the dimmed image, in a picture of the size of the image."""
-        return drawing.mask_montage(image, predictions, self.masks_per_dim, self.categories, channel_order="BGR")
+        chosen = with_mask(predictions, self.mask or mask_names(predictions)[0])
+        return drawing.mask_montage(image, chosen, self.masks_per_dim, self.categories, channel_order="BGR")
 
     def _prepare(self, image: BGRImage, predictions: BoxList) -> tuple[BGRImage, BoxList, list[drawing.Colour]]:
         """A copy of the image, the detections in drawing order, and their colours."""

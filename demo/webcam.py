@@ -92,6 +92,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PIXELS",
         help="short side of the frames in the model; smaller is faster (default: INPUT.MIN_SIZE_TEST of the config)",
     )
+    parser.add_argument(
+        "--mask",
+        metavar="NAME",
+        help="mask to fill if instances have several; the others are outlines (default: the first)",
+    )
     parser.add_argument("--show-mask-heatmaps", action="store_true", help="show the probabilities of masks")
     parser.add_argument(
         "--masks-per-dim", type=positive_int, default=2, metavar="N", help="heat maps per row (%(default)s)"
@@ -137,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
             masks_per_dim=args.masks_per_dim,
             min_image_size=args.min_image_size or cfg.INPUT.MIN_SIZE_TEST,
             weight_loading=args.weights,
+            mask=args.mask,
         )
         if args.json:
             sinks.append(JsonSink(args.json, source.name, demo.categories))

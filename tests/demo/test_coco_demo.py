@@ -116,6 +116,29 @@ def test_heat_maps(cfg, image):
         COCODemo(other)
 
 
+def test_the_chosen_mask_is_filled_and_others_are_outlines(cfg, demo, monkeypatch):
+    image = np.full((96, 128, 3), 128, dtype=np.uint8)
+    detections = known_detections()[:1]
+    names = fields.mask_fields("visible"), fields.mask_fields("amodal")
+    for of_mask, box in zip(names, ([10.0, 20, 30, 80], [10.0, 20, 50, 80]), strict=True):
+        detections.add_field(of_mask.mask, torch.ones(1, 1, 28, 28))
+        detections.add_field(of_mask.boxes, BoxList([box], (128, 96), offset=0))
+    visible = (demo.overlay_mask(image, detections) != 128).any(axis=2)
+    assert visible[25:75, 15:25].all() and not visible[25:75, 35:45].any() and visible[25:75, 49].all()
+    monkeypatch.setattr(demo, "mask", "amodal")
+    np.testing.assert_array_equal(
+        demo.overlay_mask(image, detections), draw_only_masks(image, detections, mask="amodal")
+    )
+    with pytest.raises(ValueError, match="mask to fill is 'amodal'; the named masks of the model are none"):
+        COCODemo(cfg, mask="amodal")
+
+
+def draw_only_masks(image, detections, **options):
+    canvas = image.copy()
+    drawing.draw_masks(canvas, detections, drawing.instance_colours(detections, "BGR"), **options)
+    return canvas
+
+
 def test_subclasses_have_their_own_names_and_overlays(cfg, image):
     class Named(COCODemo):
         CATEGORIES = ["__background", "somebody"]
