@@ -5,7 +5,8 @@
         python tools/train_net.py --config-file configs/quick/fit_ten_coco_images.yaml
 
 Takes the first images by id that show people, each with a mask and at least one labelled keypoint, and no crowd. The
-output has COCO's layout in `coco/`, with links to the images, so that the names of the catalog find it.
+output has COCO's layout in `coco/`, with links to the images, so that the names of the catalog find it. If there is a
+file of instances, those of the chosen images are written too, for configs/quick/fit_ten_coco_images_all_classes.yaml.
 
 With --hull each person has two masks: "visible", which is COCO's, and "hull", its convex hull, for
 configs/quick/fit_ten_coco_images_two_masks.yaml.
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.hull:
             subset = with_hulls(subset)
         write(subset, args.coco, args.split, args.output / "coco")
+        instances = args.coco / "annotations" / f"instances_{args.split}.json"
+        if instances.is_file():
+            chosen = select(json.loads(instances.read_text()), {image["id"] for image in subset["images"]})
+            (args.output / "coco" / "annotations" / instances.name).write_text(json.dumps(chosen))
     except (OSError, ValueError) as error:
         print(f"Cannot make a subset of {source}: {error}", file=sys.stderr)
         return 1
@@ -60,10 +65,14 @@ def pick(content: dict[str, Any], count: int) -> dict[str, Any]:
             f"--count is {count}; {len(suitable)} of {len(content['images'])} images have people who all have a mask "
             "and keypoints. Give a smaller --count or a larger data set."
         )
-    chosen = set(suitable[:count])
-    images = [image for image in content["images"] if image["id"] in chosen]
-    annotations = [annotation for image_id in sorted(chosen) for annotation in people[image_id]]
-    return {**content, "images": images, "annotations": annotations}
+    return select(content, set(suitable[:count]))
+
+
+def select(content: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    """The content of an annotation file for these images, annotations in the order of their images' ids."""
+    images = [image for image in content["images"] if image["id"] in image_ids]
+    annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] in image_ids]
+    return {**content, "images": images, "annotations": sorted(annotations, key=lambda entry: entry["image_id"])}
 
 
 def _is_complete(annotation: dict[str, Any]) -> bool:

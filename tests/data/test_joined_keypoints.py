@@ -18,7 +18,6 @@ from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.keypoint import PersonKeypoints
 from tests.data.coco_files import PERSON, annotation, write_coco
 
-COCO_MINI = Path(__file__).parents[3] / "shared/data/coco_mini"
 NAMES = list(PersonKeypoints.NAMES)
 POINTS = [value for index in range(17) for value in (4 + index % 5, 5 + index % 4, 2)]
 
@@ -207,12 +206,11 @@ def test_one_evaluation_scores_boxes_of_all_classes_and_keypoints_of_people(file
     assert [entry["category_id"] for entry in written["keypoints"]] == [1, 1]
 
 
-@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="the sample of COCO is not beside the checkout")
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_the_files_of_coco_are_pairs(split, caplog):
-    paths = [COCO_MINI / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "person_keypoints")]
-    data = COCODataset(paths[0], COCO_MINI / split, keypoints_file=paths[1])
-    people = COCODataset(paths[1], COCO_MINI / split)
+def test_the_files_of_coco_are_pairs(split, coco_mini, caplog):
+    paths = [coco_mini / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "person_keypoints")]
+    data = COCODataset(paths[0], coco_mini / split, keypoints_file=paths[1])
+    people = COCODataset(paths[1], coco_mini / split)
     assert "not used" not in caplog.text
     assert len(data.categories) == 80 and data.keypoint_labels == (1,)
     rows = {image: index for index, image in enumerate(data.ids)}
