@@ -424,3 +424,21 @@ def test_kinds_of_named_masks():
     plain = MaskKind(3, offset=1)
     assert (plain.name, plain.task, plain.loss_name) == ("mask", "segm", "loss_mask")
     assert dict(plain.refined_fields) == {"mask": "coarse_mask", "mask_scores": "coarse_mask_scores"}
+
+
+def test_it_fits_two_masks_of_each_instance():
+    head = multi_mask_head(MULTI_MASK + "INSIDE", (NAMES,), MULTI_MASK + "LOSS_WEIGHT_INSIDE", 1.0)
+    targets, samples = two_mask_batch()
+    features = feature_pyramid(2, PYRAMID_SIZE)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
+    for _ in range(60):
+        output = head(features, samples, targets)
+        optimizer.zero_grad()
+        sum(output.losses.values()).backward()
+        optimizer.step()
+    masks = select_masks(head(features, samples, targets).logits, samples.labels, head.kinds) > 0
+    for position, name in enumerate(NAMES):
+        drawn = matched_mask_targets(samples, targets, samples.boxes, 14, truth=mask_fields(name).truth).bool()
+        found = masks[:, position]
+        overlaps = (found & drawn).flatten(1).sum(1) / (found | drawn).flatten(1).sum(1)
+        assert (overlaps > 0.85).all(), (name, overlaps)
