@@ -13,6 +13,7 @@ from maskrcnn_benchmark.config.paths_catalog import DatasetCatalog
 from maskrcnn_benchmark.data.build import build_dataset, check_datasets
 from maskrcnn_benchmark.data.datasets import COCODataset, ConcatDataset
 from maskrcnn_benchmark.structures import fields
+from maskrcnn_benchmark.structures.keypoint import FLIP_LEFT_RIGHT
 from maskrcnn_benchmark.structures.known_skeletons import AP10K, COCO_PERSON, MPII
 from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 from tests.data.coco_files import PERSON, annotation, write_coco
@@ -82,6 +83,10 @@ def test_known_names_complete_a_file(tmp_path, caplog):
         dataset = kites(tmp_path, animal, count=17)
     assert dataset.keypoint_spec == AP10K, "17 keypoints of a 'person' are not COCO's if they have other names"
     assert "have the names of AP-10K: skeleton, sigmas are taken from there" in caplog.text
+    flipped = dataset.get_groundtruth(0).transpose(FLIP_LEFT_RIGHT).get_field(fields.KEYPOINTS).keypoints[0]
+    for k, name in enumerate(AP10K.names):
+        source = AP10K.names.index(name.replace("left", "#").replace("right", "left").replace("#", "right"))
+        assert flipped[k].tolist() == [40 - 1 - (10 + source), 5 + source, 2], name
     person = kites(tmp_path, {**PERSON, "keypoints": list(COCO_PERSON.names)}, count=17)
     assert person.keypoint_spec == COCO_PERSON
 
