@@ -105,8 +105,8 @@ class Bench:
         detections.add_field(LABELS, torch.ones(args.detections, dtype=torch.int64))
         detections.add_field(SCORES, torch.linspace(0.9, 0.1, args.detections))
         self.detections = detections.to(args.device)
-        self.model.rpn.register_forward_hook(self._fix_proposals)
-        self.model.roi_heads["box"].register_forward_hook(self._fix_detections)
+        self.model.get_submodule("rpn").register_forward_hook(self._fix_proposals)
+        self.model.get_submodule("roi_heads.box").register_forward_hook(self._fix_detections)
 
     def training(self) -> None:
         """A step without the optimiser: losses and gradients."""
