@@ -20,6 +20,7 @@ from maskrcnn_benchmark.data.datasets import validation as problem
 from maskrcnn_benchmark.data.datasets.annotations import mask_at, spell_path
 from maskrcnn_benchmark.data.datasets.base import as_detection_dataset
 from maskrcnn_benchmark.data.datasets.coco import extra_fields_of, mask_keys_of
+from maskrcnn_benchmark.data.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.data.transforms.transforms import Compose, RandomHorizontalFlip, RandomVerticalFlip, Resize
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.fields import mask_fields
@@ -468,3 +469,22 @@ def test_a_dot_leads_into_a_dictionary(tmp_path):
     for name in NAMES:
         drawn, present = masks_of(dataset.get_groundtruth(0), name)
         assert [mask.sum() for mask in drawn] == [48, 0] and present.tolist() == [True, False]
+
+
+def test_a_box_without_a_mask_is_an_object_for_boxes_and_is_ignored_for_masks(tmp_path):
+    """Who detects exactly what is annotated has an AP of 1, whatever mask the detection of that box has."""
+    entries = [annotation(1), annotation(2, bbox=(20, 8, 12, 15), segmentation=[]), annotation(3, 2)]
+    dataset = COCODataset(*write_coco(tmp_path, entries, [(40, 30)] * 2), with_masks=True)
+    detections = []
+    for index in range(2):
+        found = dataset.get_groundtruth(index)
+        drawn = found.get_field(fields.MASKS).get_mask_tensor()
+        if len(found) == 2:
+            drawn[1, 9:22, 22:30] = 1
+        found.add_field(fields.MASK, drawn[:, None].bool())
+        found.add_field(fields.SCORES, torch.full((len(found),), 0.9))
+        detections.append(found)
+    evaluator = CocoEvaluator(dataset, iou_types=("bbox", "segm"), boundary_ap=True)
+    evaluator.process([0, 1], detections)
+    metrics = evaluator.evaluate().metrics
+    assert {row: round(values["AP"], 6) for row, values in metrics.items()} == {"bbox": 1, "segm": 1, "boundary": 1}
