@@ -488,6 +488,7 @@ _C.TEST.EVALUATORS = ()
 _C.TEST.EXPECTED_RESULTS = []  # [[task, metric, [mean, deviation]], ...] to compare the results with
 _C.TEST.EXPECTED_RESULTS_SIGMA_TOL = 4  # deviations from the mean that pass
 _C.TEST.KEYPOINT_OKS_SIGMAS = []  # new: per keypoint, spread of annotations relative to the instance; [] = the data's
+_C.TEST.PER_KEYPOINT = True  # new: AP and PCK of each keypoint
 _C.TEST.BOUNDARY_AP = False  # new: score masks by their boundaries too (Boundary AP, Cheng et al. 2021)
 _C.TEST.PICTURES = 8  # new: images with annotations drawn in, written after a test; 0 = none
 # new: average the keypoints, or the masks, of a box with those of the mirrored image; docs/TEST_TIME_AUGMENTATION.md

@@ -88,6 +88,7 @@ def inference(
     *,
     keypoint_oks_sigmas: Sequence[float] = (),
     boundary_ap: bool = False,
+    per_keypoint: bool = True,
     evaluators: Sequence[str] = (),
     dtype: str = "float32",
     pictures: int = 0,
@@ -104,6 +105,7 @@ def inference(
         output_folder: for predictions.pth, bbox.json, segm.json, keypoints.json, results.txt, ... and pictures/.
         keypoint_oks_sigmas: TEST.KEYPOINT_OKS_SIGMAS.
         boundary_ap: also score masks by their boundaries.
+        per_keypoint: also score each keypoint.
         evaluators: TEST.EVALUATORS; empty for the evaluator that the data set names.
         dtype: DTYPE, the precision of the forward pass.
         pictures: number of images to draw, ground truth beside prediction.
@@ -116,6 +118,7 @@ def inference(
         box_only=box_only,
         keypoint_oks_sigmas=keypoint_oks_sigmas,
         boundary_ap=boundary_ap,
+        per_keypoint=per_keypoint,
         evaluators=evaluators,
     )
     devices = comm.get_world_size()
@@ -139,6 +142,8 @@ def inference(
     logger.info("Results on %s (%d images):\n%s", dataset_name, results.num_images, results.table())
     if results.per_class:
         logger.info("By category:\n%s", results.per_class_table())
+    for table in results.per_keypoint_tables():
+        logger.info("By keypoint:\n%s", table)
     for note in results.notes:
         logger.info("%s", note)
     if output_folder and pictures > 0:
@@ -173,6 +178,7 @@ def run_tests(
             output_folder=os.path.join(cfg.OUTPUT_DIR, "inference", name) if cfg.OUTPUT_DIR else None,
             keypoint_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             boundary_ap=cfg.TEST.BOUNDARY_AP,
+            per_keypoint=cfg.TEST.PER_KEYPOINT,
             evaluators=cfg.TEST.EVALUATORS,
             dtype=cfg.DTYPE,
             pictures=cfg.TEST.PICTURES,

@@ -212,13 +212,20 @@ class Evaluation:
 
 def evaluation_scalars(results: Mapping[str, EvaluationResults]) -> dict[str, float]:
     """Return {"dataset/task/metric": value} for the writers, without metrics that could not be measured."""
-    return {
+    scalars = {
         f"{dataset}/{task}/{metric}": value
         for dataset, found in results.items()
         for task, metrics in found.metrics.items()
         for metric, value in metrics.items()
-        if value >= 0
     }
+    scalars |= {
+        f"{dataset}/{task}/{metric}/{keypoint}": value
+        for dataset, found in results.items()
+        for task, rows in found.per_keypoint.items()
+        for keypoint, metrics in rows.items()
+        for metric, value in metrics.items()
+    }
+    return {name: value for name, value in scalars.items() if value >= 0}
 
 
 def image_describer(dataset: Any) -> Callable[[int], str]:

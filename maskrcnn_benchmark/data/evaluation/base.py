@@ -29,12 +29,14 @@ class EvaluationSettings:
         box_only: the boxes are proposals (MODEL.RPN_ONLY): recall is measured instead of precision.
         keypoint_oks_sigmas: sigma of each keypoint, for OKS; empty for those of the data set.
         boundary_ap: score masks by their boundaries too.
+        per_keypoint: score each keypoint too.
     """
 
     tasks: Sequence[str] = ("bbox",)
     box_only: bool = False
     keypoint_oks_sigmas: Sequence[float] = ()
     boundary_ap: bool = False
+    per_keypoint: bool = True
 
 
 class Evaluator(ABC):

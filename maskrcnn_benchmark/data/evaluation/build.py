@@ -22,6 +22,7 @@ def build_evaluator(
     box_only: bool = False,
     keypoint_oks_sigmas: Sequence[float] = (),
     boundary_ap: bool = False,
+    per_keypoint: bool = True,
     evaluators: Sequence[str] = (),
 ) -> Evaluator:
     """The evaluator of a data set, to be fed batch by batch.
@@ -31,12 +32,12 @@ def build_evaluator(
         iou_types: the tasks to score.
         evaluators: TEST.EVALUATORS, names in `EVALUATORS`; empty for the data set's own. Several score the same
             detections, and their metrics are put into one table.
-        box_only, keypoint_oks_sigmas, boundary_ap: as in `EvaluationSettings`.
+        box_only, keypoint_oks_sigmas, boundary_ap, per_keypoint: as in `EvaluationSettings`.
     Raises: TypeError for a data set without the annotations that an evaluator needs; UnknownNameError for an evaluator
         that is not registered; ValueError for a task that none of them scores.
     """
     dataset = as_detection_dataset(dataset)
-    settings = EvaluationSettings(tuple(iou_types), box_only, tuple(keypoint_oks_sigmas), boundary_ap)
+    settings = EvaluationSettings(tuple(iou_types), box_only, tuple(keypoint_oks_sigmas), boundary_ap, per_keypoint)
     built = {name: _entry(name, bool(evaluators))(dataset, settings) for name in evaluators or (dataset.evaluator,)}
     unknown = [task for task in settings.tasks if not any(task in evaluator.tasks for evaluator in built.values())]
     if unknown:

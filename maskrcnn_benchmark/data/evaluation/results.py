@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # COCO has no small people in its keypoint task
+# of keypoints beside COCO's: by how crowded images are, and of single keypoints (see `keypoint_scores`)
+CROWD_METRICS = ("APeasy", "APmedium", "APhard")
+PCK, VISIBILITY_AP, LABELLED = "PCK@0.2", "visibility AP", "labelled"
 PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in (100, 1000) for area in ("", "s", "m", "l"))
 # The rows of a table in their order, and what TEST.EXPECTED_RESULTS may name. An evaluator of your own adds its tasks.
 TASK_METRICS: dict[str, Sequence[str]] = {
@@ -26,8 +29,8 @@ TASK_METRICS: dict[str, Sequence[str]] = {
     "segm": AP_METRICS,
     "boundary_coarse": AP_METRICS,
     "boundary": AP_METRICS,
-    "keypoints_coarse": KEYPOINT_METRICS,
-    "keypoints": KEYPOINT_METRICS,
+    "keypoints_coarse": (*KEYPOINT_METRICS, *CROWD_METRICS, PCK, VISIBILITY_AP, LABELLED),
+    "keypoints": (*KEYPOINT_METRICS, *CROWD_METRICS, PCK, VISIBILITY_AP, LABELLED),
     "box_proposal": PROPOSAL_METRICS,
 }
 
@@ -48,6 +51,7 @@ class EvaluationResults:
             "box_proposal") and metric name; COCO's are between 0 and 1.
         num_images: number of images that were evaluated.
         per_class: AP by task and category name, if there are several categories.
+        per_keypoint: value by task, name of the keypoint and metric.
         failures: a sentence for each expected result that was not met, filled by `check_expected_results`.
         notes: sentences that a reader of the metrics should know.
     """
@@ -55,6 +59,7 @@ class EvaluationResults:
     metrics: dict[str, dict[str, float]]
     num_images: int
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    per_keypoint: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -65,8 +70,9 @@ class EvaluationResults:
 
     def plain(self) -> dict[str, Any]:
         """Numbers and strings for a JSON file."""
-        notes = {"notes": self.notes} if self.notes else {}
-        return {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class, **notes}
+        plain = {"num_images": self.num_images, "metrics": self.metrics, "per_class": self.per_class}
+        more = {"per_keypoint": self.per_keypoint, "notes": self.notes}
+        return {**plain, **{key: value for key, value in more.items() if value}}
 
     def summary_score(self) -> float:
         """One number to rank checkpoints by: the mean AP of all tasks (AR@1000 for proposals).
@@ -99,6 +105,16 @@ class EvaluationResults:
         rows = [[name, *(_format(self.per_class[task].get(name, -1.0)) for task in tasks)] for name in names]
         return _align([["AP of", *map(self._row_title, tasks)], *rows])
 
+    def per_keypoint_tables(self) -> list[str]:
+        """For each task with keypoints a table of its metrics, a row for each keypoint."""
+        tables = []
+        for task in _ordered(self.per_keypoint, TASK_METRICS):
+            rows = self.per_keypoint[task]
+            metrics = list(next(iter(rows.values()), {}))
+            lines = [[name, *(_format(values[metric]) for metric in metrics)] for name, values in rows.items()]
+            tables.append(_align([[self._row_title(task), *metrics], *lines]))
+        return tables
+
     def _row_title(self, task: str) -> str:
         kind, mask, is_coarse = _split(task)
         is_refined = not is_coarse and f"{task}{_COARSE}" in self.metrics
@@ -122,6 +138,8 @@ def merge_results(results: Mapping[str, EvaluationResults]) -> EvaluationResults
             for task, values in more.items():
                 row = task if not rows.get(task, {}).keys() & values.keys() else f"{task} ({evaluator})"
                 rows.setdefault(row, {}).update(values)
+        for task, table in found.per_keypoint.items():
+            merged.per_keypoint[task if task not in merged.per_keypoint else f"{task} ({evaluator})"] = table
     return merged
 
 
@@ -131,7 +149,7 @@ def write_results(results: EvaluationResults, output_folder: str | os.PathLike[s
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(results.metrics, folder / "coco_results.pth")
     (folder / "coco_results.json").write_text(json.dumps(results.plain(), indent=1) + "\n", encoding="utf-8")
-    tables = [results.table(), results.per_class_table(), *results.notes]
+    tables = [results.table(), results.per_class_table(), *results.per_keypoint_tables(), *results.notes]
     (folder / "results.txt").write_text("\n\n".join(filter(None, tables)) + "\n", encoding="utf-8")
 
 

@@ -205,7 +205,7 @@ def test_keys_to_views():
     [
         ((), "FLIP_KEYPOINTS", "TEST.FLIP_KEYPOINTS is True, but the model has no such output, it predicts boxes only"),
         (("MODEL.MASK_ON", True), "FLIP_KEYPOINTS", "it predicts 'mask'"),
-        (RETINANET, "FLIP_MASKS", "no RoI heads"),
+        (RETINANET, "FLIP_MASKS", "it predicts boxes only"),
         (("MODEL.MASK_ON", True), "FLIP_MASKS", None),
     ],
 )

@@ -17,7 +17,7 @@ from .from_groundtruth import annotations_of
 from .image_evaluator import ImageEvaluator, write_coco_results
 from .measures import headline_metrics, per_class_ap, run_cocoeval
 from .proposal_recall import evaluate_proposals
-from .tasks import COARSE, TASKS, Task, find_task, task_of
+from .tasks import COARSE, TASKS, StageResults, Task, find_task, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class CocoEvaluator(ImageEvaluator):
         dataset: with `coco`, `id_to_img_map` and `contiguous_category_id_to_json_id`; or with `get_groundtruth` and
             `class_names`, from which the annotations are made.
         iou_types: of "bbox", "segm", "keypoints", "segm_<name of a mask>".
-        box_only, keypoint_oks_sigmas, boundary_ap: as in `EvaluationSettings`.
+        box_only, keypoint_oks_sigmas, boundary_ap, per_keypoint: as in `EvaluationSettings`.
     Attributes:
         settings: with the sigmas that are used.
     Raises: TypeError for a data set without COCO annotations; ValueError for an unknown iou type, and for a number of
@@ -44,10 +44,11 @@ class CocoEvaluator(ImageEvaluator):
         box_only: bool = False,
         keypoint_oks_sigmas: Sequence[float] = (),
         boundary_ap: bool = False,
+        per_keypoint: bool = True,
     ) -> None:
         dataset = as_detection_dataset(dataset)
         sigmas = oks_sigmas(dataset, keypoint_oks_sigmas)
-        super().__init__(dataset, EvaluationSettings(tuple(iou_types), box_only, sigmas, boundary_ap))
+        super().__init__(dataset, EvaluationSettings(tuple(iou_types), box_only, sigmas, boundary_ap, per_keypoint))
         self._note = uniform_sigma_note(dataset, keypoint_oks_sigmas) if "keypoints" in iou_types else None
         names = [name for name in TASKS if name in iou_types] + [name for name in iou_types if name not in TASKS]
         tasks = {name: find_task(name) for name in names}
@@ -69,6 +70,7 @@ class CocoEvaluator(ImageEvaluator):
             box_only=settings.box_only,
             keypoint_oks_sigmas=settings.keypoint_oks_sigmas,
             boundary_ap=settings.boundary_ap,
+            per_keypoint=settings.per_keypoint,
         )
 
     def evaluate(self, output_folder: str | os.PathLike[str] | None = None) -> EvaluationResults:
@@ -112,6 +114,12 @@ class CocoEvaluator(ImageEvaluator):
                 results.metrics[row] = headline_metrics(evaluation, measure)
                 if len(ground_truth.getCatIds()) > 1:
                     results.per_class[row] = per_class_ap(evaluation, ground_truth)
+            found = StageResults(self.dataset, image_ids, list(self.results.values()), entries)
+            more = task.score_more(stage, found, ground_truth, self.settings)
+            if more.metrics:
+                results.metrics.setdefault(stage.name, {}).update(more.metrics)
+            if more.per_keypoint:
+                results.per_keypoint[stage.name] = more.per_keypoint
 
     def _was_predicted(self, stage_name: str) -> bool:
         return any(stage_name in result.packed for result in self.results.values())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,17 @@ from torch import Tensor
 from maskrcnn_benchmark.data.datasets.base import DetectionDataset
 from maskrcnn_benchmark.structures import fields
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.known_skeletons import COCO_PERSON
 from maskrcnn_benchmark.structures.named_masks import mask_names, with_mask
+from maskrcnn_benchmark.structures.skeleton import KeypointSpec
 
 from ..base import EvaluationSettings
+from .crowding import images_by_level
 from .from_groundtruth import coco_from_groundtruth
 from .ground_truth import build_ground_truth, new_coco
-from .measures import BOUNDARY
+from .keypoint_matching import ImageKeypoints
+from .keypoint_scores import gather_instances, score_keypoints
+from .measures import BOUNDARY, headline_metrics, run_cocoeval
 from .run_lengths import RLE, encode_detected_masks
 
 COARSE = "_coarse"  # ending of the names of results from before refinement
@@ -44,6 +49,45 @@ class Stage:
     field: str | None = None
     score_field: str | None = None
     boxes_field: str | None = None
+
+
+class DetectionsOfImage(Protocol):
+    """What a task reads of `ImageResult`."""
+
+    @property
+    def boxes(self) -> NDArray[np.float32]: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def packed(self) -> Mapping[str, Any]: ...
+
+    def scores_of(self, name: str) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class StageResults:
+    """All results of a stage.
+
+    Attributes:
+        dataset: that is evaluated.
+        image_ids, results: of each image.
+        entries: of the result file.
+    """
+
+    dataset: DetectionDataset
+    image_ids: Sequence[Any]
+    results: Sequence[DetectionsOfImage]
+    entries: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class MoreScores:
+    """Metrics for the row of a stage, and for each keypoint: name -> metric -> value."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    per_keypoint: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -105,6 +149,16 @@ class Task(ABC):
     def measures(self, settings: EvaluationSettings) -> Mapping[str, str]:
         """Row of the table -> name in `MEASURES`, for the final stage; other stages add their ending to the row."""
         return {self.name: self.iou_type}
+
+    def score_more(
+        self, stage: Stage, found: StageResults, ground_truth: COCO, settings: EvaluationSettings
+    ) -> MoreScores:
+        """What the measures of a stage do not give.
+
+        Args:
+            ground_truth: as from `ground_truth`.
+        """
+        return MoreScores()
 
 
 class BoxTask(Task):
@@ -231,6 +285,31 @@ class KeypointTask(Task):
                 "if it does not describe any. Give one per keypoint (COCO's lie between 0.025 for eyes and 0.107 for "
                 "hips)."
             )
+
+    def score_more(
+        self, stage: Stage, found: StageResults, ground_truth: COCO, settings: EvaluationSettings
+    ) -> MoreScores:
+        """AP of CrowdPose's levels, where images have a crowd index; and, if asked for, scores of each keypoint."""
+        sigmas, metrics = settings.keypoint_oks_sigmas, {}
+        for level, ids in images_by_level(ground_truth, found.image_ids).items():
+            in_level = set(ids)
+            of_level = [entry for entry in found.entries if entry["image_id"] in in_level]
+            evaluation = run_cocoeval(ground_truth, of_level, self.iou_type, ids, sigmas)
+            metrics[f"AP{level}"] = headline_metrics(evaluation, self.iou_type)["AP"]
+        if not settings.per_keypoint:
+            return MoreScores(metrics)
+        name = stage.name
+        images = [
+            ImageKeypoints(image_id, result.labels, result.packed[name], result.boxes, result.scores_of(name))
+            for image_id, result in zip(found.image_ids, found.results, strict=True)
+            if name in result.packed
+        ]
+        category_ids = found.dataset.contiguous_category_id_to_json_id
+        instances = gather_instances(images, ground_truth, found.image_ids, category_ids, len(sigmas))
+        spec = found.dataset.keypoint_spec or COCO_PERSON
+        names = spec.names if len(spec) == len(sigmas) else KeypointSpec.unnamed(len(sigmas)).names
+        per_keypoint, total = score_keypoints(*instances, names, sigmas)
+        return MoreScores({**metrics, **total}, per_keypoint)
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (BoxTask(), MaskTask(), KeypointTask())}
