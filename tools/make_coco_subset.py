@@ -6,7 +6,11 @@
 
 Takes the first images by id that show people, each with a mask and at least one labelled keypoint, and no crowd. The
 output has COCO's layout in `coco/`, with links to the images, so that the names of the catalog find it. If there is a
-file of instances, those of the chosen images are written too, for configs/quick/fit_ten_coco_images_all_classes.yaml.
+file of instances, those of the chosen images are written too.
+
+With --all-classes the objects of all classes decide: only images of two or more classes without crowd regions, in
+which no object is smaller than 3.75 % of the image (short sides; 12 pixels at a short side of 320), for
+configs/quick/fit_ten_coco_images_all_classes.yaml.
 
 With --hull each person has two masks: "visible", which is COCO's, and "hull", its convex hull, for
 configs/quick/fit_ten_coco_images_two_masks.yaml.
@@ -26,6 +30,8 @@ import numpy as np
 
 from maskrcnn_benchmark.structures.segmentation_mask import Polygons, SegmentationMask
 
+SMALLEST_OBJECT = 0.0375  # short side of the smallest object that --all-classes allows, as a share of the image's
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 if no subset could be written."""
@@ -35,15 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10, help="number of images (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; the subset is in coco/ below it")
     parser.add_argument("--hull", action="store_true", help='write the masks "visible" and "hull" of each person')
+    parser.add_argument("--all-classes", action="store_true", help="choose images by the objects of all classes")
     args = parser.parse_args(argv)
     source = args.coco / "annotations" / f"person_keypoints_{args.split}.json"
+    instances = args.coco / "annotations" / f"instances_{args.split}.json"
     try:
         content = json.loads(source.read_text())
+        if args.all_classes:
+            content = select(content, images_of_large_objects(json.loads(instances.read_text())))
         subset = pick(content, args.count)
         if args.hull:
             subset = with_hulls(subset)
         write(subset, args.coco, args.split, args.output / "coco")
-        instances = args.coco / "annotations" / f"instances_{args.split}.json"
         if instances.is_file():
             chosen = select(json.loads(instances.read_text()), {image["id"] for image in subset["images"]})
             (args.output / "coco" / "annotations" / instances.name).write_text(json.dumps(chosen))
@@ -73,6 +82,20 @@ def select(content: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
     images = [image for image in content["images"] if image["id"] in image_ids]
     annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] in image_ids]
     return {**content, "images": images, "annotations": sorted(annotations, key=lambda entry: entry["image_id"])}
+
+
+def images_of_large_objects(content: dict[str, Any]) -> set[Any]:
+    """Ids of the images with two or more classes, no crowd regions and no object below SMALLEST_OBJECT."""
+    objects = defaultdict(list)
+    for annotation in content["annotations"]:
+        objects[annotation["image_id"]].append(annotation)
+    chosen = set()
+    for image in content["images"]:
+        own, limit = objects[image["id"]], SMALLEST_OBJECT * min(image["width"], image["height"])
+        several = len({annotation["category_id"] for annotation in own}) > 1
+        if several and all(not each["iscrowd"] and min(each["bbox"][2:]) >= limit for each in own):
+            chosen.add(image["id"])
+    return chosen
 
 
 def _is_complete(annotation: dict[str, Any]) -> bool:
