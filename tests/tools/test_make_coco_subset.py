@@ -63,6 +63,37 @@ def test_the_hull_contains_every_part_of_polygons_and_of_run_lengths(tool):
             assert {tuple(point) for point in np.reshape(hull, (-1, 2))} == corners
 
 
+def test_all_classes_leave_out_images_with_tiny_objects_with_crowds_or_of_one_class(tool, coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "SMALLEST_OBJECT", 0.25)  # of 8 pixels: 2
+    objects = {
+        2: [(1, 0, 4), (2, 0, 2)],
+        3: [(1, 0, 4), (2, 0, 4)],
+        5: [(1, 0, 4), (2, 0, 1.9)],
+        6: [(1, 0, 4), (1, 0, 4)],
+    }
+    annotations = [
+        {
+            "id": 10 * image + index,
+            "image_id": image,
+            "category_id": category,
+            "iscrowd": crowd,
+            "bbox": [0, 0, 5, side],
+        }
+        for image, rows in objects.items()
+        for index, (category, crowd, side) in enumerate(rows)
+    ]
+    people = json.loads((coco / "annotations/person_keypoints_train2017.json").read_text())
+    content = {"images": people["images"], "annotations": annotations, "categories": []}
+    assert tool.images_of_large_objects(content) == {2, 3}
+    annotations[2]["iscrowd"] = 1
+    assert tool.images_of_large_objects(content) == {2}
+    (coco / "annotations/instances_train2017.json").write_text(json.dumps(content))
+    chosen = ["--coco", str(coco), "--output", str(tmp_path / "out"), "--count", "1", "--all-classes"]
+    assert tool.main(chosen) == 0
+    written = json.loads((tmp_path / "out/coco/annotations/instances_train2017.json").read_text())
+    assert [entry["id"] for entry in written["annotations"]] == [20, 21]
+
+
 def test_too_many_images_and_missing_files_are_explained(tool, coco, tmp_path, capsys):
     assert tool.main(["--coco", str(coco), "--output", str(tmp_path / "out"), "--count", "4"]) == 1
     assert "--count is 4; 3 of 6 images" in capsys.readouterr().err
