@@ -28,3 +28,19 @@ def test_joint_training_fits_three_real_images(coco_mini, tmp_path, monkeypatch)
     # The longer run on ten images, with the figures that a user expects, is in the document.
     floors = {"bbox": 0.6, "segm_coarse": 0.5, "segm": 0.5, "keypoints_coarse": 0.5, "keypoints": 0.5}
     assert {name: rows[name] for name in floors if rows[name] < floors[name]} == {}
+
+
+@pytest.mark.slow
+def test_two_masks_and_keypoints_of_three_real_images(coco_mini, tmp_path, monkeypatch):
+    subset = ["--coco", str(coco_mini), "--output", str(tmp_path), "--count", "3", "--hull"]
+    assert load_tool("make_coco_subset").main(subset) == 0
+    monkeypatch.setenv("MASKRCNN_BENCHMARK_DATASETS", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    config = ["--config-file", "configs/quick/fit_ten_coco_images_two_masks.yaml", "OUTPUT_DIR", str(tmp_path / "run")]
+    assert load_tool("train_net").main([*config, *SMALL]) == 0
+    results = json.loads(
+        (tmp_path / "run" / "inference" / "keypoints_coco_2017_train" / "coco_results.json").read_text()
+    )
+    rows = {name: row["AP"] for name, row in results["metrics"].items()}
+    floors = {"bbox": 0.6, "segm_visible": 0.5, "segm_visible_coarse": 0.5, "segm_hull": 0.5, "segm_hull_coarse": 0.5}
+    assert {name: rows.get(name) for name in floors if not rows.get(name, 0) >= floors[name]} == {}
