@@ -119,7 +119,10 @@ def test_ground_truth_for_the_box_head_alone(device, batch_size, fraction):
         torch.manual_seed(3)
         samples[for_heads] = sampler(batch_size, fraction, ground_truth_for_heads=for_heads)(proposals, targets)
     shared, separate = samples[True], samples[False]
-    rows = [sorted(zip(s.rois.tolist(), s.labels.tolist(), s.regression_targets.tolist())) for s in (shared, separate)]  # noqa: B905
+    rows = [
+        sorted(zip(s.rois.tolist(), s.labels.tolist(), s.regression_targets.tolist(), strict=True))
+        for s in (shared, separate)
+    ]
     assert rows[0] == rows[1], "the same regions are drawn"
     assert shared.num_positives == separate.num_positives and shared.num_ground_truth == 0
     check_host_matches(separate)
