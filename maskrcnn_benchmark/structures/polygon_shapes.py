@@ -2,6 +2,8 @@
 
 Polygons are drawn by the even-odd rule, as pycocotools draws them. A polygon that crosses itself is therefore the area
 of its odd regions. Results have no holes: a piece with a hole is cut into pieces without one.
+
+Only augmentation needs this module, so it is imported where it is used: nothing else needs shapely.
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
+
+try:
+    import shapely
+except ImportError as error:
+    raise ImportError("augmentation cuts polygons with shapely; install it by `pip install shapely`") from error
 
 Part = NDArray[np.float64]  # (P, 2) corners, x and y in pixels
 

@@ -24,7 +24,6 @@ from maskrcnn_benchmark.structures.geometry import (
     index_to_list,
     resize_ratios,
 )
-from maskrcnn_benchmark.structures.polygon_shapes import clip_polygons, polygon_area, shape_of, subtract_polygons
 
 __all__ = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "Bitmap", "Polygons", "SegmentationMask"]
 
@@ -51,11 +50,15 @@ class Polygons:
 
     def warp(self, matrix: NDArray[np.float64], size: Sequence[float]) -> "Polygons":
         """Map each point by a (2, 3) matrix, then clip to an image of `size` (width, height)."""
+        from maskrcnn_benchmark.structures.polygon_shapes import clip_polygons  # needs shapely
+
         mapped = [part @ matrix[:, :2].T + matrix[:, 2] for part in self.parts]
         return Polygons(clip_polygons(mapped, size))
 
     def area(self) -> float:
         """In square pixels."""
+        from maskrcnn_benchmark.structures.polygon_shapes import polygon_area  # needs shapely
+
         return polygon_area(self.parts)
 
     def bounds(self) -> tuple[float, float, float, float]:
@@ -237,6 +240,8 @@ class SegmentationMask:
         Polygons are cut exactly by polygons. An instance that is a bitmap, or that a bitmap covers, becomes a bitmap
         of the image's pixels. Instances that are not covered stay as they are.
         """
+        from maskrcnn_benchmark.structures.polygon_shapes import shape_of, subtract_polygons  # needs shapely
+
         outlines = [cover.parts for cover in covers.instances if isinstance(cover, Polygons)]
         shape = shape_of([part for parts in outlines for part in parts]) if len(outlines) == len(covers) else None
         width, height = (int(side) for side in self.size)
