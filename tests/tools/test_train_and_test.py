@@ -59,8 +59,10 @@ def test_train_then_test(tools, tmp_path, capsys):
     assert json.loads((tmp_path / "labels.json").read_text()) == {"1": "person"}
     results = tmp_path / "inference" / "people_val"
     assert {f"{name}.json" for name in RESULT_FILES} <= {path.name for path in results.iterdir()}
-    rows = [line[:19].strip() for line in (results / "results.txt").read_text().splitlines()[1:]]
+    table, *tables = (results / "results.txt").read_text().split("\n\n")
+    rows = [line[:19].strip() for line in table.splitlines()[1:]]
     assert rows == ["bbox", "segm (coarse)", "segm (refined)", "keypoints (coarse)", "keypoints (refined)"]
+    assert [each.split()[1] for each in tables] == ["(coarse)", "(refined)"]  # of single keypoints
     assert len(list((results / "pictures").glob("*.png"))) == 2
     evaluated = [line for line in metrics(tmp_path) if any(key.startswith("people_val/") for key in line)]
     assert [line["iteration"] for line in evaluated] == [2, 4]
