@@ -435,11 +435,13 @@ def _join(first, second):
     return joined
 
 
-def test_sigmas_of_another_skeleton():
-    def two_points(annotation):
-        x, y, w, h = annotation["bbox"]
-        return {**annotation, "keypoints": [x + w / 4, y + h / 4, 2, x + w / 2, y + h / 2, 2], "num_keypoints": 2}
+def two_points(annotation):
+    """The annotation with two keypoints, which depend on its box."""
+    x, y, w, h = annotation["bbox"]
+    return {**annotation, "keypoints": [x + w / 4, y + h / 4, 2, x + w / 2, y + h / 2, 2], "num_keypoints": 2}
 
+
+def test_sigmas_of_another_skeleton():
     annotations = [two_points(annotation) for annotation in ANNOTATIONS]
     shifted = ground_truth_as_detections(annotations)
     for found in shifted:
@@ -464,10 +466,6 @@ def test_sigmas_of_another_skeleton():
 
 
 def test_sigmas_of_the_data_set_and_equal_ones(tmp_path, caplog):
-    def two_points(annotation):
-        x, y, w, h = annotation["bbox"]
-        return {**annotation, "keypoints": [x + w / 4, y + h / 4, 2, x + w / 2, y + h / 2, 2], "num_keypoints": 2}
-
     annotations = [two_points(annotation) for annotation in ANNOTATIONS]
     shifted = ground_truth_as_detections(annotations)
     for found in shifted:
