@@ -259,16 +259,7 @@ def test_inference_of_retinanet(threshold):
     torch.nn.init.zeros_(model.rpn.head.cls_logits.bias)  # else it finds nothing before it is trained
     torch.nn.init.normal_(model.rpn.head.cls_logits.weight)
     pixels, _ = batch(cfg)
-    expected = detect(model, pixels)
-    assert all(len(detections) == (8 if threshold < 1 else 0) for detections in expected)
-    with simulated_cuda() as device:
-        model.to("cuda")
-        pixels = [image.to("cuda") for image in pixels]
-        device.waits.clear()
-        found = detect(model, pixels)
-        assert device.waits == WAITS_OF_RETINANET_INFERENCE
-    for there, here in zip(found, expected, strict=True):
-        check_detections(there, here)
+    check_inference(model, pixels, 8 if threshold < 1 else 0, WAITS_OF_RETINANET_INFERENCE)
 
 
 def test_flawed_ground_truth_is_named():
@@ -284,6 +275,20 @@ def test_flawed_ground_truth_is_named():
 def detect(model, pixels):
     with torch.no_grad():
         return model.eval()(pixels)
+
+
+def check_inference(model, pixels, count, waits):
+    """`count` detections in each image, the same on the simulated GPU, where the host waits as `waits` says."""
+    expected = detect(model, pixels)
+    assert all(len(detections) == count for detections in expected)
+    with simulated_cuda() as device:
+        model.to("cuda")
+        pixels = [image.to("cuda") for image in pixels]
+        device.waits.clear()
+        found = detect(model, pixels)
+        assert device.waits == waits
+    for there, here in zip(found, expected, strict=True):
+        check_detections(there, here)
 
 
 def check_detections(found, expected):
@@ -346,16 +351,7 @@ def test_inference(name, opts, more_waits):
 def test_inference_of_two_masks(opts):
     cfg = tiny_cfg("MODEL.ROI_HEADS.SCORE_THRESH", 0.1, "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", 8, *opts)
     model, (pixels, _) = tiny_detector(cfg), batch(cfg)
-    expected = detect(model, pixels)
-    assert all(len(detections) == 8 for detections in expected)
-    with simulated_cuda() as device:
-        model.to("cuda")
-        pixels = [image.to("cuda") for image in pixels]
-        device.waits.clear()
-        found = detect(model, pixels)
-        assert device.waits == WAITS_OF_INFERENCE
-    for there, here in zip(found, expected, strict=True):
-        check_detections(there, here)
+    check_inference(model, pixels, 8, WAITS_OF_INFERENCE)
 
 
 def test_masks_of_bitmaps_are_drawn_where_the_regions_are():
