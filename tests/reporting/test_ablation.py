@@ -9,7 +9,7 @@ import pytest
 from maskrcnn_benchmark.config import load_config
 from maskrcnn_benchmark.engine.run import StartupError
 from maskrcnn_benchmark.reporting.ablation.cost import refine_operations, width_of_equal_cost
-from maskrcnn_benchmark.reporting.ablation.runs import flat_config, variant_options
+from maskrcnn_benchmark.reporting.ablation.runs import flat_config, plan_runs, variant_options
 from maskrcnn_benchmark.reporting.ablation.tables import format_tables
 from maskrcnn_benchmark.reporting.ablation.variants import read_ablation
 
@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "quick" / "hrnet_refine_people.yaml")
 REFINE = read_ablation(ROOT / "tools" / "ablations" / "refine.yaml")
 KEYPOINTS = read_ablation(ROOT / "tools" / "ablations" / "keypoints.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools" / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_variant_of_the_shipped_files_can_be_built(path, tmp_path):
+    ablation = read_ablation(path)
+    runs = plan_runs(ablation, list(ablation.variants), [1], tmp_path, iterations=9, opts=[])
+    assert [run.variant for run in runs] == list(ablation.variants)
 
 
 def test_variants_differ_in_the_refine_head_alone():
