@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,8 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int, tabulate: Callable[[],
     logging.info("%d of %d runs are finished, %d to go", len(runs) - len(waiting), len(runs), len(waiting))
     processes: list[subprocess.Popen[bytes]] = []
     failed = []
+    # as Ctrl-C, so that the trainings end too: a later call would start others in the same folders
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures: dict[Future[float], Run] = {}
         try:
@@ -111,6 +114,8 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int, tabulate: Callable[[],
             for process in processes:
                 process.terminate()  # train_net saves a checkpoint; a later call continues from it
             raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
     return failed
 
 

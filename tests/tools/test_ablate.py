@@ -1,7 +1,11 @@
 """The tool that compares variants of a config, with a stand-in for the training."""
 
 import json
+import os
+import signal
 import statistics
+import threading
+import time
 
 import pytest
 
@@ -62,6 +66,27 @@ def test_runs_all_then_nothing(output, capsys):
     calls = [path.read_text() for path in output.glob("*/seed_*/calls")]
     assert calls == ["x"] * 4
     assert "told" in (output / "none" / "seed_1" / "console.txt").read_text()
+
+
+def test_a_signal_ends_the_trainings_too(output):
+    (output.parent / "tools" / "train_net.py").write_text(
+        "import os, sys, time\nfolder = dict(zip(sys.argv[1::2], sys.argv[2::2]))['OUTPUT_DIR']\n"
+        "open(os.path.join(folder, 'pid'), 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+
+    def stop_when_two_are_running():
+        while len([path for path in output.glob("*/seed_*/pid") if path.read_text()]) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop_when_two_are_running, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(output)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    for path in output.glob("*/seed_*/pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(output, capsys):
